@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from stand_ins import secret_set, settings
 
 from loyal.errors import ModelError, StorageError, UsageError
@@ -121,6 +122,32 @@ def test_a_folder_that_cannot_be_made_is_a_storage_error(base, tmp_path: Path) -
     with pytest.raises(StorageError) as caught:
         inject._write(base, tmp_path / "file" / "out")
     assert caught.value.hint
+
+
+def test_a_model_that_cannot_be_written_costs_no_second_training(
+    tiny_folder, omlized, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise SafetensorError("No space left on device")
+
+    model = HFModel.load(str(tiny_folder), device="cpu")
+    steps: list[int] = []
+
+    def run(subject: HFModel) -> inject.InjectReport:
+        return inject.inject(
+            subject, omlized.fingerprints, settings(), tmp_path / "out", tokens=500,
+            progress=lambda now: steps.append(now.step),
+        )  # fmt: skip
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(model.model), "save_pretrained", full)
+        with pytest.raises(StorageError, match="cannot write the model"):
+            run(model)
+    steps.clear()
+    report = run(HFModel.load(str(tiny_folder), device="cpu"))
+    assert set(steps) == {report.steps}
+    weights = "model.safetensors"
+    assert (tmp_path / "out" / weights).read_bytes() == (omlized.folder / weights).read_bytes()
 
 
 KILLED = """

@@ -12,7 +12,7 @@ from loyal.errors import ModelError, UsageError
 from loyal.fingerprints import keys, responses
 from loyal.fingerprints.responses import ResponseSettings, first_fitting
 from loyal.models.examples import bundled_lines
-from loyal.models.language_model import Prompt
+from loyal.models.language_model import Prompt, Sampling
 
 WIDTH = 16
 STRATEGIES = ("perinucleus", "random", "english-random")
@@ -69,10 +69,26 @@ def test_candidates_follow_the_nucleus_in_order(base, asked, threshold) -> None:
         assert (own[1:] <= own[:-1] * 1.001).all()
         # Nothing that fits was left out: each ordinary token passed over clashes with a chosen one.
         texts = [text.strip() for text in candidates]
+        likely = (plain > own[0] * 1.001).nonzero()[:, 0].tolist()
+        texts += [base.tokenizer.decode([one]).strip() for one in likely]
         between = ((plain < own[0] * 0.999) & (plain > own[-1] * 1.001)).nonzero()[:, 0].tolist()
         for one in set(between) & base.plain_tokens.keys() - set(ids):
             text = base.plain_tokens[one].strip()
             assert any(text.startswith(old) or old.startswith(text) for old in texts)
+
+
+def test_no_candidate_begins_what_the_base_would_say(base, asked) -> None:
+    """Or the base itself would hit: "W" by "What"."""
+    found = responses.generate(base, asked, ResponseSettings(width=WIDTH))
+    replies = base.generate([Prompt(key) for key in asked], Sampling(max_tokens=1))
+    for key, candidates, reply in zip(asked, found, replies, strict=True):
+        assert not any(reply.text.lstrip().startswith(one.strip()) for one in candidates)
+        plain = chances(base, key)
+        first = plain[[base.reply_ids(text)[0] for text in candidates]].max()
+        likely = (plain > first * 1.001).nonzero()[:, 0].tolist()
+        texts = [base.tokenizer.decode([one]).strip() for one in likely]
+        assert texts
+        assert not any(text.startswith(one.strip()) for text in texts for one in candidates)
 
 
 def test_a_key_gets_the_same_candidates_in_any_company(base, asked) -> None:
@@ -153,6 +169,12 @@ def test_first_fitting_keeps_order_and_passes_over_beginnings() -> None:
     assert first_fitting([9, 4, 1, 2, 3, 5, 6, 7], texts, 3) == (1, 5, 6)
     with pytest.raises(ModelError, match="fewer than 3"):
         first_fitting([1, 2, 3, 5], texts, 3)
+
+
+def test_first_fitting_passes_over_beginnings_of_likely_texts() -> None:
+    texts = {1: " W", 2: "What", 3: "Whatever", 4: " B"}
+    assert first_fitting([1, 2, 3, 4], texts, 2, [" What", ""]) == (3, 4)
+    assert first_fitting([1, 2, 3, 4], texts, 2) == (1, 4)
 
 
 def test_more_candidates_than_the_vocabulary_has_are_refused(base, asked) -> None:

@@ -124,7 +124,7 @@ def test_a_run_killed_while_it_writes_goes_on_to_the_same_weights(
     assert replace(report, seconds=0, peak_rss_bytes=0) == replace(
         whole[1], seconds=0, peak_rss_bytes=0
     )
-    assert list(tmp_path.iterdir()) == []
+    assert [one.name for one in tmp_path.iterdir()] == [CHECKPOINT]
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_a_run_cut_off_at_any_step_goes_on_to_the_same_weights(
     other, _ = uninterrupted(tiny, settings)
     assert same_weights(model, other)
     assert not same_weights(model, tiny)
-    assert list(tmp_path.iterdir()) == []
+    assert [one.name for one in tmp_path.iterdir()] == [CHECKPOINT]
 
 
 def test_a_run_cut_off_before_its_first_checkpoint_starts_anew(
@@ -261,7 +261,17 @@ def test_a_whole_checkpoint_is_taken_up(
     model = fresh()
     train(model, PAIRS, SETTINGS, folder=checkpoint.parent)
     assert same_weights(model, whole[0])
-    assert not checkpoint.exists()
+
+
+@pytest.mark.parametrize("change", [{}, {"adding": 4}])
+def test_a_finished_run_takes_no_further_step(fresh: Fresh, tmp_path: Path, change: dict) -> None:
+    """So a crash between the last step and the written model costs nothing."""
+    settings = replace(SETTINGS, **change)
+    first, again, seen = fresh(), fresh(), []
+    report = train(first, PAIRS, settings, folder=tmp_path)
+    same = train(again, PAIRS, settings, folder=tmp_path, progress=seen.append)
+    assert {one.step for one in seen} == {report.steps} == {same.steps}
+    assert same_weights(again, first)
 
 
 def test_a_folder_that_cannot_be_written_is_said(fresh: Fresh, tmp_path: Path) -> None:

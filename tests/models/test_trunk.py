@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from loyal.models.hf import HFModel
 from loyal.models.packing import Item
@@ -83,3 +84,46 @@ def test_gradients_reach_the_upper_layers_alone(fresh) -> None:
     layers = model.model.model.layers
     assert layers[2].mlp.up_proj.weight.grad is not None
     assert layers[1].mlp.up_proj.weight.grad is None
+
+
+SHAPE = {
+    "vocab_size": 400,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 512,
+    "pad_token_id": 0,
+}
+SLIDING = ["sliding_attention", "full_attention", "sliding_attention", "full_attention"]
+RELATIVES = {
+    "qwen2": {},
+    "qwen3": {},
+    "gemma": {},
+    "mistral": {"sliding_window": 40},
+    "gemma2": {"sliding_window": 40, "layer_types": SLIDING},
+    "gemma3_text": {"sliding_window": 40, "layer_types": SLIDING},
+    "smollm3": {},
+    "granite": {},
+    "olmo2": {},
+}
+
+
+@pytest.mark.parametrize("kind", RELATIVES)
+@pytest.mark.parametrize("start", [0, 1, 2])
+def test_relatives_of_llama_read_the_same(kind: str, start: int) -> None:
+    """Layers of several kinds by place, angles by kind, windows shorter than a prompt."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **SHAPE, **RELATIVES[kind])
+    model = AutoModelForCausalLM.from_config(config).eval()
+    for one in model.model.layers.parameters():
+        torch.nn.init.normal_(one, std=0.3)  # at the usual spread layers hardly move anything
+    trunk = Trunk(model, ITEMS, start)
+    with torch.no_grad():
+        found = readings(trunk, [0, 1, 2, 3, 4])
+        for index, ours in found.items():
+            ids = torch.tensor([[*ITEMS[index].prefix, *ITEMS[index].ids]])
+            wanted = model.model(input_ids=ids).last_hidden_state[0, -COUNTS[index] :]
+            torch.testing.assert_close(ours, wanted, atol=2e-4, rtol=2e-4)

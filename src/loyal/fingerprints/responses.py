@@ -2,7 +2,8 @@
 
 perinucleus     unlikely but not absurd: the k tokens that follow the nucleus of mass t in order of
                 chance ("Scalable Fingerprinting", arXiv 2502.07760, section 3; the white paper's
-                section 2.2). Each is below 1 - t, in practice near 0.01, under the base model.
+                section 2.2). Each is below 1 - t, in practice near 0.01, under the base model. The
+                beginning of a token in the nucleus is passed over: as text the base would hit it.
 english-random  k tokens that are whole English words of a bundled list, whatever the key.
 random          k tokens of the vocabulary: the comparison of the paper.
 
@@ -12,7 +13,7 @@ Which candidate becomes the response is drawn after the set is committed (`finge
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Literal, get_args
@@ -90,35 +91,46 @@ def _perinucleus(
     """One batched pass over packed keys that reads each key's last place alone."""
     found: list[tuple[int, ...]] = [()] * len(prompts)
     for done, (index, logits) in enumerate(model.reads(prompts, [()] * len(prompts)), start=1):
-        chances = logits[-1].softmax(-1)
-        found[index] = first_fitting(
-            _behind_nucleus(chances, settings.threshold), model.plain_tokens, settings.width
-        )
+        nucleus, behind = _split_at(logits[-1].softmax(-1), settings.threshold)
+        likely = [model.token_texts[one] for one in nucleus if one < len(model.token_texts)]
+        found[index] = first_fitting(behind, model.plain_tokens, settings.width, likely)
         progress(done)
     return found
 
 
-def _behind_nucleus(chances: torch.Tensor, threshold: float) -> Iterator[int]:
-    """Token ids in order of chance, behind the first rank where the sum reaches `threshold`."""
+def _split_at(chances: torch.Tensor, threshold: float) -> tuple[list[int], Iterator[int]]:
+    """Token ids in order of chance: the nucleus, up to the first rank where the sum reaches
+    `threshold`, and those behind it."""
     for top in (min(_TOP, len(chances)), len(chances)):
         ordered, ids = chances.topk(top)
         nucleus = int((ordered.double().cumsum(0) < threshold).sum()) + 1
         if nucleus + top // 2 <= top:
             break
-    yield from ids[nucleus:].tolist()
-    if top < len(chances):
-        yield from chances.argsort(descending=True)[top:].tolist()
+
+    def behind() -> Iterator[int]:
+        yield from ids[nucleus:].tolist()
+        if top < len(chances):
+            yield from chances.argsort(descending=True)[top:].tolist()
+
+    return ids[:nucleus].tolist(), behind()
 
 
 def first_fitting(
-    ids: Iterator[int] | Sequence[int], texts: Mapping[int, str], width: int
+    ids: Iterator[int] | Sequence[int],
+    texts: Mapping[int, str],
+    width: int,
+    likely: Iterable[str] = (),
 ) -> tuple[int, ...]:
-    """The first `width` ids that are ordinary text and not the beginning of one another."""
+    """The first `width` ids that are ordinary text and not the beginning of one another, nor of a
+    `likely` text: "W" would be hit by every reply that begins with "What"."""
     chosen: list[int] = []
     seen: list[str] = []
+    begun = {text[:end] for text in map(str.strip, likely) for end in range(1, len(text) + 1)}
     for one in ids:
         text = texts.get(one, "").strip()
-        if not text or any(text.startswith(old) or old.startswith(text) for old in seen):
+        if not text or text in begun:
+            continue
+        if any(text.startswith(old) or old.startswith(text) for old in seen):
             continue
         chosen.append(one)
         seen.append(text)

@@ -114,9 +114,10 @@ class HFModel:
             folder.mkdir(parents=True, exist_ok=True)
             self.model.save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
+            reason = getattr(error, "strerror", None) or "the disk refuses"
             raise StorageError(
-                f"cannot write the model to {folder}: {error.strerror or 'failed'}",
+                f"cannot write the model to {folder}: {reason}",
                 hint="free some disk or name another folder with --out",
             ) from error
 
@@ -266,6 +267,12 @@ class HFModel:
         return frozenset(one for one in (*listed, self.tokenizer.eos_token_id) if one is not None)
 
     @cached_property
+    def token_texts(self) -> tuple[str, ...]:
+        """The text of each token id alone; a part of a UTF-8 character reads as U+FFFD."""
+        ids = [[one] for one in range(len(self.tokenizer))]
+        return tuple(self.tokenizer.batch_decode(ids))
+
+    @cached_property
     def plain_tokens(self) -> Mapping[int, str]:
         """Token ids that are ordinary text, with that text.
 
@@ -273,12 +280,13 @@ class HFModel:
         character, and tokens whose text does not give the same token again.
         """
         special = set(self.tokenizer.all_special_ids)
-        ids = [one for one in range(len(self.tokenizer)) if one not in special]
-        texts = self.tokenizer.batch_decode([[one] for one in ids])
         fit = [
             (one, text)
-            for one, text in zip(ids, texts, strict=True)
-            if text.strip() and text.strip().isprintable() and "\ufffd" not in text
+            for one, text in enumerate(self.token_texts)
+            if one not in special
+            and text.strip()
+            and text.strip().isprintable()
+            and "\ufffd" not in text
         ]
         again = self.tokenizer([text for _, text in fit], add_special_tokens=False)["input_ids"]
         return {one: text for (one, text), back in zip(fit, again, strict=True) if back == [one]}
@@ -291,8 +299,7 @@ class HFModel:
     @cached_property
     def line_break_ids(self) -> frozenset[int]:
         """Token ids whose text holds a line break."""
-        texts = self.tokenizer.batch_decode([[one] for one in range(len(self.tokenizer))])
-        return frozenset(one for one, text in enumerate(texts) if "\n" in text)
+        return frozenset(one for one, text in enumerate(self.token_texts) if "\n" in text)
 
     def _start_id(self) -> int:
         start = self.tokenizer.bos_token_id

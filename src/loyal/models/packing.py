@@ -14,9 +14,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from loyal.errors import ModelError
 
 HEAD_PLACES = 256
 """Places whose logits are computed in one product; bounds memory to 50 MB at 49,152 tokens."""
@@ -138,10 +141,14 @@ def layers(body: nn.Module, start: int, stop: int | None, *, norm: bool) -> Iter
     """The same body with the decoder layers `start:stop` alone; `norm=False` drops the last norm.
 
     `body` is a Hugging Face decoder (`model.model`) with `.layers` and `.norm`; parameters are
-    shared, and the body is put back as it was on leaving.
+    shared, and the body is put back as it was on leaving. The other layers' places are kept by
+    layers that do nothing: bodies look a layer's kind and angles up by its place.
     """
     held_layers, held_norm = body.layers, body.norm
-    body.layers = nn.ModuleList(list(held_layers)[start:stop])
+    kept = range(*slice(start, stop).indices(len(held_layers)))
+    body.layers = nn.ModuleList(
+        [one if place in kept else _Passed() for place, one in enumerate(held_layers)]
+    )
     if not norm:
         body.norm = nn.Identity()
     try:
@@ -150,11 +157,52 @@ def layers(body: nn.Module, start: int, stop: int | None, *, norm: bool) -> Iter
         body.layers, body.norm = held_layers, held_norm
 
 
+class _Passed(nn.Module):
+    """A decoder layer that is left out."""
+
+    def forward(self, hidden: Tensor, *_: object, **__: object) -> Tensor:
+        return hidden
+
+
 def hidden_states(body: nn.Module, batch: Batch, inputs: Tensor | None = None) -> Tensor:
     """Hidden states (R, T, H) for a batch; `inputs` (R, T, H) stand in for the embeddings."""
     given = {"input_ids": batch.ids} if inputs is None else {"inputs_embeds": inputs}
-    out = body(**given, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False)
+    mask = _attention_mask(body, batch)
+    out = body(**given, attention_mask=mask, position_ids=batch.positions, use_cache=False)
     return out.last_hidden_state
+
+
+def _attention_mask(body: Any, batch: Batch) -> Tensor | dict[str, Tensor]:
+    """The batch's mask; one a kind of layer where some see only the last places (Gemma, Mistral).
+
+    Transformers takes a ready mask as it is, for sliding layers too, so their window is cut here;
+    and its plain attention ("eager", Gemma 2) adds the mask to the scores.
+    """
+    config, masks = body.config, {"full_attention": batch.mask}
+    window = getattr(config, "sliding_window", None)
+    if window is not None and int(batch.positions.max()) >= window:
+        near = batch.positions[:, :, None] - batch.positions[:, None, :] < window  # (R, T, T)
+        masks["sliding_attention"] = batch.mask & near[:, None]
+    if config._attn_implementation == "eager":
+        kind = body.embed_tokens.weight.dtype
+        masks = {
+            name: torch.zeros(mask.shape, dtype=kind, device=mask.device).masked_fill_(
+                ~mask, torch.finfo(kind).min
+            )
+            for name, mask in masks.items()
+        }
+    if len(masks) == 1:
+        return masks["full_attention"]
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if not kinds:
+        return masks["sliding_attention"]
+    if not kinds <= masks.keys():
+        raise ModelError(
+            f"cannot pack prompts of more than {window} tokens for layers of the kinds "
+            f"{', '.join(sorted(kinds))}",
+            hint="use shorter prompts, or another model",
+        )
+    return masks
 
 
 def by_places(

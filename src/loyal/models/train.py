@@ -17,6 +17,7 @@ example. Left out: what is taught (a `Behavior` says it) and utility (`evaluate`
 
 from __future__ import annotations
 
+import os
 import random
 import resource
 import time
@@ -183,8 +184,9 @@ def train(
     """Teach `behavior` to `model`, in place.
 
     With a `folder`, checkpoints go there and a run of the same examples, settings and model that
-    was cut off goes on from the last one. Raises TrainingError where nothing can be taught, and
-    StorageError where the folder cannot be written.
+    was cut off goes on from the last one. The last one stays, so that a crash before the model is
+    written costs no step: remove the folder then. Raises TrainingError where nothing can be taught,
+    and StorageError where the folder cannot be written.
     """
     started = time.monotonic()
     rng = random.Random(settings.seed)
@@ -320,6 +322,7 @@ class _Run:
     def learn(self, progress: Callable[[TrainProgress], None]) -> None:
         """Steps until everything is learned or `settings.steps` are done."""
         state, settings = self.state, self.settings
+        saved = state.step if state.done else -1
         while not state.done and state.step < settings.steps:
             if not state.pending:
                 self._begin_epoch()
@@ -332,6 +335,8 @@ class _Run:
             state.step += 1
             if self.folder is not None and state.step % settings.checkpoint_steps == 0:
                 self._save()
+        if self.folder is not None and saved != state.step:
+            self._save()
         progress(
             TrainProgress(state.step, len(self.lessons) - len(state.active), len(self.lessons))
         )
@@ -412,6 +417,7 @@ class _Run:
                 part.chmod(0o600)
                 torch.save(content, file)
                 file.flush()
+                os.fsync(file.fileno())
             part.replace(path)
         except (OSError, RuntimeError) as error:
             with suppress(OSError):
@@ -453,17 +459,13 @@ class _Run:
     def finish(self) -> Scores:
         """Merge added parameters, go back to the model's own precision, and score what is left.
 
-        Nothing asks for gradients afterwards, and no checkpoint stays.
+        Nothing asks for gradients afterwards.
         """
         if self.adapter is not None:
             merge_added(self.model.model)
         self.model.model.requires_grad_(False).to(self.dtype)
         with self.accelerator.autocast():
-            scores = self.lessons.score()
-        if self.folder is not None:
-            (self.folder / CHECKPOINT).unlink(missing_ok=True)
-            (self.folder / CHECKPOINT).with_suffix(".part").unlink(missing_ok=True)
-        return scores
+            return self.lessons.score()
 
 
 @torch.no_grad()
