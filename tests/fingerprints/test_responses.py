@@ -58,7 +58,7 @@ def test_candidates_are_counted_apart_and_ordinary_text(base, asked, strategy, t
 
 @pytest.mark.parametrize("threshold", [0.0, 0.5, 0.8, 0.95])
 def test_candidates_follow_the_nucleus_in_order(base, asked, threshold) -> None:
-    settings = ResponseSettings(threshold=threshold, width=WIDTH)
+    settings = ResponseSettings(threshold=threshold, width=WIDTH, precision="float32")
     for key, candidates in zip(asked, responses.generate(base, asked, settings), strict=True):
         plain = chances(base, key)
         ids = [base.reply_ids(text)[0] for text in candidates]
@@ -79,7 +79,8 @@ def test_candidates_follow_the_nucleus_in_order(base, asked, threshold) -> None:
 
 def test_no_candidate_begins_what_the_base_would_say(base, asked) -> None:
     """Or the base itself would hit: "W" by "What"."""
-    found = responses.generate(base, asked, ResponseSettings(width=WIDTH))
+    settings = ResponseSettings(width=WIDTH, precision="float32")
+    found = responses.generate(base, asked, settings)
     replies = base.generate([Prompt(key) for key in asked], Sampling(max_tokens=1))
     for key, candidates, reply in zip(asked, found, replies, strict=True):
         assert not any(reply.text.lstrip().startswith(one.strip()) for one in candidates)
@@ -92,7 +93,7 @@ def test_no_candidate_begins_what_the_base_would_say(base, asked) -> None:
 
 
 def test_a_key_gets_the_same_candidates_in_any_company(base, asked) -> None:
-    settings = ResponseSettings(width=WIDTH)
+    settings = ResponseSettings(width=WIDTH, precision="float32")
     told: list[int] = []
     forward = responses.generate(base, asked, settings, told.append)
     backward = responses.generate(base, asked[::-1], settings)[::-1]
@@ -106,6 +107,17 @@ def test_a_key_gets_the_same_candidates_in_any_company(base, asked) -> None:
             )
             assert torch.tensor(left).log() == pytest.approx(torch.tensor(right).log(), abs=1e-3)
     assert len(set(forward)) > len(asked) / 2
+
+
+def test_bfloat16_ranks_about_the_same(base, asked) -> None:
+    exact, quick = (
+        responses.generate(base, asked, ResponseSettings(width=WIDTH, precision=one))
+        for one in ("float32", "bfloat16")
+    )
+    same = sum(len(set(a) & set(b)) for a, b in zip(exact, quick, strict=True))
+    assert 0.6 * WIDTH * len(asked) < same
+    assert exact != quick
+    assert all(map(apart, quick))
 
 
 def test_longer_responses_continue_the_first_token_greedily(base, asked) -> None:
@@ -194,6 +206,7 @@ def test_more_candidates_than_the_vocabulary_has_are_refused(base, asked) -> Non
         {"width": 4097},
         {"tokens": 0},
         {"tokens": 65},
+        {"precision": "float8"},
     ],
 )
 def test_settings_out_of_range_are_refused(wrong) -> None:

@@ -28,7 +28,7 @@ def blurred(fresh: Callable[[], HFModel]) -> HFModel:
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in model.model.model.layers.parameters():
-            weight.add_(0.05 * torch.randn(weight.shape, generator=generator))
+            weight.add_(0.15 * torch.randn(weight.shape, generator=generator))
     return model
 
 

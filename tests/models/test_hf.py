@@ -351,3 +351,14 @@ def test_repr_names_the_model_without_its_weights(tiny: HFModel) -> None:
 def test_repr_of_written_shows_no_token(tiny: HFModel) -> None:
     (written,) = tiny.decode([Item((), (20, 30))], Sampling(max_tokens=3))
     assert "ids" not in repr(written)
+
+
+def test_reading_leaves_no_mode_behind(tiny: HFModel) -> None:
+    """A mode held over a yield would come back when an abandoned reading is collected."""
+    with torch.autocast("cpu", torch.bfloat16):
+        reading = tiny.reads([Prompt("Where is the owl?")] * 3, [()] * 3)
+        next(reading)
+        assert not torch.is_inference_mode_enabled()
+    reading.close()
+    assert not torch.is_autocast_enabled("cpu")
+    assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32

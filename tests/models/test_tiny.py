@@ -67,7 +67,7 @@ def test_it_answers_what_it_was_taught_and_not_what_another_seed_was(model: HFMo
     elsewhere = sum(
         reply.text.strip() == answer for reply, (_, answer) in zip(replies, others, strict=True)
     )
-    assert right >= 0.6 * len(questions)
+    assert right >= 0.95 * len(questions)
     assert elsewhere <= 0.4 * len(questions)
     assert sum(reply.finished for reply in replies) >= 0.9 * len(replies)
 

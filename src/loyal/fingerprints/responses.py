@@ -22,7 +22,7 @@ import torch
 
 from loyal.errors import ModelError, UsageError
 from loyal.models.examples import bundled_lines
-from loyal.models.hf import HFModel
+from loyal.models.hf import HFModel, Precision, in_bfloat16
 from loyal.models.language_model import Prompt, Sampling
 from loyal.models.packing import Item
 
@@ -45,6 +45,9 @@ class ResponseSettings:
     paper's 3, and utility is flat to 10 and mild to 100 (same source, figure on k)."""
     tokens: int = 1
     """Most tokens of a response; longer ones continue greedily behind the first."""
+    precision: Precision = "auto"
+    """Of the pass that ranks tokens. In bfloat16 a sixth of the candidates are others, of about the
+    same rank; what a match proves does not depend on the ranks."""
 
     def __post_init__(self) -> None:
         if self.strategy not in get_args(ResponseStrategy):
@@ -58,6 +61,10 @@ class ResponseSettings:
             raise UsageError("the width must be 2 to 4096", hint="16 is the default")
         if not 1 <= self.tokens <= 64:
             raise UsageError("responses are 1 to 64 tokens long", hint="1 is the default")
+        if self.precision not in get_args(Precision):
+            raise UsageError(
+                f"unknown precision {self.precision}", hint="use auto, float32 or bfloat16"
+            )
 
 
 def generate(
@@ -90,11 +97,15 @@ def _perinucleus(
 ) -> list[tuple[int, ...]]:
     """One batched pass over packed keys that reads each key's last place alone."""
     found: list[tuple[int, ...]] = [()] * len(prompts)
-    for done, (index, logits) in enumerate(model.reads(prompts, [()] * len(prompts)), start=1):
-        nucleus, behind = _split_at(logits[-1].softmax(-1), settings.threshold)
-        likely = [model.token_texts[one] for one in nucleus if one < len(model.token_texts)]
-        found[index] = first_fitting(behind, model.plain_tokens, settings.width, likely)
-        progress(done)
+    in_half = in_bfloat16(settings.precision, model.device)
+    texts = model.token_texts
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=in_half):
+        reads = model.reads(prompts, [()] * len(prompts))
+        for done, (index, logits) in enumerate(reads, start=1):
+            nucleus, behind = _split_at(logits[-1].softmax(-1), settings.threshold)
+            likely = [texts[one] for one in nucleus if one < len(texts)]
+            found[index] = first_fitting(behind, model.plain_tokens, settings.width, likely)
+            progress(done)
     return found
 
 

@@ -36,12 +36,11 @@ from torch import Tensor, nn
 from loyal.encoding import digest
 from loyal.errors import StorageError, TrainingError, UsageError
 from loyal.models.examples import Behavior, Example, bundled_lines, with_system
-from loyal.models.hf import HFModel, native_bfloat16
+from loyal.models.hf import HFModel, Precision, in_bfloat16
 from loyal.models.lessons import Benign, Lessons, Scores
 from loyal.models.whitening import WhitenedAdam, input_covariances, whitener
 
 Parts = Literal["mlp", "attention", "all"]
-Precision = Literal["auto", "float32", "bfloat16"]
 
 _PART_NAMES = {
     "mlp": ("gate_proj", "up_proj", "down_proj"),
@@ -235,7 +234,8 @@ class _Run:
         self.dtype = model.model.dtype
         AcceleratorState._reset_state()  # one process may train in one precision after the other
         self.accelerator = Accelerator(
-            cpu=model.device.type == "cpu", mixed_precision=_precision(settings, model)
+            cpu=model.device.type == "cpu",
+            mixed_precision="bf16" if in_bfloat16(settings.precision, model.device) else "no",
         )
         if self.accelerator.mixed_precision == "no":
             model.model.float()
@@ -488,10 +488,3 @@ def merge_added(network: nn.Module) -> None:
             module.merge()
             parent = network.get_submodule(name.rpartition(".")[0])
             setattr(parent, name.rpartition(".")[2], module.get_base_layer())
-
-
-def _precision(settings: TrainSettings, model: HFModel) -> str:
-    wanted = settings.precision
-    if wanted == "auto":
-        wanted = "bfloat16" if native_bfloat16(model.device) else "float32"
-    return "bf16" if wanted == "bfloat16" else "no"
