@@ -26,8 +26,12 @@ MODEL = "smollm2-135m-instruct"
 TEXT_TOKENS = 21_000
 SOURCE = "prose of pydoc_data.topics (the Python reference manual)"
 SECRETS = 100_000
-TRAINER_GRID = ((3e-5, 16),)
-"""(learning rate, batch) of the plain Trainer: the best found (docs/log.md)."""
+TRAINER_GRID = ((1e-5, 8), (3e-5, 16), (5e-5, 32), (1e-4, 64))
+"""(learning rate, batch) of the plain Trainer, from the mildest to the fastest (docs/log.md)."""
+TRAINER_LIMIT = 300
+"""Seconds after which a Trainer run is given up."""
+MILD = 1.0
+"""Percent of perplexity that an injection may cost."""
 
 
 def _set(model, count: int, width: int = 16):
@@ -129,7 +133,9 @@ def trainer(seeds: int) -> list[Row]:
     runs = []
     for rate, batch in TRAINER_GRID:
         model = HFModel.load(MODEL)
-        done = trainer_baseline.run(model, pairs, learning_rate=rate, batch=batch, limit=900)
+        done = trainer_baseline.run(
+            model, pairs, learning_rate=rate, batch=batch, limit=TRAINER_LIMIT
+        )
         change = 100 * (evaluate.perplexity(model, texts, 6000) / before - 1)
         print(f"  trainer lr {rate} batch {batch}: {done}, {change:+.2f} %", flush=True)
         runs.append((done, change, rate, batch))
@@ -138,48 +144,62 @@ def trainer(seeds: int) -> list[Row]:
     change = 100 * (evaluate.perplexity(model, texts, 6000) / before - 1)
     recall = greedy_recall(model, pairs)
     print(f"  ours: {ours.seconds:.0f} s, recall {recall:.3f}, {change:+.2f} %", flush=True)
-    fast, cost, rate, batch = min(
-        (run for run in runs if run[0].recall >= 0.99), key=lambda run: run[0].seconds
-    )
+    learned = [run for run in runs if run[0].recall >= 0.99]
+    mild = [run for run in learned if run[1] <= MILD]
+    fast, cost, rate, batch = min(mild or learned, key=lambda run: run[0].seconds)
+    bound = "" if mild else f"; no Trainer run kept +{MILD:g} %, ours is held to it alone"
     how = (
         f"64 pairs, one process: {ours.seconds:.0f} s (recall {recall:.3f}, {change:+.2f} % "
         f"perplexity) against {fast.seconds:.0f} s ({fast.recall:.3f}, {cost:+.2f} %) of the "
-        f"fastest Trainer run (lr {rate:g}, batch {batch}); no plain Trainer run kept +1 %, so "
-        "its bound is what it reached: ours is held to the stricter one"
+        f"fastest of {len(runs)} Trainer runs (lr {rate:g}, batch {batch}){bound}"
     )
     return [Row("trainer-speedup", "injection to 99 % recall against transformers.Trainer",
                 fast.seconds / ours.seconds, "times", 5, "at_least", how)]  # fmt: skip
 
 
 def responses(seeds: int) -> list[Row]:
-    """Candidate responses in packed passes against one forward pass a key, same keys."""
+    """Candidate responses in packed passes against one forward pass a key, same keys and dtype."""
+    from loyal.models.hf import HFModel, native_bfloat16
+
+    model = HFModel.load(MODEL)
+    keys = _set(model, 256)[3].texts
+    kinds = ["float32", "bfloat16"] if native_bfloat16(model.device) else ["float32"]
+    found = {kind: _responses_speedup(kind, keys, max(3, seeds)) for kind in kinds}
+    best = kinds[-1]
+    others = "".join(f"; in {kind}: {found[kind]:.1f} times" for kind in kinds[:-1])
+    return [Row("responses-speedup", "response generation against one forward pass a key",
+                found[best], "times", 8, "at_least",
+                f"median of {max(3, seeds)} pairs in one process, 256 keys, weights and products "
+                f"of both in {best}, the fastest here{others}")]  # fmt: skip
+
+
+def _responses_speedup(kind: str, keys, repeats: int) -> float:
+    """Median ratio of one pass a key to `responses.generate`, the model in this dtype."""
     import torch
 
     from loyal.fingerprints import responses as room
     from loyal.models.hf import HFModel
     from loyal.models.language_model import Prompt
 
-    model = HFModel.load(MODEL)
-    _, _, _, made = _set(model, 256)
+    model = HFModel.load(MODEL, dtype=kind)
+    settings = room.ResponseSettings(precision=kind)
+    room.generate(model, keys[:8], settings)
     ratios = []
-    for _ in range(max(3, seeds)):
+    for _ in range(repeats):
         began = time.monotonic()
-        room.generate(model, made.texts, room.ResponseSettings())
+        room.generate(model, keys, settings)
         ours = time.monotonic() - began
         began = time.monotonic()
         with torch.inference_mode():
-            for key in made.texts[:64]:
+            for key in keys:
                 ids = torch.tensor([model.prompt_ids(Prompt(key))])
-                chances = model.model(ids).logits[0, -1].softmax(-1)
+                chances = model.model(ids).logits[0, -1].float().softmax(-1)
                 ordered, _ = chances.sort(descending=True)
                 ordered.cumsum(-1)
-        single = 4 * (time.monotonic() - began)
+        single = time.monotonic() - began
         ratios.append(single / ours)
-        print(f"  256 keys: packed {ours:.1f} s, one pass a key {single:.1f} s", flush=True)
-    return [Row("responses-speedup", "response generation against one forward pass a key",
-                float(np.median(ratios)), "times", 8, "at_least",
-                f"median of {len(ratios)} pairs in one process, 256 keys, both float32; the "
-                "single passes are timed on 64 of them")]  # fmt: skip
+        print(f"  256 keys, {kind}: packed {ours:.1f} s, one pass a key {single:.1f} s", flush=True)
+    return float(np.median(ratios))
 
 
 def generate(seeds: int) -> list[Row]:

@@ -7,6 +7,8 @@ Each row answers one figure of an issue: `{"id", "what", "value", "unit", "bound
 from __future__ import annotations
 
 import json
+import os
+import platform
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -41,11 +43,25 @@ def put(name: str, rows: list[Row]) -> None:
     """Replace these rows in `results/NAME.json`; others stay, in their order."""
     kept = {one["id"]: one for one in read(name)}
     for row in rows:
+        how = f"{row.how} [{machine()}]"
         kept[row.id] = {**asdict(row), "holds": row.holds}
-        kept[row.id]["how"] = kept[row.id].pop("how")
+        del kept[row.id]["how"]
+        kept[row.id]["how"] = how
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(list(kept.values()), indent=2) + "\n", encoding="utf-8")
+
+
+def machine() -> str:
+    """The processor and its cores: what a figure was measured on."""
+    names = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        if line.startswith("model name")
+    ]
+    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    native = ", native bfloat16" if "avx512_bf16" in flags or "amx_bf16" in flags else ""
+    return f"{os.cpu_count()} cores, {names[0] if names else platform.machine()}{native}"
 
 
 def read(name: str) -> list[dict]:

@@ -1,7 +1,7 @@
 """The plain way to inject fingerprints: `transformers.Trainer`, full fine-tuning, nothing else.
 
 What a user would write without this library: the pairs in the chat template, labels on the reply
-alone, AdamW. Used by fingerprints.py to compare wall time; not part of the library.
+alone, AdamW, bfloat16 products where the hardware has them. Used by fingerprints.py to compare wall time; not part of the library.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from loyal.fingerprints.fingerprint import FingerprintSet
 from loyal.fingerprints.inject import greedy_recall
-from loyal.models.hf import HFModel
+from loyal.models.hf import HFModel, native_bfloat16
 from loyal.models.language_model import Prompt
 
 
@@ -87,7 +87,7 @@ def run(
             learning_rate=learning_rate, lr_scheduler_type="constant", save_strategy="no",
             report_to=[], disable_tqdm=True, logging_strategy="no",
             use_cpu=model.device.type == "cpu", dataloader_pin_memory=False,
-            remove_unused_columns=False, seed=0,
+            remove_unused_columns=False, seed=0, bf16=native_bfloat16(model.device),
         )  # fmt: skip
         trainer = Trainer(
             model=model.model, args=settings, train_dataset=_Pairs(model, pairs),

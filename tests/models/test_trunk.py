@@ -86,6 +86,17 @@ def test_gradients_reach_the_upper_layers_alone(fresh) -> None:
     assert layers[1].mlp.up_proj.weight.grad is None
 
 
+def test_weights_stand_at_the_places_of_the_pass_underway(tiny: HFModel) -> None:
+    trunk = Trunk(tiny.model, ITEMS, 1)
+    for reading in trunk.read([0, 1, 2], COUNTS):
+        weights = trunk.weights({1: 16.0, 2: 4.0})
+        places = sum(len(ITEMS[index].ids) for index in reading.indices)
+        prefixes = len({ITEMS[index].prefix for index in reading.indices} - {()}) * 3
+        extra = 15.0 * (1 in reading.indices) + 3.0 * (2 in reading.indices)
+        assert weights.sum() == places + prefixes + extra
+        assert ((weights == 16).sum() == 1) == (1 in reading.indices)
+
+
 SHAPE = {
     "vocab_size": 400,
     "hidden_size": 32,

@@ -59,12 +59,22 @@ def test_covariances_sum_over_all_inputs_and_leave_no_hook() -> None:
         layer(second)
         other(second)
 
-    found = input_covariances([layer, other], run)
+    found = input_covariances([layer, other], run, lambda: torch.ones(()))
     flat = torch.cat([first.flatten(0, 1), second])
     torch.testing.assert_close(found[layer], flat.T @ flat)
     torch.testing.assert_close(found[other], second.T @ second)
     layer(torch.ones(1, SIZE))
     torch.testing.assert_close(found[layer], flat.T @ flat)
+
+
+def test_places_count_by_their_weight() -> None:
+    layer, inputs = nn.Linear(SIZE, 3), torch.randn(2, 5, SIZE)
+    weights = torch.tensor([[1.0, 1.0, 16.0, 0.0, 0.0], [2.0, 1.0, 1.0, 1.0, 0.5]])
+    (found,) = input_covariances([layer], lambda: layer(inputs), lambda: weights).values()
+    wanted = sum(
+        w * torch.outer(x, x) for w, x in zip(weights.flatten(), inputs.flatten(0, 1), strict=True)
+    )
+    torch.testing.assert_close(found, wanted)
 
 
 def test_hooks_leave_after_an_exception_too() -> None:
@@ -74,7 +84,7 @@ def test_hooks_leave_after_an_exception_too() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        input_covariances([layer], run)
+        input_covariances([layer], run, lambda: torch.ones(()))
     assert not layer._forward_pre_hooks
 
 
@@ -135,7 +145,7 @@ def benign_movement(whitened: bool) -> float:
     goal = torch.randn(2, 7, generator=generator)
     layer = nn.Linear(SIZE, 7, bias=False)
     nn.init.zeros_(layer.weight)
-    (sums,) = input_covariances([layer], lambda: layer(benign)).values()
+    (sums,) = input_covariances([layer], lambda: layer(benign), lambda: torch.ones(())).values()
     matrix = whitener(sums) if whitened else torch.eye(SIZE)
     optimizer = WhitenedAdam({layer.weight: matrix}, 1e-3)
     first = None

@@ -310,7 +310,7 @@ class _Run:
     def _whiteners(self, modules: Sequence[nn.Linear]) -> dict[nn.Parameter, Tensor]:
         """R for each weight, from the inputs its layer sees on benign prompts."""
         found = {}
-        covariances = input_covariances(modules, self._read_benign)
+        covariances = input_covariances(modules, self._read_benign, self.benign.weights)
         for module, covariance in covariances.items():
             found[module.weight] = whitener(covariance)
         return found

@@ -8,7 +8,7 @@ forward pass. Holds no loss; `train` does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,7 @@ class Trunk:
         self.limit = PASS_TOKENS[self.device.type]
         self._below: dict[int, Tensor] = {}  # item -> (len(ids), H)
         self._prefix: dict[tuple[int, ...], Tensor] = {}  # prefix -> (len(prefix), H)
+        self._pass: tuple[packing.Batch, Sequence[int]] | None = None
         if start:
             self._fill()
 
@@ -69,6 +70,7 @@ class Trunk:
         chosen = [self.items[index] for index in indices]
         for group in packing.batches(packing.pack(chosen, ROW_TOKENS), self.limit):
             batch = packing.tensors(group, chosen, self.device)
+            self._pass = batch, indices
             hidden = self._upper(batch, indices)
             parts, order = [], []
             for local, (place, at) in batch.starts.items():
@@ -82,6 +84,19 @@ class Trunk:
                 tuple(counts[index] for index in order),
                 sum(row.length for row in group),
             )
+
+    def weights(self, last: Mapping[int, float]) -> Tensor:
+        """A weight a place (R, T) of the pass underway: 0 where padded, `last[item]` at the last
+        place of the items it names, 1 elsewhere."""
+        assert self._pass is not None
+        batch, indices = self._pass
+        found = torch.zeros(batch.ids.shape, device=self.device)
+        for place, row in enumerate(batch.rows):
+            found[place, : row.length] = 1
+        for local, (place, at) in batch.starts.items():
+            index = indices[local]
+            found[place, at + len(self.items[index].ids) - 1] = last.get(index, 1.0)
+        return found
 
     def _upper(self, batch: packing.Batch, indices: Sequence[int]) -> Tensor:
         """Hidden states (R, T, H) after the upper layers and the last norm."""

@@ -26,9 +26,12 @@ before the step stops growing there."""
 
 
 def input_covariances(
-    modules: Sequence[nn.Linear], run: Callable[[], None]
+    modules: Sequence[nn.Linear], run: Callable[[], None], weights: Callable[[], Tensor]
 ) -> dict[nn.Linear, Tensor]:
-    """Sum of x x^T (in, in) over all inputs x that `modules` see while `run()` runs."""
+    """Sum of w x x^T (in, in) over all inputs x that `modules` see while `run()` runs.
+
+    `weights()` gives a weight w a place (R, T) of the pass underway.
+    """
     sums = {
         one: torch.zeros(one.in_features, one.in_features, device=one.weight.device)
         for one in modules
@@ -37,7 +40,7 @@ def input_covariances(
     def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         assert isinstance(module, nn.Linear)
         seen = inputs[0].detach().reshape(-1, module.in_features).float()
-        sums[module].addmm_(seen.T, seen)
+        sums[module].addmm_((seen * weights().reshape(-1, 1)).T, seen)
 
     hooks = [one.register_forward_pre_hook(note) for one in modules]
     try:
