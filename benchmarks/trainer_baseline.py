@@ -1,7 +1,8 @@
 """The plain way to inject fingerprints: `transformers.Trainer`, full fine-tuning, nothing else.
 
 What a user would write without this library: the pairs in the chat template, labels on the reply
-alone, AdamW, bfloat16 products where the hardware has them. Used by fingerprints.py to compare wall time; not part of the library.
+alone, AdamW, bfloat16 products where the hardware has them. Used by fingerprints.py to compare wall
+time; not part of the library.
 """
 
 from __future__ import annotations
