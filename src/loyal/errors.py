@@ -11,6 +11,8 @@
      ├─ ProofError             a proof that does not hold; `reason` says which part, in a word
      ├─ EncodingError          bytes that are not the one canonical form of a record
      ├─ SignatureError
+     ├─ ProtocolError          a command that a rule of the protocol forbids; `rule` names it
+     │   └─ PermissionRefused  a receipt that does not hold, or a query that gets none
      ├─ StorageError           a full disk, a folder that may not be written
      └─ TrainingError
 
@@ -89,6 +91,21 @@ class EncodingError(LoyalError):
 
 class SignatureError(LoyalError):
     """A signature, a public key or a seed is malformed, or the signature does not hold."""
+
+
+class ProtocolError(LoyalError):
+    """A command is against a rule of the protocol (docs/protocol.md); nothing was changed."""
+
+    rule: str
+    """The rule's number, such as C4; empty where the form itself is wrong."""
+
+    def __init__(self, message: str, *, hint: str, rule: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.rule = rule
+
+
+class PermissionRefused(ProtocolError):
+    """A receipt does not show a permission, or none may be given."""
 
 
 class StorageError(LoyalError):

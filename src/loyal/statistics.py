@@ -137,6 +137,30 @@ def queries_needed(alpha: float, power: float, survival: float, chance: float) -
     return None
 
 
+@cache
+def sequential_hits(trials: int, candidates: int, one_in: int) -> int | None:
+    """The fewest hits of `trials` at which `SequentialTest` with chance 1/candidates decides at
+    alpha = 1/one_in; None if all would not do. In whole numbers, so the same on every machine.
+
+    With r misses and m hits the e-value is the integral over s in (0, 1) of (1 + a s)^m (1 - s)^r,
+    a = candidates - 1; by parts, I(m) = (1 + m a I(m - 1)) / (r + 1) at m + r = trials.
+    """
+    _require_counts(0, trials)
+    if candidates < 2 or one_in < 1:
+        raise UsageError(
+            f"{candidates} candidates, one in {one_in}", hint="Give 2 or more, and 1 or more."
+        )
+    above, below = 1, trials + 1  # the e-value of no hits, as a fraction
+    for hits in range(1, trials + 1):
+        above, below = (
+            below + hits * (candidates - 1) * above,
+            below * (trials - hits + 1),
+        )
+        if above >= one_in * below:
+            return hits
+    return None
+
+
 class SequentialTest:
     """An anytime-valid test of "each hit has at most its chance", for unknown survival.
 

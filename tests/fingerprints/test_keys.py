@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import math
 import random
 import statistics
+import weakref
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from stand_ins import ScriptedModel
 from loyal.errors import ModelError, UsageError
 from loyal.fingerprints import keys
 from loyal.fingerprints.keys import Keys, KeySettings
+from loyal.models.hf import HFModel
 from loyal.models.language_model import LanguageModel, Prompt
 
 
@@ -149,3 +152,12 @@ def test_settings_out_of_range_are_refused(wrong) -> None:
 
 def test_repr_shows_no_key() -> None:
     assert repr(Keys(("a planted key",), (1.0,), 2.0)) == "Keys(1)"
+
+
+def test_a_model_that_keys_were_made_with_can_leave_the_memory(tiny_folder) -> None:
+    model = HFModel.load(str(tiny_folder), device="cpu")
+    keys.generate(model, keys.KeySettings(count=4))
+    held = weakref.ref(model)
+    del model
+    gc.collect()
+    assert held() is None

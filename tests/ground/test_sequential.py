@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loyal.statistics import SequentialTest, binomial_tail
+from loyal.errors import UsageError
+from loyal.statistics import SequentialTest, binomial_tail, sequential_hits
 
 CHANCE = 1 / 16
 
@@ -195,3 +196,28 @@ def test_a_decision_stays_and_nothing_overflows() -> None:
     assert test.e_value < 1
     assert test.decided
     assert test.p_value < 1e-300
+
+
+def test_the_threshold_in_whole_numbers_is_where_the_test_decides() -> None:
+    for candidates in (2, 3, 16, 100):
+        for one_in in (10, 1_000, 10**9):
+            for trials in (1, 5, 9, 10, 40, 120):
+                needed = sequential_hits(trials, candidates, one_in)
+                decided = []
+                for hits in range(trials + 1):
+                    test = SequentialTest(1 / candidates, 1 / one_in)
+                    for place in range(trials):
+                        test.update(place >= trials - hits)
+                    decided.append(test.e_value >= one_in * (1 - 1e-9))
+                assert decided.index(True) == needed if needed is not None else not any(decided)
+
+
+def test_the_threshold_at_sixteen_candidates() -> None:
+    assert sequential_hits(8, 16, 10**9) is None
+    assert [sequential_hits(n, 16, 10**9) for n in (9, 10, 20, 100)] == [9, 10, 13, 28]
+
+
+@pytest.mark.parametrize(("trials", "candidates", "one_in"), [(-1, 16, 9), (5, 1, 9), (5, 16, 0)])
+def test_thresholds_of_nothing_are_refused(trials: int, candidates: int, one_in: int) -> None:
+    with pytest.raises(UsageError):
+        sequential_hits(trials, candidates, one_in)

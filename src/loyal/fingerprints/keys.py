@@ -22,6 +22,7 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal, get_args
+from weakref import WeakKeyDictionary
 
 from loyal.errors import ModelError, UsageError
 from loyal.models.examples import bundled_lines
@@ -33,6 +34,8 @@ KeyStrategy = Literal["english", "random", "file"]
 
 _RNG = secrets.SystemRandom()
 _MARKER = "loyalkeymarker"
+_ORDINARY: WeakKeyDictionary[HFModel, dict[int, tuple[float, ...]]] = WeakKeyDictionary()
+"""What was read of models that are still in use; it keeps none of them in memory."""
 _ROUNDS = 30
 """Rounds of drawing before giving up: a round makes at least what is missing."""
 
@@ -129,10 +132,12 @@ def surprise(model: HFModel, texts: Sequence[str]) -> list[float]:
     return found
 
 
-@cache
 def ordinary_surprise(model: HFModel, sample: int = 64) -> tuple[float, ...]:
-    """Surprise of the first bundled ordinary prompts, sorted upwards."""
-    return tuple(sorted(surprise(model, bundled_lines("prompts")[:sample])))
+    """Surprise of the first bundled ordinary prompts, sorted upwards; read once a model."""
+    known = _ORDINARY.setdefault(model, {})
+    if sample not in known:
+        known[sample] = tuple(sorted(surprise(model, bundled_lines("prompts")[:sample])))
+    return known[sample]
 
 
 def _continued(model: HFModel, settings: KeySettings, progress: Callable[[int], None]) -> Keys:
@@ -276,7 +281,6 @@ def _measured(model: LanguageModel, texts: list[str]) -> Keys:
     )
 
 
-@cache
 def _before_user(model: HFModel) -> tuple[int, ...]:
     """Token ids that stand before the user's text; at least one."""
     if not model.has_chat_template:

@@ -1,0 +1,84 @@
+"""The answer that a host signs: what it was asked, what it replied, and under which permission.
+
+The license obliges a host to sign each answer. It covers the plain digest of every user message as
+received (the asker knows them), of the reply, the receipt, and the salts that open the receipt's
+digests, so that whoever asked can check that the permission is for this very query. A host that
+signs nothing can be asked in the log (`disputes`, C5); one that signs a receipt which does not fit
+has signed its own claim.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from loyal import encoding, signing
+from loyal.encoding import Value
+from loyal.errors import EncodingError, ProtocolError, SignatureError
+from loyal.protocol.permission import Receipt
+from loyal.signing import PublicKey, Signed, SigningKey
+
+PURPOSE = "loyal answer 1"
+_TEXT = encoding.frame("loyal plain message 1")
+
+
+def message_digest(text: str) -> bytes:
+    """SHA-256 of a message or a reply, byte for byte; 32 bytes. For those who know the text."""
+    return hashlib.sha256(_TEXT + text.encode("utf-8", "surrogatepass")).digest()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a host says that it did."""
+
+    license: bytes
+    messages: tuple[bytes, ...]
+    """`message_digest` of each user message, in order."""
+    reply: bytes
+    """`message_digest` of the reply."""
+    receipt: Receipt | None
+    """The permission; None where it has none."""
+    salts: tuple[bytes, ...]
+    """Of the receipt's message digests, in order."""
+
+    def sign(self, key: SigningKey) -> SignedAnswer:
+        """The host signs it."""
+        receipt = self.receipt.to_bytes() if self.receipt is not None else None
+        record: list[encoding.Encodable] = [
+            self.license, self.messages, self.reply, receipt, self.salts
+        ]  # fmt: skip
+        return SignedAnswer(signing.sign(key, record, PURPOSE))
+
+
+@dataclass(frozen=True)
+class SignedAnswer:
+    """An answer under its host's signature; unverified until `verify`."""
+
+    signed: Signed[Value]
+
+    def verify(self, host: bytes) -> Answer:
+        """The answer, if this host signed it; ProtocolError if not."""
+        try:
+            if self.signed.public != PublicKey(host):
+                raise SignatureError("another host signed", hint="")
+            record = signing.verify(self.signed, PURPOSE)
+        except (SignatureError, EncodingError) as error:
+            raise ProtocolError(
+                "the host did not sign this answer", hint="demand it in the log", rule="C5"
+            ) from error
+        match record:
+            case [bytes(license), list(messages), bytes(reply), receipt, list(salts)]:
+                given = [one for one in (*messages, *salts) if isinstance(one, bytes)]
+                whole = len(given) == len(messages) + len(salts)
+                if whole and (receipt is None or isinstance(receipt, bytes)):
+                    count = len(messages)
+                    return Answer(
+                        license,
+                        tuple(given[:count]),
+                        reply,
+                        Receipt.from_bytes(receipt) if receipt is not None else None,
+                        tuple(given[count:]),
+                    )
+        raise ProtocolError(
+            "a signed answer does not have the form of one", hint="demand it in the log", rule="C5"
+        )

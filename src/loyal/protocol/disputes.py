@@ -1,0 +1,476 @@
+"""Rules C: from a drawn key to a slashed stake ("Training AI to be Loyal", Figure 3).
+
+C1  Keys of a delivered license come one at a time, each to one prover, drawn by a lottery weighted
+    by bonds from the log's root, which nobody chose. Every draw counts as a query from then on.
+C2  A prover fixes H(key, reply, salt, prover) in the log before it says anything. A commitment is
+    made once, and binds its prover: copied, it is worth nothing.
+C3  A claim opens a commitment of its own prover, for the key drawn for it, while the draw is open.
+C4  A key is claimed once, ever: its nullifier is written with the claim.
+C5  A claim carries the host's signed answer, over this key as one of the messages exactly as they
+    were received and over this reply; or a demand in the log that the host let pass. A demand holds
+    the message, so a host that never got it can answer; one that it met gives no claim.
+C6  An answer that carries a valid receipt for the key gives no claim.
+C7  The claim's bond is moved before anything else is looked at, and is lost where it is rebutted or
+    dismissed by the verifiers.
+C8  The vault's side opens the leaf after the claim, so it cannot have told the reply to it.
+C9  A receipt rebuts, if it is the platform's, for this host and license, covers the key, and its
+    batch stands in the log below the commitment. One that was got after the probe stands above.
+C10 Verdicts are heard after the rebuttal's time. A quorum upholds or dismisses; without one the
+    claim lapses, and the bond goes back.
+C11 A host is convicted when its upheld claims among all draws reach an e-value of one over the
+    false conviction bound, and come from `least_provers` provers.
+C12 A convicted host may appeal with a bond; a quorum must then uphold the conviction itself.
+C13 A slash takes the license's stake, on its way back or not, and never more than it. Of it the
+    bounty goes to the provers, `owners_bps` to the owners but for the host itself, the rest burns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from loyal.encoding import digest
+from loyal.errors import ProtocolError
+from loyal.protocol import events as e
+from loyal.protocol.answers import SignedAnswer, message_digest
+from loyal.protocol.licenses import known, purpose
+from loyal.protocol.permission import Receipt
+from loyal.protocol.stake import move, refuse, share_of, split, take
+from loyal.protocol.state import Claim, License, Moment, State
+from loyal.protocol.voting import appeal_ballot, decided
+from loyal.signing import PublicKey
+from loyal.statistics import sequential_hits
+
+COMMITMENT = "loyal probe commitment 1"
+NULLIFIER = "loyal spent key 1"
+
+
+@dataclass(frozen=True)
+class DrawKey:
+    """The vault's side has the next key drawn."""
+
+    author: bytes
+    license: bytes
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A prover fixes what it was told."""
+
+    author: bytes
+    commitment: bytes
+
+
+@dataclass(frozen=True)
+class DemandAnswer:
+    """A prover was refused a signed answer, and asks for it in public."""
+
+    author: bytes
+    license: bytes
+    message: str
+    """What was asked: the drawn key. The log then shows it, so it is spent either way."""
+
+
+@dataclass(frozen=True)
+class GiveAnswer:
+    """The host signs it after all."""
+
+    author: bytes
+    demand: bytes
+    answer: SignedAnswer
+
+
+@dataclass(frozen=True, repr=False)
+class MakeClaim:
+    """A prover opens its commitment. Holds a key and a reply: never print it."""
+
+    author: bytes
+    license: bytes
+    key: str
+    reply: str
+    salt: bytes
+    answer: SignedAnswer | None
+    """None where the host let a demand for it pass."""
+
+
+@dataclass(frozen=True)
+class OpenLeaf:
+    """The vault's side shows the leaf."""
+
+    author: bytes
+    claim: bytes
+    evidence: bytes
+    """Digest of the proof that verifiers are given, 32 bytes."""
+
+
+@dataclass(frozen=True, repr=False)
+class Rebut:
+    """The host shows its receipt, and the salts that open it. Holds the key."""
+
+    author: bytes
+    claim: bytes
+    receipt: Receipt
+    message: str
+    salts: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class SettleClaim:
+    """Close a claim that is decided or whose time is over; anybody may."""
+
+    author: bytes
+    claim: bytes
+
+
+@dataclass(frozen=True)
+class Appeal:
+    """The host has its conviction judged again."""
+
+    author: bytes
+    license: bytes
+
+
+@dataclass(frozen=True)
+class SettleConviction:
+    """Slash, or quash; anybody may, once the time is over."""
+
+    author: bytes
+    license: bytes
+
+
+def commitment(key: str, reply: str, salt: bytes, prover: bytes) -> bytes:
+    """What a prover fixes, 32 bytes (C2)."""
+    return digest([key, reply, salt, prover], COMMITMENT)
+
+
+def nullifier(key: str) -> bytes:
+    """What stands for a spent key, 32 bytes (C4)."""
+    return digest([key.strip()], NULLIFIER)
+
+
+def demand_id(license: bytes, message: str) -> bytes:
+    """What a demand is called, 32 bytes."""
+    return digest([license, message], "loyal demand 1")
+
+
+def lottery(
+    bonds: tuple[tuple[bytes, int], ...], beacon: bytes, license: bytes, number: int
+) -> bytes:
+    """Whose turn it is: one prover with a chance of its bond over all bonds (C1).
+
+    The draw is 256 bits modulo the sum, whose bias is below 2^-190 for any sum of money.
+    """
+    whole = sum(stake for _, stake in bonds)
+    if not whole:
+        refuse("C1", "no prover has a bond", "bond as a prover first")
+    ticket = int.from_bytes(digest([beacon, license, number], "loyal prover lottery 1")) % whole
+    for prover, stake in bonds:
+        if ticket < stake:
+            return prover
+        ticket -= stake
+    raise AssertionError("the ticket is below the sum of the bonds")
+
+
+def draw_key(state: State, command: DrawKey, at: Moment) -> list[e.Event]:
+    """C1."""
+    license = known(state, command.license)
+    if command.author != state.platform:
+        refuse("C1", "the vault's side draws keys", "ask the platform")
+    if license.usage is None or license.weights is None:
+        refuse("C1", "the license's model is not delivered", "deliver it first")
+    if not license.closed and at.seconds <= _draw_ends(state, license):
+        refuse(
+            "C1", "the last key drawn is still out", "wait for its claim, or for its time to end"
+        )
+    if license.draws >= license.usage.count:
+        refuse("C1", "every key of the set was drawn", "deliver a model with a new set")
+    bonds = tuple(one for one in state.electorate("prover") if one[0] != license.host)
+    prover = lottery(bonds, at.beacon, command.license, license.draws)
+    until = at.seconds + state.parameters.draw_seconds
+    return [e.KeyDrawn(command.license, license.draws, prover, until)]
+
+
+def commit(state: State, command: Commit, at: Moment) -> list[e.Event]:
+    """C2."""
+    if len(command.commitment) != 32 or command.commitment in state.commitments:
+        refuse("C2", "a commitment is 32 bytes, made once", "draw a fresh salt")
+    if not state.staked("prover", command.author):
+        refuse("C2", "only a bonded prover commits", "bond as a prover first")
+    return [e.Committed(command.commitment, command.author)]
+
+
+def demand(state: State, command: DemandAnswer, at: Moment) -> list[e.Event]:
+    """C5: the demand."""
+    license = known(state, command.license)
+    drawn = license.drawn
+    if (
+        drawn is None
+        or license.closed
+        or drawn.prover != command.author
+        or at.seconds > drawn.until
+    ):
+        refuse("C5", "only the prover of the drawn key may demand an answer", "wait for a draw")
+    identity = demand_id(command.license, command.message)
+    if identity in state.demands:
+        refuse("C5", "this answer was demanded before", "wait for it")
+    until = at.seconds + state.parameters.answer_seconds
+    return [e.AnswerDemanded(identity, command.license, command.author, command.message, until)]
+
+
+def give_answer(state: State, command: GiveAnswer, at: Moment) -> list[e.Event]:
+    """C5: the host meets it in time."""
+    asked = state.demands.get(command.demand)
+    if asked is None or command.demand in state.answered:
+        refuse("C5", "there is no such open demand", "check its id")
+    license = known(state, asked.license)
+    if command.author != license.host or at.seconds > asked.until:
+        refuse("C5", "the host answers its own demands, in time", f"it had until {asked.until}")
+    answer = command.answer.verify(license.host)
+    if answer.license != asked.license or message_digest(asked.message) not in answer.messages:
+        refuse("C5", "the answer is to another message", "sign the answer that is demanded")
+    return [e.AnswerGiven(command.demand)]
+
+
+def claim(state: State, command: MakeClaim, at: Moment) -> list[e.Event]:
+    """C3 to C7."""
+    license = known(state, command.license)
+    fixed = commitment(command.key, command.reply, command.salt, command.author)
+    found = state.commitments.get(fixed)
+    drawn = license.drawn
+    if found is None or found[0] != command.author:
+        refuse("C3", "there is no such commitment of this prover", "commit before you claim")
+    if drawn is None or license.closed or drawn.prover != command.author:
+        refuse("C3", "no key is out to this prover", "wait for a draw")
+    if at.seconds > _draw_ends(state, license):
+        refuse("C3", "the time of this draw is over", "claim while it is open")
+    spent = nullifier(command.key)
+    if spent in state.spent:
+        refuse("C4", "this key was claimed before", "a key is spent once")
+    _require_answer(state, license, command, found[1], at)
+    identity = digest([command.license, drawn.number, fixed], "loyal claim 1")
+    account = e.bond(_purpose(identity), command.author)
+    stake = move(state, e.free(command.author), account, state.parameters.claim_bond_micro)
+    made = e.Claimed(
+        identity,
+        command.license,
+        drawn.number,
+        command.author,
+        fixed,
+        spent,
+        at.seconds + state.parameters.opening_seconds,
+    )
+    return [stake, made]
+
+
+def open_leaf(state: State, command: OpenLeaf, at: Moment) -> list[e.Event]:
+    """C8."""
+    one = _open_claim(state, command.claim)
+    if command.author != state.platform or one.opened is not None:
+        refuse("C8", "the vault's side opens a leaf once", "look at `loyal dispute show`")
+    if at.seconds > one.made.until or len(command.evidence) != 32:
+        refuse("C8", f"the leaf was to be opened until {one.made.until}", "the claim lapses")
+    rebuttal = at.seconds + state.parameters.rebuttal_seconds
+    return [
+        e.LeafOpened(
+            command.claim,
+            command.evidence,
+            state.electorate(),
+            rebuttal,
+            rebuttal + state.parameters.verdict_seconds,
+        )
+    ]
+
+
+def rebut(state: State, command: Rebut, at: Moment) -> list[e.Event]:
+    """C9. Half of the accuser's bond goes to the host, half is burned."""
+    one = _open_claim(state, command.claim)
+    license = state.licenses[one.made.license]
+    until = one.opened.rebuttal_until if one.opened is not None else one.made.until
+    if command.author != license.host or at.seconds > until:
+        refuse("C9", f"the host could rebut until {until}", "appeal, if it comes to a conviction")
+    _, index = state.commitments[one.made.commitment]
+    if nullifier(command.message) != one.made.nullifier:
+        refuse("C9", "this message is not the claimed key", "show the receipt of that very query")
+    if not _clears(state, one.made.license, command.receipt, command.message, command.salts, index):
+        refuse(
+            "C9",
+            "this receipt is for another query, or is not older than the commitment",
+            "show the permission that was got before the answer",
+        )
+    return [
+        *_lose_bond(state, command.claim, one, license.host),
+        e.Rebutted(command.claim),
+        e.ClaimSettled(command.claim, False),
+    ]
+
+
+def settle_claim(state: State, command: SettleClaim, at: Moment) -> list[e.Event]:
+    """C10 and C11."""
+    one = _open_claim(state, command.claim)
+    if one.opened is None:
+        if at.seconds <= one.made.until:
+            refuse("C10", f"the leaf can be opened until {one.made.until}", "wait for it")
+        return [*_return_bond(state, command.claim, one), e.ClaimSettled(command.claim, False)]
+    found = decided(state, command.claim, one.opened.electorate)
+    if found is None and at.seconds <= one.opened.verdict_until:
+        refuse("C10", f"the verifiers have time until {one.opened.verdict_until}", "wait for them")
+    if found is False:
+        host = state.licenses[one.made.license].host
+        lost = _lose_bond(state, command.claim, one, host)
+        return [*lost, e.ClaimSettled(command.claim, False)]
+    settled = e.ClaimSettled(command.claim, bool(found))
+    events = [*_return_bond(state, command.claim, one), settled]
+    return [*events, *_conviction(state, one, at)] if found else events
+
+
+def appeal(state: State, command: Appeal, at: Moment) -> list[e.Event]:
+    """C12."""
+    license = known(state, command.license)
+    convicted = license.conviction
+    if convicted is None or license.settled or license.appeal is not None:
+        refuse("C12", "there is no conviction to appeal", "look at `loyal dispute show`")
+    if command.author != license.host or at.seconds > convicted.appeal_until:
+        refuse("C12", f"the host could appeal until {convicted.appeal_until}", "it is too late")
+    account = e.bond(f"appeal:{command.license.hex()}", license.host)
+    stake = move(state, e.free(license.host), account, state.parameters.appeal_bond_micro)
+    until = at.seconds + state.parameters.appeal_seconds
+    return [stake, e.Appealed(command.license, state.electorate(), until)]
+
+
+def settle_conviction(state: State, command: SettleConviction, at: Moment) -> list[e.Event]:
+    """C12 and C13."""
+    license = known(state, command.license)
+    convicted = license.conviction
+    if convicted is None or license.settled:
+        refuse("C13", "there is no open conviction", "look at `loyal dispute show`")
+    if license.appeal is None:
+        if at.seconds <= convicted.appeal_until:
+            refuse("C13", f"the host may appeal until {convicted.appeal_until}", "wait until then")
+        return [*_slash(state, command.license, license), _settled(command.license, True)]
+    ballot = appeal_ballot(command.license, license.appeal.until)
+    stands = decided(state, ballot, license.appeal.electorate)
+    if stands is None and at.seconds <= license.appeal.until:
+        refuse("C12", f"the verifiers have time until {license.appeal.until}", "wait for them")
+    account = e.bond(f"appeal:{command.license.hex()}", license.host)
+    held = state.balance(account)
+    if stands:
+        burned = e.Moved(account, e.BURNED, held)
+        return [burned, *_slash(state, command.license, license), _settled(command.license, True)]
+    back = e.Moved(account, e.free(license.host), held)
+    return [back, _settled(command.license, False)]
+
+
+def _draw_ends(state: State, license: License) -> int:
+    """Until when a drawn key may be claimed: a demand for its answer can run to its end."""
+    return license.drawn.until + state.parameters.answer_seconds if license.drawn else -1
+
+
+def _settled(license: bytes, slashed: bool) -> e.ConvictionSettled:
+    return e.ConvictionSettled(license, slashed)
+
+
+def _require_answer(
+    state: State, license: License, command: MakeClaim, index: int, at: Moment
+) -> None:
+    """C5 and C6."""
+    asked = message_digest(command.key)
+    name = demand_id(command.license, command.key)
+    made = state.demands.get(name)
+    if name in state.answered:
+        refuse("C5", "the host met the demand for this answer", "there is nothing to claim")
+    if command.answer is None:
+        if made is None or made.prover != command.author:
+            refuse("C5", "a claim needs the host's signed answer", "demand it in the log")
+        if at.seconds <= made.until:
+            refuse("C5", f"the host may answer until {made.until}", "wait for its answer")
+        return
+    answer = command.answer.verify(license.host)
+    if answer.license != command.license or asked not in answer.messages:
+        refuse("C5", "the host answered another message", "claim what it was asked")
+    if answer.reply != message_digest(command.reply):
+        refuse("C5", "the host gave another reply", "claim what it said")
+    receipt = answer.receipt
+    if receipt is not None and _clears(
+        state, command.license, receipt, command.key, answer.salts, index
+    ):
+        refuse("C6", "the answer came with its permission", "there is nothing to claim")
+
+
+def _clears(
+    state: State,
+    license: bytes,
+    receipt: Receipt,
+    message: str,
+    salts: tuple[bytes, ...],
+    index: int,
+) -> bool:
+    """C9: whether a receipt shows that this message had its permission before `index`."""
+    try:
+        permission = receipt.verify(PublicKey(state.platform))
+    except ProtocolError:
+        return False
+    place = receipt.header.log_index
+    return (
+        permission.host == state.licenses[license].host
+        and permission.license == license
+        and permission.covers(message, salts)
+        and state.batches.get(place) == receipt.header.root
+        and place < index
+    )
+
+
+def _conviction(state: State, one: Claim, at: Moment) -> list[e.Event]:
+    """C11, with the claim that is being upheld counted in."""
+    license = state.licenses[one.made.license]
+    if license.conviction is not None or license.usage is None:
+        return []
+    provers = {state.claims[name].made.prover for name in license.upheld} | {one.made.prover}
+    hits = len(license.upheld) + 1
+    needed = sequential_hits(
+        license.draws - license.forgiven,
+        license.usage.candidates,
+        state.parameters.false_conviction_one_in,
+    )
+    if needed is None or hits < needed or len(provers) < state.parameters.least_provers:
+        return []
+    until = at.seconds + state.parameters.appeal_seconds
+    return [e.Convicted(one.made.license, hits, license.draws - license.forgiven, until)]
+
+
+def _slash(state: State, name: bytes, license: License) -> list[e.Event]:
+    """C13. Law: the parts add up to what was at stake."""
+    amount = state.staked(purpose(name), license.host)
+    pool = f"slash:{name.hex()}"
+    moves = take(state, purpose(name), license.host, amount, pool)
+    bounty = share_of(amount, state.parameters.bounty_bps)
+    owners = share_of(amount, state.parameters.owners_bps)
+    provers = sorted(state.claims[one].made.prover for one in license.upheld)
+    counts = tuple((one, provers.count(one)) for one in dict.fromkeys(provers))
+    paid = [one for one in split(bounty, counts) if one[0] != license.host] if counts else []
+    shares = state.models[license.model].shares_bps
+    paid += [one for one in split(owners, shares) if one[0] != license.host]
+    parts = [e.Moved(pool, e.free(party), part) for party, part in paid if part]
+    burned = amount - sum(one.amount_micro for one in parts)
+    return [*moves, *parts, *([e.Moved(pool, e.BURNED, burned)] if burned else [])]
+
+
+def _open_claim(state: State, name: bytes) -> Claim:
+    one = state.claims.get(name)
+    if one is None or one.settled:
+        refuse("C8", "there is no such open claim", "look at `loyal dispute show`")
+    return one
+
+
+def _lose_bond(state: State, name: bytes, one: Claim, host: bytes) -> list[e.Event]:
+    account = e.bond(_purpose(name), one.made.prover)
+    held = state.balance(account)
+    half = held // 2
+    return [e.Moved(account, e.free(host), half), e.Moved(account, e.BURNED, held - half)]
+
+
+def _return_bond(state: State, name: bytes, one: Claim) -> list[e.Event]:
+    account = e.bond(_purpose(name), one.made.prover)
+    return [e.Moved(account, e.free(one.made.prover), state.balance(account))]
+
+
+def _purpose(claim: bytes) -> str:
+    return f"claim:{claim.hex()}"

@@ -1,0 +1,169 @@
+"""Rules P: which queries get a permission ("Training AI to be Loyal", Figure 2).
+
+P1  A host asks for its own license alone, and the license gives permissions now (L4 to L6).
+P2  Sequence numbers of a license run from 0 without a gap; so quotas stop exactly at the limit.
+P3  The same request twice, told by its idempotency key, costs once and gets the same receipt; the
+    same key with another body is refused.
+P4  A query that costs something is paid before it is permitted.
+P5  Permissions are issued by the platform, in batches, each of which is one entry of the log.
+
+`issue` decides and signs; storing the receipts durably before anybody sees them is the store's.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from loyal.encoding import digest
+from loyal.errors import PermissionRefused, ProtocolError
+from loyal.protocol import events as e
+from loyal.protocol.licenses import Terms, known, require_active
+from loyal.protocol.lineage import pay
+from loyal.protocol.permission import Permission, PermissionBatch
+from loyal.protocol.stake import refuse
+from loyal.protocol.state import License, Moment, State
+from loyal.signing import SigningKey
+
+LIFETIME_SECONDS = 3600
+"""How long an answer may take after its permission."""
+MOST_IDEMPOTENCY_BYTES = 64
+
+
+@dataclass(frozen=True)
+class PermissionRequest:
+    """What a host asks for one query."""
+
+    host: bytes
+    license: bytes
+    messages: tuple[bytes, ...]
+    """Salted digest of each user message."""
+    idempotency_key: bytes
+    """Told apart within the license; 1 to 64 bytes."""
+
+    @property
+    def body(self) -> bytes:
+        """Digest of what is asked for, 32 bytes."""
+        return digest([self.host, self.license, self.messages], "loyal permission request 1")
+
+
+@dataclass(frozen=True)
+class Issued:
+    """What came of a list of requests."""
+
+    events: tuple[e.Event, ...]
+    """For the log, in order; the batch is the last one. Empty where nothing new was permitted."""
+    batch: PermissionBatch | None
+    positions: tuple[int | None, ...]
+    """For each request its leaf in the batch; None where it was refused or was there before."""
+    refusals: Mapping[int, ProtocolError]
+    """Request -> why it got none."""
+    repeated: Mapping[int, bytes]
+    """Request -> idempotency key under which its receipt was given before."""
+
+
+def issue(
+    state: State,
+    requests: Sequence[PermissionRequest],
+    known_keys: Mapping[tuple[bytes, bytes], bytes],
+    at: Moment,
+    key: SigningKey,
+) -> Issued:
+    """P1 to P5, for many requests at once; one that is refused does not hold up the others.
+
+    `known_keys` tells (license, idempotency key) -> body of requests that were permitted before.
+    """
+    if key.public.data != state.platform:
+        refuse("P5", "only the platform issues permissions", "use the platform's key")
+    plan = _Plan(state, dict(known_keys), at)
+    positions = [plan.take(number, one) for number, one in enumerate(requests)]
+    if not plan.leaves:
+        return Issued((), None, tuple(positions), plan.refusals, plan.repeated)
+    fees = plan.fee_events()
+    batch = PermissionBatch.issue(plan.leaves, at.index + len(fees), at.seconds, key)
+    event = e.BatchIssued(batch.header.root, batch.header.count, plan.usage())
+    return Issued((*fees, event), batch, tuple(positions), plan.refusals, plan.repeated)
+
+
+class _Plan:
+    """A batch in the making: what was permitted and spent so far, on top of the state."""
+
+    def __init__(self, state: State, bodies: dict[tuple[bytes, bytes], bytes], at: Moment) -> None:
+        self.state, self.bodies, self.at = state, bodies, at
+        self.leaves: list[Permission] = []
+        self.refusals: dict[int, ProtocolError] = {}
+        self.repeated: dict[int, bytes] = {}
+        self.counts: Counter[bytes] = Counter()
+        self.terms: dict[bytes, Terms] = {}
+        self.owed: Counter[bytes] = Counter()
+
+    def take(self, number: int, request: PermissionRequest) -> int | None:
+        """The request's leaf, or None."""
+        try:
+            return self._permit(number, request)
+        except ProtocolError as error:
+            self.refusals[number] = error
+            return None
+
+    def _permit(self, number: int, request: PermissionRequest) -> int | None:
+        license = known(self.state, request.license)
+        if request.host != license.host:
+            refuse("P1", "this license is another host's", "use your own license")
+        name = request.license, request.idempotency_key
+        if not 0 < len(request.idempotency_key) <= MOST_IDEMPOTENCY_BYTES:
+            refuse("P3", "an idempotency key is 1 to 64 bytes long", "draw a random one a query")
+        if name in self.bodies:
+            if self.bodies[name] != request.body:
+                refuse("P3", "this idempotency key stands for another query", "draw a new one")
+            self.repeated[number] = request.idempotency_key
+            return None
+        terms = self._terms(request.license, license)
+        sequence = license.permitted + self.counts[request.license]
+        if terms.most_inferences and sequence >= terms.most_inferences:
+            refuse("L6", "the license's inferences are used up", "request a new one")
+        price = terms.price_micro if terms.kind == "pay_per_use" else 0
+        if price and self.state.balance(e.free(license.host)) < self.owed[license.host] + price:
+            refuse("P4", "the host's account does not pay for this query", "deposit more")
+        leaf = Permission(
+            license.host,
+            request.license,
+            license.weights or b"",
+            request.messages,
+            sequence,
+            self.at.seconds + LIFETIME_SECONDS,
+        )
+        if not leaf.well_formed:
+            raise PermissionRefused(
+                "the messages are not 1 to 64 digests of 32 bytes",
+                hint="send the salted digest of each user message",
+                rule="P1",
+            )
+        self.owed[license.host] += price
+        self.counts[request.license] += 1
+        self.bodies[name] = request.body
+        self.leaves.append(leaf)
+        return len(self.leaves) - 1
+
+    def _terms(self, name: bytes, license: License) -> Terms:
+        if name not in self.terms:
+            self.terms[name] = require_active(license, self.at)
+        return self.terms[name]
+
+    def fee_events(self) -> list[e.Event]:
+        """P4: what each license's queries cost, to everybody who has a part in its model."""
+        found: list[e.Event] = []
+        for name, count in self.counts.items():
+            terms, license = self.terms[name], self.state.licenses[name]
+            if count and terms.kind == "pay_per_use":
+                amount = count * terms.price_micro
+                found += pay(self.state, e.free(license.host), license.model, amount)
+        return found
+
+    def usage(self) -> tuple[tuple[bytes, int, int], ...]:
+        """(license, first sequence number, how many)."""
+        return tuple(
+            (name, self.state.licenses[name].permitted, count)
+            for name, count in self.counts.items()
+            if count
+        )
