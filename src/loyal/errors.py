@@ -11,6 +11,7 @@
      ├─ ProofError             a proof that does not hold; `reason` says which part, in a word
      ├─ EncodingError          bytes that are not the one canonical form of a record
      ├─ SignatureError
+     ├─ LedgerError            a log's notes, checkpoints and quorums; `reason` says what, in a word
      ├─ StorageError           a full disk, a folder that may not be written
      └─ TrainingError
 
@@ -76,7 +77,7 @@ class ProofError(LoyalError):
     """A proof does not hold."""
 
     reason: str
-    """Which part failed, in a word: inclusion, consistency, beacon, pick, root or malformed."""
+    """Which part failed, in a word: inclusion, consistency, fork, beacon, pick, root or malformed."""
 
     def __init__(self, message: str, *, hint: str, reason: str) -> None:
         super().__init__(message, hint=hint)
@@ -89,6 +90,17 @@ class EncodingError(LoyalError):
 
 class SignatureError(LoyalError):
     """A signature, a public key or a seed is malformed, or the signature does not hold."""
+
+
+class LedgerError(LoyalError):
+    """A note, checkpoint, key or request of the log is malformed, or is not signed as it must be."""
+
+    reason: str
+    """What is wrong, in a word: malformed, origin, signature, size or quorum."""
+
+    def __init__(self, message: str, *, hint: str, reason: str) -> None:
+        super().__init__(message, hint=hint)
+        self.reason = reason
 
 
 class StorageError(LoyalError):
