@@ -40,6 +40,26 @@ DOORS: dict[str, tuple[str, ...]] = {
         "Sampling",
         "TokenChance",
     ),
+    "loyal.protocol": (
+        "AddCheckpoint",
+        "Checkpoint",
+        "Cosignature",
+        "Cosigned",
+        "Fork",
+        "ForkEvidence",
+        "KeyKind",
+        "Ledger",
+        "LogProof",
+        "NoteSignature",
+        "NoteSigner",
+        "Refusal",
+        "SignedCheckpoint",
+        "SignedNote",
+        "VerifierKey",
+        "WatchedLog",
+        "WitnessState",
+        "Witnessed",
+    ),
 }
 
 

@@ -77,7 +77,7 @@ class ProofError(LoyalError):
     """A proof does not hold."""
 
     reason: str
-    """Which part failed, in a word: inclusion, consistency, fork, beacon, pick, root or malformed."""
+    """Which part failed, in a word: inclusion, consistency, fork, beacon, pick, root, malformed."""
 
     def __init__(self, message: str, *, hint: str, reason: str) -> None:
         super().__init__(message, hint=hint)
@@ -93,7 +93,7 @@ class SignatureError(LoyalError):
 
 
 class LedgerError(LoyalError):
-    """A note, checkpoint, key or request of the log is malformed, or is not signed as it must be."""
+    """A note, checkpoint, key or request of a log is malformed, or not signed as it must be."""
 
     reason: str
     """What is wrong, in a word: malformed, origin, signature, size or quorum."""
