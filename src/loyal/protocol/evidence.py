@@ -92,31 +92,29 @@ def prove_fork(
 ) -> ForkEvidence | None:
     """Evidence against the log that signed both; None if they agree.
 
-    `ledger` holds the entries behind the checkpoint of the larger size, of whichever branch: any
+    Where the sizes differ, `ledger` holds the entries behind the larger, of whichever branch: any
     reader of the log can rebuild it. UsageError if it does not.
     """
     if older.checkpoint.size > newer.checkpoint.size:
         older, newer = newer, older
     old, new = older.checkpoint, newer.checkpoint
-    if old.origin != new.origin or not ledger.holds(new):
+    if old.origin != new.origin or (old.size < new.size and not ledger.holds(new)):
         raise UsageError(
             "this ledger is not the one behind the larger of two checkpoints of one log",
             hint="Pass the entries of the branch that the larger checkpoint was signed for.",
         )
-    if ledger.holds(old):
-        return None
     nodes: tuple[bytes, ...] = ()
     if old.size < new.size:
         nodes = ledger.consistency_proof(old.size, new.size)
         if merkle.is_complete(old.size):
             nodes = (ledger.root(old.size), *nodes)
-    return ForkEvidence(older.note, newer.note, nodes)
+    return fork_shown_by(older, newer, nodes)
 
 
 def fork_shown_by(
     older: SignedCheckpoint, newer: SignedCheckpoint, proof: Sequence[bytes]
 ) -> ForkEvidence | None:
-    """Evidence from what a witness holds: same size, or a consistency proof that betrays the log.
+    """Evidence from two roots of one size, or from a consistency proof that betrays the log.
 
     A failed proof shows a fork if it belongs to the newer tree. If it does not, anybody may have
     made it up; and where the older size is a power of two it leaves out the node that would tell.
