@@ -213,5 +213,7 @@ def test_a_written_out_proof_leads_to_both_roots(data: st.DataObject) -> None:
     for wrong in tampered(nodes, data.draw(st.integers(0, 255))):
         found = merkle.consistency_roots(old, new, wrong)
         assert found is None or found.new != second
+    for wrong in (nodes[:-1], nodes[1:], [*nodes, first], []):
+        assert merkle.consistency_roots(old, new, wrong) is None
     for sizes in ((0, new), (new, new), (new, old)):
         assert merkle.consistency_roots(*sizes, nodes) is None

@@ -149,6 +149,14 @@ def test_the_wrong_tree_proves_nothing(log: NoteSigner) -> None:
         prove_fork(head(honest(3), log), head(honest(5), log), honest(4))
 
 
+def test_evidence_of_one_size_has_no_nodes(log: NoteSigner) -> None:
+    notes = head(honest(3), log).note, head(honest(2).append(b"x"), log).note
+    assert convicted(ForkEvidence(*notes), log.verifier)
+    with pytest.raises(ProofError) as caught:
+        verify_evidence(ForkEvidence(*notes, (bytes(32),)), log.verifier)
+    assert caught.value.reason == "fork"
+
+
 @given(st.binary(max_size=80))
 def test_nonsense_is_our_error(data: bytes) -> None:
     with pytest.raises(ProofError) as caught:

@@ -14,8 +14,10 @@ from loyal.protocol import KeyKind, NoteSignature, NoteSigner, SignedNote, Verif
 from loyal.protocol.note import (
     MAX_NOTE_BYTES,
     MAX_SIGNATURES,
+    MAX_SIZE,
     MAX_TIME_SECONDS,
     cosigned_message,
+    from_decimal,
     sign_note,
 )
 from loyal.signing import SigningKey
@@ -94,7 +96,15 @@ def test_verifier_keys_as_published(text: str) -> None:
 def test_no_part_and_no_change_of_a_verifier_key_is_one(text: str) -> None:
     parts = [text[i:j] for i in range(len(text)) for j in range(i + 1, len(text) + 1)]
     changed = [text[:i] + chr(ord(text[i]) + 1) + text[i + 1 :] for i in range(len(text))]
-    for wrong in {*parts, *changed, text.upper(), text + "=", text + "\n", ""} - {text}:
+    for wrong in {
+        *parts,
+        *changed,
+        text.upper(),
+        text.replace("c74f", "C74F"),
+        text + "=",
+        text + "\n",
+        "",
+    } - {text}:
         with pytest.raises(LoyalError):
             VerifierKey.from_text(wrong)
 
@@ -217,6 +227,33 @@ def test_a_key_of_one_kind_does_not_verify_the_other() -> None:
     assert not witness.verifier.verifies("text\n", replace(timed, signature=later))
     beyond = b"\xff" * 8 + timed.signature[8:]
     assert not witness.verifier.verifies("text\n", replace(timed, signature=beyond))
+
+
+def test_a_line_under_another_name_or_hash_is_not_the_keys() -> None:
+    log = log_signer("a")
+    line = log.sign("text\n")
+    assert log.verifier.verifies("text\n", line)
+    assert not log.verifier.verifies("text\n", replace(line, name="b"))
+    assert not log.verifier.verifies("text\n", replace(line, key_id=bytes(4)))
+
+
+def test_numbers_are_decimal_and_fit() -> None:
+    assert from_decimal("0") == 0
+    assert from_decimal(str(MAX_SIZE)) == 2**63 - 1
+    for text in (
+        "",
+        "00",
+        "-1",
+        "+1",
+        "1 ",
+        "0x1",
+        "\u0661",
+        str(MAX_SIZE + 1),
+        "9" * 19,
+        "1" * 99,
+    ):
+        with pytest.raises(LedgerError):
+            from_decimal(text)
 
 
 def test_the_message_of_a_cosignature() -> None:

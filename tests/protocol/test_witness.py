@@ -165,7 +165,6 @@ def test_the_example_request_of_the_standard() -> None:
         (b"old 20852014", "old \u0661".encode()),
         (b"PlRN", b"PlR\n"),
         (b"PlRN", b"PlRNPlRN"),
-        (b"pkaw=\n", b"pkaw=\n" * 61),
         (b"/0=\n\n", b"/0=\n"),
         (b"/0=\n\n", b"/0=\n\n\n"),
         (b"20852163", b"020852163"),
@@ -177,6 +176,11 @@ def test_requests_that_are_none(old: bytes, new: bytes) -> None:
     with pytest.raises(LedgerError) as caught:
         AddCheckpoint.from_bytes(wrong)
     assert caught.value.reason == "malformed"
+
+
+def test_more_lines_of_proof_than_any_tree_needs(log: NoteSigner) -> None:
+    with pytest.raises(LedgerError):
+        AddCheckpoint(0, (bytes(32),) * 64, head(honest(2), log).note)
 
 
 @given(st.binary(max_size=100))

@@ -18,11 +18,11 @@ from loyal.protocol.note import (
     SignedNote,
     VerifierKey,
     from_base64,
+    from_decimal,
     is_plain,
     malformed,
     sign_note,
     to_base64,
-    to_decimal_size,
 )
 
 
@@ -59,7 +59,7 @@ class Checkpoint:
         """Raises LedgerError (reason malformed) for any other text."""
         match text.split("\n"):
             case [origin, size, root, *extensions, ""]:
-                return cls(origin, to_decimal_size(size), from_base64(root), tuple(extensions))
+                return cls(origin, from_decimal(size), from_base64(root), tuple(extensions))
         malformed("the note is not a checkpoint: fewer than three lines")
 
 

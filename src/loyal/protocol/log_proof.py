@@ -16,9 +16,9 @@ from loyal.protocol.note import (
     SignedNote,
     VerifierKey,
     from_base64,
+    from_decimal,
     malformed,
     to_base64,
-    to_decimal_size,
 )
 from loyal.protocol.witness import witnessed
 
@@ -73,7 +73,7 @@ class LogProof:
                 malformed("the proof has an empty line for extra data")
         if header != HEADER or not lines or not lines[0].startswith("index "):
             malformed("the proof is not one of a log, or has no index")
-        index = to_decimal_size(lines.pop(0).removeprefix("index "))
+        index = from_decimal(lines.pop(0).removeprefix("index "))
         return cls(index, tuple(map(from_base64, lines)), SignedNote.from_bytes(note), extra)
 
 

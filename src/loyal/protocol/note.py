@@ -262,7 +262,7 @@ def is_plain(text: str) -> bool:
     return not _CONTROL.search(text)
 
 
-def to_decimal_size(text: str) -> int:
+def from_decimal(text: str) -> int:
     """A tree size or index: ASCII decimal, no leading zeros, at most MAX_SIZE."""
     if not _DECIMAL.fullmatch(text) or int(text) > MAX_SIZE:
         malformed("a number is not a decimal of at most 2^63 - 1 without leading zeros")

@@ -29,9 +29,9 @@ from loyal.protocol.note import (
     SignedNote,
     VerifierKey,
     from_base64,
+    from_decimal,
     malformed,
     to_base64,
-    to_decimal_size,
 )
 
 MAX_PROOF_LINES = 63
@@ -85,7 +85,7 @@ class AddCheckpoint:
         first, *lines = head.decode("ascii").split("\n")
         if not first.startswith("old "):
             malformed("the request does not begin with an old size")
-        old_size = to_decimal_size(first.removeprefix("old "))
+        old_size = from_decimal(first.removeprefix("old "))
         return cls(old_size, tuple(map(from_base64, lines)), SignedNote.from_bytes(note))
 
 
