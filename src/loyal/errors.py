@@ -13,6 +13,7 @@
      ├─ SignatureError
      ├─ ProtocolError          a command that a rule of the protocol forbids; `rule` names it
      │   └─ PermissionRefused  a receipt that does not hold, or a query that gets none
+     ├─ LedgerError            a log's notes, checkpoints and quorums; `reason` says what, in a word
      ├─ StorageError           a full disk, a folder that may not be written
      └─ TrainingError
 
@@ -78,7 +79,7 @@ class ProofError(LoyalError):
     """A proof does not hold."""
 
     reason: str
-    """Which part failed, in a word: inclusion, consistency, beacon, pick, root or malformed."""
+    """Which part failed, in a word: inclusion, consistency, fork, beacon, pick, root, malformed."""
 
     def __init__(self, message: str, *, hint: str, reason: str) -> None:
         super().__init__(message, hint=hint)
@@ -106,6 +107,17 @@ class ProtocolError(LoyalError):
 
 class PermissionRefused(ProtocolError):
     """A receipt does not show a permission, or none may be given."""
+
+
+class LedgerError(LoyalError):
+    """A note, checkpoint, key or request of a log is malformed, or not signed as it must be."""
+
+    reason: str
+    """What is wrong, in a word: malformed, origin, signature, size or quorum."""
+
+    def __init__(self, message: str, *, hint: str, reason: str) -> None:
+        super().__init__(message, hint=hint)
+        self.reason = reason
 
 
 class StorageError(LoyalError):

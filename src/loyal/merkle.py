@@ -2,7 +2,8 @@
 
 Leaves are raw data; a leaf's hash is SHA-256(0x00 || data), a node's SHA-256(0x01 || left ||
 right), so no node can pass for a leaf. The module functions take all leaves and are for a single
-question; a `Tree` keeps the hashes, so each further proof costs O(log n).
+question; a `Tree` keeps the hashes, so each further proof costs O(log n); a `Frontier` keeps
+O(log n) of them, which is all that appending and the root need.
 
 Verification believes nothing: malformed proofs are False, never an exception. Left out on
 purpose: signed tree heads and storage, which are the ledger's.
@@ -10,6 +11,8 @@ purpose: signed tree heads and storage, which are the ledger's.
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from loyal.errors import UsageError
 
@@ -40,6 +43,47 @@ def inclusion_proof(leaves: Sequence[bytes], index: int) -> list[bytes]:
 def consistency_proof(leaves: Sequence[bytes], old_size: int) -> list[bytes]:
     """The proof that the first `old_size` leaves are a prefix. UsageError if out of range."""
     return Tree(leaves).consistency_proof(old_size)
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """The right edge of a tree, as a value: append and root in O(log n), and no proofs.
+
+    Law: after any appends, `root()` is the plain root over the same leaves.
+    """
+
+    size: int = 0
+    """Leaves so far."""
+    nodes: tuple[bytes, ...] = ()
+    """The complete subtrees that the leaves split into, largest first, 32 bytes each: one for each
+    set bit of `size`."""
+
+    def __post_init__(self) -> None:
+        if self.size < 0 or len(self.nodes) != self.size.bit_count() or not _hashes(self.nodes):
+            raise UsageError(
+                f"these are not the subtrees of {self.size} leaves",
+                hint="Build the frontier again from the leaves.",
+            )
+
+    def append(self, leaf: bytes) -> "Frontier":
+        """The frontier with one more raw leaf."""
+        nodes, node = list(self.nodes), leaf_hash(leaf)
+        full = self.size
+        while full & 1:
+            node = node_hash(nodes.pop(), node)
+            full >>= 1
+        return Frontier(self.size + 1, (*nodes, node))
+
+    def root(self) -> bytes:
+        """The root over all leaves so far, 32 bytes."""
+        return _fold(self.nodes) if self.nodes else EMPTY_ROOT
+
+
+class Roots(NamedTuple):
+    """The two roots that a consistency proof leads to."""
+
+    old: bytes
+    new: bytes
 
 
 class Tree:
@@ -74,6 +118,11 @@ class Tree:
         """The root over the first `size` leaves (all by default), 32 bytes."""
         size = self._size(size)
         return self._subtree(0, size) if size else EMPTY_ROOT
+
+    def frontier(self, size: int | None = None) -> Frontier:
+        """The right edge of the first `size` leaves, for who goes on without this tree."""
+        size = self._size(size)
+        return Frontier(size, tuple(self._blocks(0, size)))
 
     def inclusion_proof(self, index: int, size: int | None = None) -> list[bytes]:
         """The audit path of leaf `index` in the first `size` leaves (RFC 6962, 2.1.1)."""
@@ -130,15 +179,17 @@ class Tree:
         return size
 
     def _subtree(self, start: int, stop: int) -> bytes:
-        """The hash over leaves [start, stop): complete blocks, folded from the right."""
-        folded: bytes | None = None
+        """The hash over leaves [start, stop), at least one."""
+        return _fold(self._blocks(start, stop))
+
+    def _blocks(self, start: int, stop: int) -> list[bytes]:
+        """The complete subtrees that leaves [start, stop) split into, largest first."""
+        blocks = []
         while stop > start:
             level = ((stop - start) & (start - stop)).bit_length() - 1
             stop -= 1 << level
-            block = self._levels[level][stop >> level]
-            folded = block if folded is None else node_hash(block, folded)
-        assert folded is not None
-        return folded
+            blocks.append(self._levels[level][stop >> level])
+        return blocks[::-1]
 
 
 def verify_inclusion(
@@ -180,19 +231,33 @@ def verify_consistency(
         return not path and old_root == new_root
     if old_size == 0:
         return not path and old_root == EMPTY_ROOT
-    hashes = list(path)
-    if old_size & (old_size - 1) == 0:
-        hashes.insert(0, old_root)  # a complete old tree is its own first node, and is left out
-    if not hashes:
-        return False
+    # A complete old tree is its own first node, and is left out of the path.
+    nodes = [old_root, *path] if is_complete(old_size) else path
+    return consistency_roots(old_size, new_size, nodes) == Roots(old_root, new_root)
+
+
+def is_complete(size: int) -> bool:
+    """Whether a tree of `size` leaves (1 or more) is one complete subtree."""
+    return size & (size - 1) == 0
+
+
+def consistency_roots(old_size: int, new_size: int, nodes: Sequence[bytes]) -> Roots | None:
+    """The roots that a consistency proof leads to, None if it has not the shape for these sizes.
+
+    `nodes` is the path of RFC 6962 with the first node always written out; the path leaves it out
+    where the old tree is complete. Nodes that lead to a tree's true root are nodes of that tree, so
+    the old root is then what that tree's first `old_size` leaves have, whatever anybody signed.
+    """
+    if not 0 < old_size < new_size or not nodes or not _hashes(nodes):
+        return None
     node, last = old_size - 1, new_size - 1
     while node & 1:
         node >>= 1
         last >>= 1
-    old = new = hashes[0]
-    for sibling in hashes[1:]:
+    old = new = nodes[0]
+    for sibling in nodes[1:]:
         if last == 0:
-            return False
+            return None
         if node & 1 or node == last:
             old, new = node_hash(sibling, old), node_hash(sibling, new)
             while not node & 1 and node:
@@ -202,7 +267,15 @@ def verify_consistency(
             new = node_hash(new, sibling)
         node >>= 1
         last >>= 1
-    return last == 0 and old == old_root and new == new_root
+    return Roots(old, new) if last == 0 else None
+
+
+def _fold(blocks: Sequence[bytes]) -> bytes:
+    """The hash over complete subtrees side by side, at least one, largest first."""
+    folded = blocks[-1]
+    for block in blocks[-2::-1]:
+        folded = node_hash(block, folded)
+    return folded
 
 
 def _split(width: int) -> int:

@@ -173,3 +173,47 @@ def test_no_proof_of_what_is_not_there(index: int) -> None:
         merkle.consistency_proof(LEAVES, index + 1 if index > 0 else index)
     with pytest.raises(UsageError):
         merkle.Tree(LEAVES).root(index + 1 if index > 0 else index)
+
+
+@given(st.integers(0, 300))
+def test_a_frontier_has_the_plain_root_at_every_size(size: int) -> None:
+    frontier = merkle.Frontier()
+    for leaf in distinct(size):
+        frontier = frontier.append(leaf)
+    assert frontier.root() == merkle.root(distinct(size))
+    assert frontier == merkle.Tree(distinct(300)).frontier(size)
+    assert len(frontier.nodes) == size.bit_count()
+
+
+def test_a_frontier_has_the_golden_roots_and_stays_as_it_was() -> None:
+    frontiers = [merkle.Frontier()]
+    for leaf in LEAVES:
+        frontiers.append(frontiers[-1].append(leaf))
+    assert [one.root() for one in frontiers] == ROOTS
+
+
+@pytest.mark.parametrize(
+    ("size", "nodes"), [(-1, ()), (1, ()), (0, (bytes(32),)), (2, (bytes(31),)), (3, (bytes(32),))]
+)
+def test_no_frontier_of_another_shape(size: int, nodes: tuple[bytes, ...]) -> None:
+    with pytest.raises(UsageError):
+        merkle.Frontier(size, nodes)
+
+
+@given(st.data())
+def test_a_written_out_proof_leads_to_both_roots(data: st.DataObject) -> None:
+    new = data.draw(st.integers(2, 300))
+    old = data.draw(st.integers(1, new - 1))
+    leaves = distinct(new)
+    first, second = merkle.root(leaves[:old]), merkle.root(leaves)
+    path = merkle.consistency_proof(leaves, old)
+    nodes = [first, *path] if merkle.is_complete(old) else path
+    assert merkle.consistency_roots(old, new, nodes) == merkle.Roots(first, second)
+
+    for wrong in tampered(nodes, data.draw(st.integers(0, 255))):
+        found = merkle.consistency_roots(old, new, wrong)
+        assert found is None or found.new != second
+    for wrong in (nodes[:-1], nodes[1:], [*nodes, first], []):
+        assert merkle.consistency_roots(old, new, wrong) is None
+    for sizes in ((0, new), (new, new), (new, old)):
+        assert merkle.consistency_roots(*sizes, nodes) is None

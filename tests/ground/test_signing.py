@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loyal.encoding import encode
+from loyal.encoding import encode, frame
 from loyal.errors import EncodingError, LoyalError, SignatureError
-from loyal.signing import PublicKey, Signed, SigningKey, sign, verify
+from loyal.signing import PublicKey, Signed, SigningKey, holds, sign, sign_text, verify
 
 SEED = bytes.fromhex("9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60")  # RFC 8032
 PUBLIC = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"
@@ -121,3 +121,22 @@ def test_the_seed_stays_hidden() -> None:
         with pytest.raises(SignatureError) as caught:
             copies(KEY)
         assert SEED.hex() not in str(caught.value)
+
+
+def test_bare_signatures_over_text() -> None:
+    key, other = SigningKey.generate(), SigningKey.generate()
+    signature = sign_text(key, b"a note\n")
+    assert holds(key.public, b"a note\n", signature)
+    assert not holds(other.public, b"a note\n", signature)
+    assert not holds(key.public, b"another\n", signature)
+    assert not holds(key.public, b"a note\n", signature[:-1])
+    assert not holds(PublicKey(bytes(32)), b"a note\n", signature)
+
+
+def test_a_text_never_passes_for_a_record() -> None:
+    key = SigningKey.generate()
+    signed = sign(key, [1], "loyal test 1")
+    assert holds(key.public, frame("loyal test 1") + signed.record, signed.signature)
+    for message in (frame("loyal test 1") + signed.record, b"\x00", b""):
+        with pytest.raises(SignatureError):
+            sign_text(key, message)

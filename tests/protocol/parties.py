@@ -162,11 +162,17 @@ class Stage:
         return self.receipts[license, salt], salt
 
     def answer(
-        self, license: bytes, message: str, reply: str, receipt: Receipt | None = None,
-        salts: tuple[bytes, ...] = (), host: str = "host", more: tuple[str, ...] = (),
-    ) -> SignedAnswer:  # fmt: skip
-        """What the host signs when it answers."""
+        self,
+        license: bytes,
+        message: str,
+        reply: str,
+        permitted: tuple[Receipt, bytes] | None = None,
+        host: str = "host",
+        more: tuple[str, ...] = (),
+    ) -> SignedAnswer:
+        """What the host signs when it answers; `permitted` is what `permit` gave."""
         messages = tuple(message_digest(one) for one in (*more, message))
+        receipt, salts = (permitted[0], (permitted[1],)) if permitted else (None, ())
         answer = Answer(license, messages, message_digest(reply), receipt, salts)
         return answer.sign(self.key(host))
 
