@@ -5,11 +5,14 @@ C1  Keys of a delivered license come one at a time, each to one prover, drawn by
 C2  A prover fixes H(key, reply, salt, prover) in the log before it says anything. A commitment is
     made once, and binds its prover: copied, it is worth nothing.
 C3  A claim opens a commitment of its own prover, for the key drawn for it, while the draw is open.
-C4  A key is claimed once, ever: its nullifier is written with the claim.
+C4  A key of a license is claimed once, ever: its nullifier is written with the claim. It binds the
+    license too, so that nobody spends a key by claiming it against somebody else.
 C5  A claim carries the host's signed answer, over this key as one of the messages exactly as they
     were received and over this reply; or a demand in the log that the host let pass. A demand holds
-    the message, so a host that never got it can answer; one that it met gives no claim.
-C6  An answer that carries a valid receipt for the key gives no claim.
+    the message, so a host that never got it can answer; one that it met gives no claim. A draw
+    gives one demand, or asking would be free for the prover and not for the host.
+C6  An answer that carries a valid receipt for the key gives no claim, wherever the commitment
+    stands: the host signed the two together, so the permission was there before the answer.
 C7  The claim's bond is moved before anything else is looked at, and is lost where it is rebutted or
     dismissed by the verifiers.
 C8  The vault's side opens the leaf after the claim, so it cannot have told the reply to it.
@@ -142,9 +145,9 @@ def commitment(key: str, reply: str, salt: bytes, prover: bytes) -> bytes:
     return digest([key, reply, salt, prover], COMMITMENT)
 
 
-def nullifier(key: str) -> bytes:
-    """What stands for a spent key, 32 bytes (C4)."""
-    return digest([key.strip()], NULLIFIER)
+def nullifier(license: bytes, key: str) -> bytes:
+    """What stands for a spent key of a license, 32 bytes (C4)."""
+    return digest([license, key.strip()], NULLIFIER)
 
 
 def demand_id(license: bytes, message: str) -> bytes:
@@ -210,8 +213,8 @@ def demand(state: State, command: DemandAnswer, at: Moment) -> list[e.Event]:
     ):
         refuse("C5", "only the prover of the drawn key may demand an answer", "wait for a draw")
     identity = demand_id(command.license, command.message)
-    if identity in state.demands:
-        refuse("C5", "this answer was demanded before", "wait for it")
+    if license.demanded or identity in state.demands:
+        refuse("C5", "an answer was demanded before", "wait for it: a draw gives one demand")
     until = at.seconds + state.parameters.answer_seconds
     return [e.AnswerDemanded(identity, command.license, command.author, command.message, until)]
 
@@ -242,10 +245,10 @@ def claim(state: State, command: MakeClaim, at: Moment) -> list[e.Event]:
         refuse("C3", "no key is out to this prover", "wait for a draw")
     if at.seconds > _draw_ends(state, license):
         refuse("C3", "the time of this draw is over", "claim while it is open")
-    spent = nullifier(command.key)
+    spent = nullifier(command.license, command.key)
     if spent in state.spent:
         refuse("C4", "this key was claimed before", "a key is spent once")
-    _require_answer(state, license, command, found[1], at)
+    _require_answer(state, license, command, at)
     identity = digest([command.license, drawn.number, fixed], "loyal claim 1")
     account = e.bond(_purpose(identity), command.author)
     stake = move(state, e.free(command.author), account, state.parameters.claim_bond_micro)
@@ -288,7 +291,7 @@ def rebut(state: State, command: Rebut, at: Moment) -> list[e.Event]:
     if command.author != license.host or at.seconds > until:
         refuse("C9", f"the host could rebut until {until}", "appeal, if it comes to a conviction")
     _, index = state.commitments[one.made.commitment]
-    if nullifier(command.message) != one.made.nullifier:
+    if nullifier(one.made.license, command.message) != one.made.nullifier:
         refuse("C9", "this message is not the claimed key", "show the receipt of that very query")
     if not _clears(state, one.made.license, command.receipt, command.message, command.salts, index):
         refuse(
@@ -310,11 +313,11 @@ def settle_claim(state: State, command: SettleClaim, at: Moment) -> list[e.Event
         if at.seconds <= one.made.until:
             refuse("C10", f"the leaf can be opened until {one.made.until}", "wait for it")
         return [*_return_bond(state, command.claim, one), e.ClaimSettled(command.claim, False)]
-    found = decided(state, command.claim, one.opened.electorate)
+    host = state.licenses[one.made.license].host
+    found = decided(state, command.claim, one.opened.electorate, (one.made.prover, host))
     if found is None and at.seconds <= one.opened.verdict_until:
         refuse("C10", f"the verifiers have time until {one.opened.verdict_until}", "wait for them")
     if found is False:
-        host = state.licenses[one.made.license].host
         lost = _lose_bond(state, command.claim, one, host)
         return [*lost, e.ClaimSettled(command.claim, False)]
     settled = e.ClaimSettled(command.claim, bool(found))
@@ -347,7 +350,7 @@ def settle_conviction(state: State, command: SettleConviction, at: Moment) -> li
             refuse("C13", f"the host may appeal until {convicted.appeal_until}", "wait until then")
         return [*_slash(state, command.license, license), _settled(command.license, True)]
     ballot = appeal_ballot(command.license, license.appeal.until)
-    stands = decided(state, ballot, license.appeal.electorate)
+    stands = decided(state, ballot, license.appeal.electorate, (license.host,))
     if stands is None and at.seconds <= license.appeal.until:
         refuse("C12", f"the verifiers have time until {license.appeal.until}", "wait for them")
     account = e.bond(f"appeal:{command.license.hex()}", license.host)
@@ -368,9 +371,7 @@ def _settled(license: bytes, slashed: bool) -> e.ConvictionSettled:
     return e.ConvictionSettled(license, slashed)
 
 
-def _require_answer(
-    state: State, license: License, command: MakeClaim, index: int, at: Moment
-) -> None:
+def _require_answer(state: State, license: License, command: MakeClaim, at: Moment) -> None:
     """C5 and C6."""
     asked = message_digest(command.key)
     name = demand_id(command.license, command.key)
@@ -390,7 +391,7 @@ def _require_answer(
         refuse("C5", "the host gave another reply", "claim what it said")
     receipt = answer.receipt
     if receipt is not None and _clears(
-        state, command.license, receipt, command.key, answer.salts, index
+        state, command.license, receipt, command.key, answer.salts, at.index
     ):
         refuse("C6", "the answer came with its permission", "there is nothing to claim")
 
@@ -422,6 +423,8 @@ def _conviction(state: State, one: Claim, at: Moment) -> list[e.Event]:
     """C11, with the claim that is being upheld counted in."""
     license = state.licenses[one.made.license]
     if license.conviction is not None or license.usage is None:
+        return []
+    if one.made.number < license.forgiven:  # its draw counts no more, so neither does it
         return []
     provers = {state.claims[name].made.prover for name in license.upheld} | {one.made.prover}
     hits = len(license.upheld) + 1

@@ -3,7 +3,8 @@
 M1  A model's owners hold shares that add up to 10,000 bps; each of them appears once, with a part.
 M2  The same weights are published once, whoever comes second.
 M3  A parent stands in the registry already; so no model is its own ancestor.
-M4  The publisher puts a bond on the lineage that it states, for as long as it can be challenged.
+M4  The publisher puts a bond on the lineage that it states. It may ask for it back (S3) once nobody
+    can challenge the model any more, and every challenge of it is settled.
 M5  Within that time an owner of another, earlier model may challenge it with a bond of the same
     size: "it answers my lineage fingerprints". Each owner can do so alone.
 M6  A quorum of the verifiers' stake at that moment decides. Found: the model is a descendant from
@@ -132,10 +133,11 @@ def settle(state: State, command: SettleLineage, at: Moment) -> list[e.Event]:
     made = state.challenges.get(command.challenge)
     if made is None or command.challenge in state.settled_challenges:
         refuse("M6", "there is no such open challenge", "look at `loyal dispute show`")
-    found = decided(state, command.challenge, made.electorate)
+    model = state.models[made.model]
+    parties = made.challenger, model.publisher
+    found = decided(state, command.challenge, made.electorate, parties)
     if found is None and at.seconds <= made.until:
         refuse("M6", f"the verifiers have time until {made.until}", "wait for them")
-    model = state.models[made.model]
     liar, winner, purpose = made.challenger, model.publisher, _purpose(command.challenge)
     if found:
         liar, winner, purpose = model.publisher, made.challenger, _purpose(made.model)

@@ -51,7 +51,8 @@ class Bond:
 
 @dataclass(frozen=True)
 class Unbond:
-    """A party asks for a bond back: of a role, or `license:` and the license's id in hex."""
+    """A party asks for a bond back: of a role, or `license:` and the license's id in hex, or
+    `lineage:` and the id of a model that it published."""
 
     author: bytes
     purpose: str
@@ -88,9 +89,12 @@ def bond(state: State, command: Bond, at: Moment) -> list[e.Event]:
 
 def unbond(state: State, command: Unbond, at: Moment) -> list[e.Event]:
     """S3 and S5."""
-    license = _license_of(state, command.purpose)
-    if license is None and command.purpose not in ROLES:
-        refuse("S3", "there is no such bond", "name a role, or a license of yours")
+    license = state.licenses.get(_named("license", command.purpose))
+    model = _named("lineage", command.purpose)
+    if license is None and model not in state.models and command.purpose not in ROLES:
+        refuse("S3", "there is no such bond", "name a role, or a license or a model of yours")
+    if model in state.models and not _beyond_challenge(state, model, at):
+        refuse("M4", "the model can be challenged, or is", "wait until its lineage stands")
     if license is not None and not _over(license, at):
         refuse(
             "S5",
@@ -111,7 +115,7 @@ def release(state: State, command: Release, at: Moment) -> list[e.Event]:
     source = e.unbonding(command.purpose, command.author)
     amount = state.balance(source)
     until = state.releases.get((command.author, command.purpose), 0)
-    license = _license_of(state, command.purpose)
+    license = state.licenses.get(_named("license", command.purpose))
     if at.seconds <= until:
         refuse("S4", f"the stake is bound until {until}", "wait until then")
     if license is not None and not _over(license, at):
@@ -163,14 +167,25 @@ def refuse(rule: str, message: str, hint: str) -> NoReturn:
     raise ProtocolError(message, hint=hint, rule=rule)
 
 
-def _license_of(state: State, purpose: str) -> License | None:
-    kind, _, name = purpose.partition(":")
-    if kind != "license" or len(name) != 64:
-        return None
+def _named(kind: str, purpose: str) -> bytes:
+    """The id in a purpose of this kind; empty where it is none."""
+    found, _, name = purpose.partition(":")
+    if found != kind or len(name) != 64:
+        return b""
     try:
-        return state.licenses.get(bytes.fromhex(name))
+        return bytes.fromhex(name)
     except ValueError:
-        return None
+        return b""
+
+
+def _beyond_challenge(state: State, model: bytes, at: Moment) -> bool:
+    """Whether a model's lineage is settled for good (M4)."""
+    open_ones = (
+        one
+        for name, one in state.challenges.items()
+        if one.model == model and name not in state.settled_challenges
+    )
+    return at.seconds > state.models[model].challenged_until and not any(open_ones)
 
 
 def _over(license: License, at: Moment) -> bool:

@@ -66,6 +66,8 @@ class License:
     """The last key drawn, and whose it is."""
     closed: bool = True
     """Whether that draw came to its claim."""
+    demanded: bool = False
+    """Whether an answer was demanded for that draw."""
     open_claims: int = 0
     """Claims that are not settled."""
     upheld: list[bytes] = field(default_factory=list)
@@ -116,6 +118,13 @@ class State:
     """Case -> verifier -> what it signed."""
     length: int = 0
     """Events recorded."""
+    _bonds: dict[str, dict[str, int]] = field(init=False, repr=False, compare=False)
+    """Purpose -> party in hex -> bond: what `balances` says, so that an electorate needs no search."""
+
+    def __post_init__(self) -> None:
+        self._bonds = {}
+        for account in self.balances:
+            _index(self, account)
 
     def balance(self, account: str) -> int:
         """Millionths in an account."""
@@ -127,13 +136,8 @@ class State:
 
     def electorate(self, purpose: str = "verifier") -> tuple[tuple[bytes, int], ...]:
         """Everybody with a bond for a purpose, by key, with the bond."""
-        start = e.bond(purpose, b"")
-        found = [
-            (bytes.fromhex(name.removeprefix(start)), amount)
-            for name, amount in self.balances.items()
-            if name.startswith(start) and amount
-        ]
-        return tuple(sorted(found))
+        bonds = self._bonds.get(purpose, {})
+        return tuple(sorted((bytes.fromhex(party), amount) for party, amount in bonds.items()))
 
     def record(self, index: int, event: e.Event) -> None:
         """Fold one event in. ProtocolError where the log has a gap, or money would go below 0."""
@@ -160,6 +164,23 @@ def _moved(state: State, event: e.Moved) -> None:
         )
     state.balances[event.source] = left
     state.balances[event.target] = state.balance(event.target) + event.amount_micro
+    _index(state, event.source)
+    _index(state, event.target)
+
+
+def _index(state: State, account: str) -> None:
+    kind, _, rest = account.partition(":")
+    if kind != "bond":
+        return
+    purpose, _, party = rest.rpartition(":")
+    bonds = state._bonds.setdefault(purpose, {})
+    amount = state.balances[account]
+    if amount:
+        bonds[party] = amount
+    else:
+        bonds.pop(party, None)
+        if not bonds:
+            del state._bonds[purpose]
 
 
 def _unbonding_begun(state: State, event: e.UnbondingBegun) -> None:
@@ -215,6 +236,7 @@ def _batch_issued(state: State, event: e.BatchIssued) -> None:
 def _key_drawn(state: State, event: e.KeyDrawn) -> None:
     license = state.licenses[event.license]
     license.draws, license.drawn, license.closed = event.number + 1, event, False
+    license.demanded = False
 
 
 def _committed(state: State, event: e.Committed) -> None:
@@ -223,6 +245,7 @@ def _committed(state: State, event: e.Committed) -> None:
 
 def _answer_demanded(state: State, event: e.AnswerDemanded) -> None:
     state.demands[event.demand] = event
+    state.licenses[event.license].demanded = True
 
 
 def _answer_given(state: State, event: e.AnswerGiven) -> None:
@@ -254,7 +277,7 @@ def _claim_settled(state: State, event: e.ClaimSettled) -> None:
     claim.settled, claim.upheld = True, event.upheld
     license = state.licenses[claim.made.license]
     license.open_claims -= 1
-    if event.upheld:
+    if event.upheld and claim.made.number >= license.forgiven:
         license.upheld.append(event.claim)
 
 

@@ -4,7 +4,8 @@ V1  Only a verifier who had a bond when the case was opened is heard, with that 
     stake that comes later buys no vote.
 V2  Each verifier signs one verdict a case, for good.
 V3  Nobody judges a case in which it is a party.
-V4  A case is decided when `quorum_bps` of the whole weight say the same.
+V4  A case is decided when `quorum_bps` of the whole weight say the same. A party's own bond is no
+    part of the whole, or a host could bond as a verifier and have no case against it decided.
 """
 
 from __future__ import annotations
@@ -45,12 +46,15 @@ def give(state: State, command: GiveVerdict, at: Moment) -> list[e.Event]:
     return [e.VerdictGiven(_ballot(state, command.case), command.author, command.holds)]
 
 
-def decided(state: State, ballot: bytes, electorate: Electorate) -> bool | None:
-    """V4: what a quorum says; None where there is none."""
-    whole = sum(weight for _, weight in electorate)
+def decided(
+    state: State, ballot: bytes, electorate: Electorate, parties: tuple[bytes, ...]
+) -> bool | None:
+    """V4: what a quorum of those who are no party says; None where there is none."""
+    judges = [one for one in electorate if one[0] not in parties]
+    whole = sum(weight for _, weight in judges)
     given = state.verdicts.get(ballot, {})
     for side in (True, False):
-        weight = sum(stake for verifier, stake in electorate if given.get(verifier) is side)
+        weight = sum(stake for verifier, stake in judges if given.get(verifier) is side)
         if whole and weight * WHOLE_BPS >= state.parameters.quorum_bps * whole:
             return side
     return None
