@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import types
 import typing
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import ClassVar, get_type_hints
 
 from loyal import encoding
@@ -265,7 +265,8 @@ class ConvictionSettled(Event):
 def encode_event(event: Event) -> bytes:
     """The canonical bytes of an event; law: `decode_event(encode_event(event)) == event`."""
     assert isinstance(event, tuple(Event.kinds.values()))
-    return encoding.encode([type(event).__name__, *astuple(event)])  # type: ignore[call-overload]
+    kind = type(event)
+    return encoding.encode([kind.__name__, *(getattr(event, name) for name in _hints(kind))])
 
 
 def decode_event(data: bytes) -> Event:
@@ -279,12 +280,21 @@ def decode_event(data: bytes) -> Event:
     kind = Event.kinds.get(record[0])
     if kind is None:
         raise _malformed()
-    hints = get_type_hints(kind)
-    names = [one.name for one in fields(kind)]  # type: ignore[arg-type]
-    values = record[1:]
-    if len(names) != len(values):
+    hints, values = _hints(kind), record[1:]
+    if len(hints) != len(values):
         raise _malformed()
-    return kind(*(_as(hints[name], one) for name, one in zip(names, values, strict=True)))
+    return kind(*(_as(hint, one) for hint, one in zip(hints.values(), values, strict=True)))
+
+
+_KNOWN_HINTS: dict[type[Event], dict[str, object]] = {}
+
+
+def _hints(kind: type[Event]) -> dict[str, object]:
+    """Field -> type, in the order of the fields; worked out once a kind."""
+    if kind not in _KNOWN_HINTS:
+        hints = get_type_hints(kind)
+        _KNOWN_HINTS[kind] = {one.name: hints[one.name] for one in fields(kind)}  # type: ignore[arg-type]
+    return _KNOWN_HINTS[kind]
 
 
 def _as(kind: object, value: object) -> object:
