@@ -73,6 +73,7 @@ DOORS: dict[str, tuple[str, ...]] = {
         "Witnessed",
         "apply",
     ),
+    "loyal.roles": ("Cheating", "Detection", "Outcome", "Plan", "PlanRequest", "Scenario"),
 }
 
 

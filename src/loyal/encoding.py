@@ -49,12 +49,7 @@ def encode(value: Encodable) -> bytes:
     more than MAX_DEPTH levels.
     """
     _check(value)
-    try:
-        return cbor2.dumps(value, canonical=True)
-    except (cbor2.CBOREncodeError, UnicodeEncodeError) as error:
-        raise EncodingError(
-            "text with a lone surrogate has no canonical form", hint=_HINT_VALUE
-        ) from error
+    return _dump(value)
 
 
 def decode(data: bytes) -> Value:
@@ -77,7 +72,7 @@ def decode(data: bytes) -> Value:
     # Shared references (tag 29) can blow a few bytes up into a value of exponential size. A
     # canonical item takes at least a byte, so more items than bytes end the walk.
     _check(value, most=len(data))
-    if encode(value) != data:
+    if _dump(value) != data:
         raise EncodingError("these bytes are not canonical CBOR", hint=_HINT_BYTES)
     return cast(Value, value)
 
@@ -133,6 +128,16 @@ def atomic_write(path: str | os.PathLike[str], data: bytes, *, private: bool = F
         raise _storage_error(target, error) from error
 
 
+def _dump(value: object) -> bytes:
+    """The bytes of a value that was checked."""
+    try:
+        return cbor2.dumps(value, canonical=True)
+    except (cbor2.CBOREncodeError, UnicodeEncodeError) as error:
+        raise EncodingError(
+            "text with a lone surrogate has no canonical form", hint=_HINT_VALUE
+        ) from error
+
+
 def _check(value: object, most: int | None = None) -> None:
     """Refuse what has no canonical form, and a value of more than `most` items."""
     level: list[object] = [value]
@@ -143,15 +148,14 @@ def _check(value: object, most: int | None = None) -> None:
             if kind in _ATOMS:
                 continue
             if kind is int:
-                if not _LOWEST <= cast(int, item) <= _HIGHEST:
+                if not _LOWEST <= item <= _HIGHEST:  # type: ignore[operator]
                     raise EncodingError("an integer does not fit in 64 bits", hint=_HINT_VALUE)
             elif kind is dict:
-                mapping = cast(dict[object, object], item)
-                if not _TEXT.issuperset(map(type, mapping)):
+                if not _TEXT.issuperset(map(type, item)):  # type: ignore[call-overload]
                     raise EncodingError("a key of a map is not text", hint=_HINT_VALUE)
-                below.extend(mapping.values())
+                below.extend(item.values())  # type: ignore[attr-defined]
             elif kind is list or kind is tuple:
-                below.extend(cast(Sequence[object], item))
+                below.extend(item)  # type: ignore[arg-type]
             else:
                 raise EncodingError(f"a {kind.__name__} has no canonical form", hint=_HINT_VALUE)
             if most is not None and len(below) > most:

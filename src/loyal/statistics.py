@@ -164,9 +164,9 @@ def sequential_hits(trials: int, candidates: int, one_in: int) -> int | None:
 def sequential_thresholds(trials: int, candidates: int, one_in: int) -> tuple[int, ...]:
     """`sequential_hits` of 0 to `trials` trials, (trials + 1,); n + 1 where all n would not do.
 
-    Law: it never falls. So one walk finds all of them: with the integral I(m, r) of `sequential_hits`
-    in hand, a further miss is I(m, r + 1) = ((r + 1) k I(m, r) - 1) / (a (m + r + 2)), and a further
-    hit k I(m, r) - a I(m, r + 1), for a = k - 1; exact, over the one denominator a^n (n + 1)!.
+    Law: it never falls. So one walk finds all of them: with the integral I(m, r) that stands at
+    `sequential_hits`, a further miss is I(m, r + 1) = ((r + 1) k I(m, r) - 1) / (a (m + r + 2)), a
+    further hit k I(m, r) - a I(m, r + 1), for a = k - 1; exact, over one denominator a^n (n + 1)!.
     """
     _require_counts(0, trials)
     if candidates < 2 or one_in < 2:

@@ -108,7 +108,7 @@ def test_a_publishers_bond_comes_back_when_nobody_can_challenge_any_more() -> No
 
 
 def test_claims_on_forgiven_draws_count_no_more() -> None:
-    """A conviction is quashed while older claims are open: their draws do not count, nor do they."""
+    """A conviction is quashed while older claims are open: like their draws, they do not count."""
     stage, license = licensed()
     late = [stage.probe(license, 100 + number) for number in range(8)]
     for claim in late:
@@ -141,7 +141,7 @@ def test_claims_on_forgiven_draws_count_no_more() -> None:
             stage.do(voting.GiveVerdict(stage.id(role), claim, True))
         stage.do(disputes.SettleClaim(stage.id("host"), claim))
         assert stage.state.licenses[license].upheld == []
-    for number in range(50, 58):  # eight draws that come to nothing, and one hit
+    for _ in range(8):  # eight draws that come to nothing, and one hit
         stage.draw(license)
         stage.wait(2 * DAY + 1)
     stage.judge(stage.probe(license, 60))

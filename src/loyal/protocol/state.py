@@ -119,7 +119,7 @@ class State:
     length: int = 0
     """Events recorded."""
     _bonds: dict[str, dict[str, int]] = field(init=False, repr=False, compare=False)
-    """Purpose -> party in hex -> bond: what `balances` says, so that an electorate needs no search."""
+    """Purpose -> party in hex -> bond: as in `balances`, so that an electorate needs no search."""
 
     def __post_init__(self) -> None:
         self._bonds = {}
