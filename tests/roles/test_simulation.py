@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from loyal.encoding import digest
 from loyal.errors import UsageError
 from loyal.protocol import disputes, permits, rules, stake, state, voting
 from loyal.protocol import events as e
@@ -79,7 +80,6 @@ def test_red_insiders_convict_an_honest_host_where_anybody_may_claim(
     outcome = simulate(insiders, 4_000)
     assert outcome.convicted["honest"] > 0
     assert "convicted: a host that is honest" in outcome.broken
-    assert "slashed: a host that is honest" in outcome.broken
 
 
 def test_even_a_quorum_of_liars_finds_no_claim_against_an_honest_host() -> None:
@@ -111,6 +111,22 @@ def test_red_a_spent_key_that_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setitem(state._FOLDS, e.Claimed, forget)
     assert "a key was spent twice" in _broken()
+
+
+def test_red_a_nullifier_that_binds_no_license(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rule C4 as it stood before the simulation: a straw man's license spends another's key."""
+    monkeypatch.setattr(disputes, "nullifier", lambda _, key: digest([key.strip()], "spent"))
+    assert "MakeClaim of an honest party: C4" in _broken(20_000)
+
+
+def test_red_any_number_of_demands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rule C5 as it stood before the simulation."""
+    monkeypatch.setitem(state._FOLDS, e.AnswerDemanded, _demanded_without_a_count)
+    assert "DemandAnswer of an adversary was let through" in _broken()
+
+
+def _demanded_without_a_count(now: state.State, event: e.AnswerDemanded) -> None:
+    now.demands[event.demand] = event
 
 
 def test_red_a_stake_that_is_never_bound(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,7 +104,7 @@ def never_asked(world: World, deal: Deal, drawn: e.KeyDrawn) -> None:
     said = key, reply, _commit(world, prover, key, reply)
     if not _demand(world, deal, prover, key):
         return
-    world.do(disputes.DemandAnswer(prover, deal.license, "and this"), adverse=True)
+    world.never(disputes.DemandAnswer(prover, deal.license, "and this"))
     _claim(world, deal, prover, said, None)
     wait = world.scenario.parameters.answer_seconds + 1
     world.later(wait, partial(_claim, world, deal, prover, said, None))
@@ -121,8 +121,10 @@ def _demand(world: World, deal: Deal, prover: bytes, message: str) -> bool:
 
 def griefing_demand(world: World, deal: Deal, drawn: e.KeyDrawn) -> None:
     """Answers are demanded to what nobody wants to know."""
-    for number in range(3):
-        _demand(world, deal, drawn.prover, f"question {drawn.number} {number}")
+    _demand(world, deal, drawn.prover, f"question {drawn.number}")
+    for number in range(2):
+        more = f"question {drawn.number} {number}"
+        world.never(disputes.DemandAnswer(drawn.prover, deal.license, more))
 
 
 def copied_commitment(world: World, deal: Deal, drawn: e.KeyDrawn) -> None:
