@@ -12,7 +12,7 @@ from functools import partial
 
 from loyal.protocol import SignedAnswer, disputes, licenses, lineage, stake, voting
 from loyal.protocol import events as e
-from loyal.roles.conduct import Heard, accuse, ask, meet_demand, sign
+from loyal.roles.conduct import accuse, ask, meet_demand, sign
 from loyal.roles.scenario import INNOCENT
 from loyal.roles.world import PLENTY, STAKE, Deal, World
 
@@ -152,12 +152,11 @@ def straw_man(world: World, deal: Deal, drawn: e.KeyDrawn) -> None:
 def claimed_twice(world: World, deal: Deal, drawn: e.KeyDrawn) -> None:
     """A key that was claimed is claimed again."""
     key = deal.keys[world.rng.randrange(drawn.number + 1)]
-    heard = Heard("reply", None, False)
-    said = key, heard.text, _commit(world, drawn.prover, key, heard.text)
+    said = key, "reply", _commit(world, drawn.prover, key, "reply")
     _claim(world, deal, drawn.prover, said, None)
     if deal.conduct not in INNOCENT:
-        _claim(world, deal, drawn.prover, said, sign(deal, key, heard.text, None))
-        _claim(world, deal, drawn.prover, said, sign(deal, key, heard.text, None))
+        _claim(world, deal, drawn.prover, said, sign(deal, key, "reply", None))
+        _claim(world, deal, drawn.prover, said, sign(deal, key, "reply", None))
 
 
 def replayed_answer(world: World, deal: Deal, drawn: e.KeyDrawn) -> None:
