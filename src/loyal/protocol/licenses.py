@@ -19,6 +19,7 @@ from loyal import encoding, signing
 from loyal.encoding import digest
 from loyal.errors import EncodingError, ProtocolError, SignatureError
 from loyal.protocol import events as e
+from loyal.protocol.forms import require_form
 from loyal.protocol.lineage import pay
 from loyal.protocol.permission import SKEW_SECONDS
 from loyal.protocol.stake import move, refuse
@@ -56,10 +57,10 @@ class Terms:
     """Digest of the constitution in force, 32 bytes; zeros for none."""
 
     def __post_init__(self) -> None:
+        require_form(self)
         numbers = (self.price_micro, self.most_inferences, self.expires, self.stake_micro)
-        sizes = {len(self.model), len(self.host), len(self.constitution)}
-        if sizes != {32} or any(type(one) is not int or one < 0 for one in numbers):
-            refuse("L1", "the terms are malformed", "ids are 32 bytes, numbers at least 0")
+        if any(one < 0 for one in numbers):
+            refuse("L1", "the terms are malformed", "numbers are at least 0")
         if self.kind not in get_args(Kind) or (self.kind == "free") != (self.price_micro == 0):
             refuse(
                 "L1",
@@ -93,7 +94,7 @@ class Terms:
                 int(version), bytes(model), bytes(host),
                 "free" | "subscription" | "pay_per_use" as kind, int(price), int(most),
                 int(expires), int(stake), str(allowed), list(words), bytes(constitution),
-            ] if version == _VERSION:  # fmt: skip
+            ] if type(version) is int and version == _VERSION:  # fmt: skip
                 texts = tuple(one for one in words if isinstance(one, str))
                 if len(texts) == len(words):
                     return cls(

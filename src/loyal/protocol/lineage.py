@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from loyal.encoding import digest
 from loyal.protocol import events as e
+from loyal.protocol.forms import ID_BYTES
 from loyal.protocol.parameters import WHOLE_BPS
 from loyal.protocol.stake import move, refuse, share_of, split
 from loyal.protocol.state import Moment, State
@@ -70,7 +71,8 @@ def publish(state: State, command: PublishModel, at: Moment) -> list[e.Event]:
     owners = [owner for owner, _ in command.shares_bps]
     parts = [share for _, share in command.shares_bps]
     whole = sum(parts) == WHOLE_BPS and all(type(one) is int and one > 0 for one in parts)
-    if not owners or len(set(owners)) != len(owners) or not whole:
+    sound = {len(owner) for owner in owners} == {ID_BYTES} and len(set(owners)) == len(owners)
+    if not sound or not whole:
         refuse("M1", "the shares do not add up to 10,000", "name each owner once, with its part")
     if command.weights in state.weights:
         refuse("M2", "these weights are published already", "license them from their owners")

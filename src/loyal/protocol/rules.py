@@ -16,6 +16,7 @@ from typing import Any
 from loyal.errors import ProtocolError
 from loyal.protocol import disputes, licenses, lineage, stake, voting
 from loyal.protocol.events import Event
+from loyal.protocol.forms import require_form
 from loyal.protocol.state import Moment, State
 
 Command = (
@@ -81,4 +82,8 @@ def apply(state: State, command: Command, at: Moment) -> list[Event]:
             f"the log goes on at {state.length}, not at {at.index}",
             hint="read the log to its end first",
         )
-    return _RULES[type(command)](state, command, at)
+    rule = _RULES.get(type(command))
+    if rule is None:
+        raise ProtocolError("there is no such command", hint="see docs/protocol.md for the rules")
+    require_form(command)
+    return rule(state, command, at)

@@ -21,6 +21,8 @@ from loyal.protocol.state import License, Moment, State
 
 ROLES = ("verifier", "prover")
 """What anybody may bond for; other bonds belong to a license, a model or a claim."""
+MOST_MICRO = 2**63 - 1
+"""All money inside, so that every amount has its place in an event."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,8 @@ def deposit(state: State, command: Deposit, at: Moment) -> list[e.Event]:
     """S1."""
     if command.author != state.platform:
         refuse("S1", "only the platform credits money", "ask the platform to do it")
+    if command.amount_micro - state.balance(e.OUTSIDE) > MOST_MICRO:
+        refuse("S2", f"all money together stays below {MOST_MICRO} micro", "credit less")
     return [move(state, e.OUTSIDE, e.free(command.party), command.amount_micro)]
 
 
