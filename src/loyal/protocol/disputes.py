@@ -9,7 +9,9 @@ C4  A key is claimed once, ever: its nullifier is written with the claim.
 C5  A claim carries the host's signed answer, over this key as one of the messages exactly as they
     were received and over this reply; or a demand in the log that the host let pass. A demand holds
     the message, so a host that never got it can answer; one that it met gives no claim.
-C6  An answer that carries a valid receipt for the key gives no claim.
+C6  An answer that carries a valid receipt for the key gives no claim, wherever its batch stands:
+    the host signed over it, so it had it when it answered. A prover that knew the reply beforehand
+    and committed early makes nothing of a host that asked first.
 C7  The claim's bond is moved before anything else is looked at, and is lost where it is rebutted or
     dismissed by the verifiers.
 C8  The vault's side opens the leaf after the claim, so it cannot have told the reply to it.
@@ -245,7 +247,7 @@ def claim(state: State, command: MakeClaim, at: Moment) -> list[e.Event]:
     spent = nullifier(command.key)
     if spent in state.spent:
         refuse("C4", "this key was claimed before", "a key is spent once")
-    _require_answer(state, license, command, found[1], at)
+    _require_answer(state, license, command, at)
     identity = digest([command.license, drawn.number, fixed], "loyal claim 1")
     account = e.bond(_purpose(identity), command.author)
     stake = move(state, e.free(command.author), account, state.parameters.claim_bond_micro)
@@ -368,9 +370,7 @@ def _settled(license: bytes, slashed: bool) -> e.ConvictionSettled:
     return e.ConvictionSettled(license, slashed)
 
 
-def _require_answer(
-    state: State, license: License, command: MakeClaim, index: int, at: Moment
-) -> None:
+def _require_answer(state: State, license: License, command: MakeClaim, at: Moment) -> None:
     """C5 and C6."""
     asked = message_digest(command.key)
     name = demand_id(command.license, command.key)
@@ -390,7 +390,7 @@ def _require_answer(
         refuse("C5", "the host gave another reply", "claim what it said")
     receipt = answer.receipt
     if receipt is not None and _clears(
-        state, command.license, receipt, command.key, answer.salts, index
+        state, command.license, receipt, command.key, answer.salts, at.index
     ):
         refuse("C6", "the answer came with its permission", "there is nothing to claim")
 
