@@ -18,7 +18,7 @@ from parties import (
     refused,
 )
 
-from loyal.protocol import disputes, licenses, stake, voting
+from loyal.protocol import convictions, disputes, licenses, stake, voting
 from loyal.protocol import events as e
 from loyal.protocol.parameters import Parameters
 from loyal.protocol.permission import SKEW_SECONDS, MessageDigest, PermissionBatch, Receipt
@@ -246,7 +246,7 @@ def test_a_host_that_accuses_itself_loses(share: int) -> None:
     convicted(stage, license)
     stage.wait(stage.parameters.appeal_seconds + 1)
     before = sum(map(stage.free, mine))
-    stage.do(disputes.SettleConviction(stage.id("host"), license))
+    stage.do(convictions.SettleConviction(stage.id("host"), license))
     back = sum(map(stage.free, mine)) - before
     assert stage.state.staked(licenses.purpose(license), stage.id("host")) == 0
     assert back <= 0.55 * STAKE
@@ -264,7 +264,7 @@ def test_the_host_under_its_own_name_gets_no_part_of_its_slash() -> None:
     convicted(stage, license)
     stage.wait(stage.parameters.appeal_seconds + 1)
     before, burned = stage.free("host"), stage.state.balance(e.BURNED)
-    stage.do(disputes.SettleConviction(stage.id("owner"), license))
+    stage.do(convictions.SettleConviction(stage.id("owner"), license))
     assert stage.free("host") == before
     assert stage.state.balance(e.BURNED) - burned == STAKE - STAKE // 10 - 4_500_000 * 4 // 10
 
@@ -284,7 +284,7 @@ def test_unbonding_is_no_escape_up_to_the_last_second() -> None:
     stage.now = until + 1  # after it the conviction still holds the stake
     assert refused(lambda: stage.do(release)) == "S5"
     stage.wait(stage.parameters.appeal_seconds)
-    stage.do(disputes.SettleConviction(stage.id("owner"), license))
+    stage.do(convictions.SettleConviction(stage.id("owner"), license))
     assert stage.state.staked(name, stage.id("host")) == 0
     assert refused(lambda: stage.do(release)) == "S2"
 

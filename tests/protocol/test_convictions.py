@@ -6,7 +6,7 @@ import pytest
 from parties import CANDIDATES, DAY, STAKE, VERIFIERS, Stage, convicted, licensed, refused
 
 from loyal.errors import ProtocolError
-from loyal.protocol import Moment, apply, disputes, licenses, permits, voting
+from loyal.protocol import Moment, apply, convictions, licenses, permits, voting
 from loyal.protocol import events as e
 from loyal.protocol.permission import MessageDigest
 from loyal.statistics import binomial_tail, sequential_hits
@@ -43,10 +43,10 @@ def test_a_wrong_conviction_is_quashed_on_appeal_and_starts_anew() -> None:
     stage, license = licensed()
     convicted(stage, license)
     host = stage.free("host")
-    stage.do(disputes.Appeal(stage.id("host"), license))
+    stage.do(convictions.Appeal(stage.id("host"), license))
     for role in VERIFIERS:
         stage.do(voting.GiveVerdict(stage.id(role), license, False))
-    stage.do(disputes.SettleConviction(stage.id("host"), license))
+    stage.do(convictions.SettleConviction(stage.id("host"), license))
     assert stage.free("host") == host
     assert stage.state.staked(licenses.purpose(license), stage.id("host")) == STAKE
     stage.judge(stage.probe(license, 50))
@@ -57,11 +57,11 @@ def test_an_appeal_that_fails_costs_its_bond_too() -> None:
     stage, license = licensed()
     convicted(stage, license)
     host = stage.free("host")
-    stage.do(disputes.Appeal(stage.id("host"), license))
-    assert refused(lambda: stage.do(disputes.Appeal(stage.id("host"), license))) == "C12"
+    stage.do(convictions.Appeal(stage.id("host"), license))
+    assert refused(lambda: stage.do(convictions.Appeal(stage.id("host"), license))) == "C12"
     for role in VERIFIERS:
         stage.do(voting.GiveVerdict(stage.id(role), license, True))
-    stage.do(disputes.SettleConviction(stage.id("host"), license))
+    stage.do(convictions.SettleConviction(stage.id("host"), license))
     assert stage.free("host") == host - stage.parameters.appeal_bond_micro
     assert stage.state.staked(licenses.purpose(license), stage.id("host")) == 0
 

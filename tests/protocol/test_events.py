@@ -14,7 +14,7 @@ from parties import PROVERS, VERIFIERS, Stage, convicted, licensed
 
 from loyal import encoding
 from loyal.errors import ProtocolError
-from loyal.protocol import State, apply, disputes, licenses, stake, voting
+from loyal.protocol import State, apply, convictions, disputes, licenses, stake, voting
 from loyal.protocol import events as e
 
 NUMBERS = st.integers(0, 2**63)
@@ -76,7 +76,7 @@ def test_a_replay_of_the_bytes_gives_the_same_state() -> None:
     stage.permit(license, "hello")
     convicted(stage, license)
     stage.wait(stage.parameters.appeal_seconds + 1)
-    stage.do(disputes.SettleConviction(stage.id("owner"), license))
+    stage.do(convictions.SettleConviction(stage.id("owner"), license))
     log = [e.decode_event(e.encode_event(one)) for one in stage.log]
     assert State(stage.id("platform"), stage.parameters).replay(log) == stage.state
     assert State(stage.id("platform"), stage.parameters).replay(log[:-1]) != stage.state
@@ -111,8 +111,8 @@ def wild_command(stage: Stage, license: bytes, rng: random.Random) -> object:
         disputes.OpenLeaf(stage.id("platform"), rng.choice(claims), bytes(32)),
         voting.GiveVerdict(who, rng.choice((*claims, license)), rng.random() < 0.8),
         disputes.SettleClaim(who, rng.choice(claims)),
-        disputes.Appeal(who, license),
-        disputes.SettleConviction(who, license),
+        convictions.Appeal(who, license),
+        convictions.SettleConviction(who, license),
         licenses.EndLicense(who, license) if rng.random() < 0.02 else stake.Withdraw(who, 1),
     ]
     return rng.choice(kinds)

@@ -8,7 +8,7 @@ import pytest
 from parties import VERIFIERS, Stage, licensed, refused
 
 from loyal.errors import ProtocolError
-from loyal.protocol import disputes, licenses, lineage, permits, stake, voting
+from loyal.protocol import convictions, disputes, licenses, lineage, permits, stake, voting
 from loyal.protocol import events as e
 from loyal.protocol.answers import SignedAnswer
 from loyal.protocol.permission import BatchHeader, Receipt
@@ -59,8 +59,8 @@ def commands() -> tuple[Stage, list[object]]:
         disputes.OpenLeaf(platform, claim, bytes(32)),
         disputes.Rebut(host, claim, receipt, "key", (salt,)),
         disputes.SettleClaim(me, claim),
-        disputes.Appeal(host, license),
-        disputes.SettleConviction(me, license),
+        convictions.Appeal(host, license),
+        convictions.SettleConviction(me, license),
     ]
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from loyal.errors import ProtocolError
-from loyal.protocol import disputes, licenses, lineage, stake, voting
+from loyal.protocol import convictions, disputes, licenses, lineage, stake, voting
 from loyal.protocol.events import Event
 from loyal.protocol.forms import require_form
 from loyal.protocol.state import Moment, State
@@ -41,8 +41,8 @@ Command = (
     | disputes.OpenLeaf
     | disputes.Rebut
     | disputes.SettleClaim
-    | disputes.Appeal
-    | disputes.SettleConviction
+    | convictions.Appeal
+    | convictions.SettleConviction
 )
 
 _RULES: dict[type, Callable[[State, Any, Moment], list[Event]]] = {
@@ -67,8 +67,8 @@ _RULES: dict[type, Callable[[State, Any, Moment], list[Event]]] = {
     disputes.OpenLeaf: disputes.open_leaf,
     disputes.Rebut: disputes.rebut,
     disputes.SettleClaim: disputes.settle_claim,
-    disputes.Appeal: disputes.appeal,
-    disputes.SettleConviction: disputes.settle_conviction,
+    convictions.Appeal: convictions.appeal,
+    convictions.SettleConviction: convictions.settle_conviction,
 }
 
 

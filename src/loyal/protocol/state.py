@@ -2,8 +2,8 @@
 
 `State.record(index, event)` is the only thing that changes a state, and it decides nothing, so that
 a replay of the log gives the same state as living through it. What may happen is decided by the
-rules (`stake`, `lineage`, `licenses`, `permits`, `disputes`), which read a state and return events;
-`apply` brings them together.
+rules (`stake`, `lineage`, `licenses`, `permits`, `disputes`, `convictions`), which read a state and
+return events; `apply` brings them together.
 
 Left out: rules, signatures, the log's bytes and storage.
 """
