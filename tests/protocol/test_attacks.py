@@ -370,11 +370,11 @@ def test_one_prover_alone_convicts_nobody() -> None:
     assert len(provers) == 3
 
 
-def test_stake_that_comes_after_the_leaf_is_open_buys_no_vote() -> None:
+def test_stake_that_comes_after_the_claim_buys_no_vote() -> None:
     stage, license = licensed()
     _, claim = accused(stage, license)
+    stage.enroll("verifier", "whale", amount=PLENTY)  # the claim names the case, in the open
     stage.do(disputes.OpenLeaf(stage.id("platform"), claim, bytes(32)))
-    stage.enroll("verifier", "whale", amount=PLENTY)
     stage.wait(stage.parameters.rebuttal_seconds + 1)
     verdict = voting.GiveVerdict(stage.id("whale"), claim, False)
     assert refused(lambda: stage.do(verdict)) == "V1"

@@ -2,7 +2,8 @@
 
 C11 A host is convicted when its upheld claims among all draws reach an e-value of one over the
     false conviction bound, and come from `least_provers` provers.
-C12 A convicted host may appeal with a bond; a quorum must then uphold the conviction itself.
+C12 A convicted host may appeal with a bond; a quorum must then uphold the conviction itself, of
+    those who could judge the claim that made it: stake that comes later buys no vote here either.
 C13 A slash takes the license's stake, on its way back or not, and never more than it. Of it the
     bounty goes to the provers, `owners_bps` to the owners but for the host itself, the rest burns.
 """
@@ -46,7 +47,8 @@ def appeal(state: State, command: Appeal, at: Moment) -> list[e.Event]:
     account = e.bond(f"appeal:{command.license.hex()}", license.host)
     stake = move(state, e.free(license.host), account, state.parameters.appeal_bond_micro)
     until = at.seconds + state.parameters.appeal_seconds
-    return [stake, e.Appealed(command.license, state.electorate(), until)]
+    judges = state.claims[convicted.claim].made.electorate
+    return [stake, e.Appealed(command.license, judges, until)]
 
 
 def settle_conviction(state: State, command: SettleConviction, at: Moment) -> list[e.Event]:
@@ -72,12 +74,12 @@ def settle_conviction(state: State, command: SettleConviction, at: Moment) -> li
     return [back, _settled(command.license, False)]
 
 
-def convict(state: State, one: Claim, at: Moment) -> list[e.Event]:
+def convict(state: State, name: bytes, one: Claim, at: Moment) -> list[e.Event]:
     """C11, with the claim that is being upheld counted in."""
     license = state.licenses[one.made.license]
     if license.conviction is not None or license.usage is None:
         return []
-    provers = {state.claims[name].made.prover for name in license.upheld} | {one.made.prover}
+    provers = {state.claims[past].made.prover for past in license.upheld} | {one.made.prover}
     hits = len(license.upheld) + 1
     needed = sequential_hits(
         license.draws - license.forgiven,
@@ -87,7 +89,8 @@ def convict(state: State, one: Claim, at: Moment) -> list[e.Event]:
     if needed is None or hits < needed or len(provers) < state.parameters.least_provers:
         return []
     until = at.seconds + state.parameters.appeal_seconds
-    return [e.Convicted(one.made.license, hits, license.draws - license.forgiven, until)]
+    draws = license.draws - license.forgiven
+    return [e.Convicted(one.made.license, name, hits, draws, until)]
 
 
 def _slash(state: State, name: bytes, license: License) -> list[e.Event]:

@@ -34,7 +34,7 @@ from loyal.protocol.licenses import known
 from loyal.protocol.permission import Receipt
 from loyal.protocol.stake import move, refuse
 from loyal.protocol.state import Claim, License, Moment, State
-from loyal.protocol.voting import decided
+from loyal.protocol.voting import decided, electorate
 from loyal.signing import PublicKey
 
 COMMITMENT = "loyal probe commitment 1"
@@ -237,6 +237,7 @@ def claim(state: State, command: MakeClaim, at: Moment) -> list[e.Event]:
         command.author,
         fixed,
         spent,
+        electorate(state, (command.author, license.host)),
         at.seconds + state.parameters.opening_seconds,
     )
     return [stake, made]
@@ -254,7 +255,6 @@ def open_leaf(state: State, command: OpenLeaf, at: Moment) -> list[e.Event]:
         e.LeafOpened(
             command.claim,
             command.evidence,
-            state.electorate(),
             rebuttal,
             rebuttal + state.parameters.verdict_seconds,
         )
@@ -291,7 +291,7 @@ def settle_claim(state: State, command: SettleClaim, at: Moment) -> list[e.Event
         if at.seconds <= one.made.until:
             refuse("C10", f"the leaf can be opened until {one.made.until}", "wait for it")
         return [*_return_bond(state, command.claim, one), e.ClaimSettled(command.claim, False)]
-    found = decided(state, command.claim, one.opened.electorate)
+    found = decided(state, command.claim, one.made.electorate)
     if found is None and at.seconds <= one.opened.verdict_until:
         refuse("C10", f"the verifiers have time until {one.opened.verdict_until}", "wait for them")
     if found is False:
@@ -300,7 +300,7 @@ def settle_claim(state: State, command: SettleClaim, at: Moment) -> list[e.Event
         return [*lost, e.ClaimSettled(command.claim, False)]
     settled = e.ClaimSettled(command.claim, bool(found))
     events = [*_return_bond(state, command.claim, one), settled]
-    return [*events, *convict(state, one, at)] if found else events
+    return [*events, *convict(state, command.claim, one, at)] if found else events
 
 
 def _draw_ends(state: State, license: License) -> int:

@@ -87,7 +87,7 @@ class LineageChallenged(Event):
     ancestor: bytes
     challenger: bytes
     electorate: tuple[tuple[bytes, int], ...]
-    """Verifiers and their stake at this moment; nobody else's verdict counts."""
+    """Verifiers and their stake at this moment, but for the two sides; nobody else is heard."""
     until: int
 
 
@@ -195,6 +195,8 @@ class Claimed(Event):
     commitment: bytes
     nullifier: bytes
     """Digest of the key: it is spent from now on."""
+    electorate: tuple[tuple[bytes, int], ...]
+    """Verifiers and their stake at this moment, but for the two sides; nobody else is heard."""
     until: int
     """By then the vault opens the leaf."""
 
@@ -206,7 +208,6 @@ class LeafOpened(Event):
     claim: bytes
     evidence: bytes
     """Digest of the opened leaf, which verifiers check."""
-    electorate: tuple[tuple[bytes, int], ...]
     rebuttal_until: int
     verdict_until: int
 
@@ -240,6 +241,8 @@ class Convicted(Event):
     """The upheld claims are beyond chance. The host may appeal until then."""
 
     license: bytes
+    claim: bytes
+    """The one that made it so; whoever could judge it judges the appeal."""
     hits: int
     draws: int
     appeal_until: int
@@ -247,7 +250,7 @@ class Convicted(Event):
 
 @dataclass(frozen=True)
 class Appealed(Event):
-    """The host has the conviction judged again, by more."""
+    """The host has the conviction judged as a whole."""
 
     license: bytes
     electorate: tuple[tuple[bytes, int], ...]

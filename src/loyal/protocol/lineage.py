@@ -23,7 +23,7 @@ from loyal.protocol.forms import ID_BYTES
 from loyal.protocol.parameters import WHOLE_BPS
 from loyal.protocol.stake import move, refuse, share_of, split
 from loyal.protocol.state import Moment, State
-from loyal.protocol.voting import decided
+from loyal.protocol.voting import decided, electorate
 
 MODEL = "loyal model 1"
 CHALLENGE = "loyal lineage challenge 1"
@@ -123,7 +123,7 @@ def challenge(state: State, command: ChallengeLineage, at: Moment) -> list[e.Eve
         command.model,
         command.ancestor,
         command.author,
-        state.electorate(),
+        electorate(state, (command.author, model.publisher)),
         at.seconds + state.parameters.verdict_seconds,
     )
     return [stake, made]

@@ -47,7 +47,7 @@ class Parameters:
     owners_bps: int = 4_500
     """Of a slash, to the owners; the rest is burned. With the bounty it stays below all of it."""
     quorum_bps: int = 6_667
-    """Of the verifiers' stake when the leaf was opened, for a verdict."""
+    """Of the verifiers' stake when the claim was made, for a verdict."""
     least_provers: int = 3
     """Independent provers behind a conviction."""
     false_conviction_one_in: int = 1_000_000_000
