@@ -39,3 +39,35 @@ def test_a_partys_own_stake_blocks_no_verdict() -> None:
         stage.do(voting.GiveVerdict(stage.id(role), claim, True))
     settled = stage.do(disputes.SettleClaim(stage.id("owner"), claim))
     assert e.ClaimSettled(claim, True) in settled
+
+
+def test_a_gap_between_two_claims_is_no_way_out() -> None:
+    """Eight hits are upheld, no claim is open for a moment, and the wait is just over."""
+    stage, license = licensed()
+    name = licenses.purpose(license)
+    stage.do(licenses.EndLicense(stage.id("host"), license))
+    stage.do(stake.Unbond(stage.id("host"), name, STAKE))
+    for number in range(8):
+        stage.judge(stage.probe(license, number))
+    stage.now = max(stage.now, stage.state.releases[stage.id("host"), name] + 1)
+    release = stake.Release(stage.id("host"), name)
+    assert refused(lambda: stage.do(release)) == "S4"
+    stage.judge(stage.probe(license, 8))
+    assert stage.state.licenses[license].conviction is not None
+    stage.wait(stage.parameters.appeal_seconds + 1)
+    stage.do(convictions.SettleConviction(stage.id("owner"), license))
+    assert stage.state.staked(name, stage.id("host")) == 0
+
+
+def test_hits_that_never_become_a_conviction_hold_the_stake_for_one_wait() -> None:
+    stage, license = licensed()
+    name = licenses.purpose(license)
+    stage.judge(stage.probe(license, 0))
+    stage.do(licenses.EndLicense(stage.id("host"), license))
+    stage.do(stake.Unbond(stage.id("host"), name, STAKE))
+    claim = stage.state.claims[stage.state.licenses[license].upheld[0]]
+    assert claim.opened is not None
+    stage.now = claim.opened.verdict_until + stage.parameters.unbond_seconds
+    assert refused(lambda: stage.do(stake.Release(stage.id("host"), name))) == "S4"
+    stage.wait(1)
+    stage.do(stake.Release(stage.id("host"), name))

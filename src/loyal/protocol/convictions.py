@@ -1,7 +1,8 @@
 """Rules C11 to C13: when claims convict a host, how it appeals, and what a slash takes.
 
 C11 A host is convicted when its upheld claims among all draws reach an e-value of one over the
-    false conviction bound, and come from `least_provers` provers.
+    false conviction bound, and come from `least_provers` provers. After a conviction that was
+    quashed the count is anew: draws from before it, and claims on them, are no part of it.
 C12 A convicted host may appeal with a bond; a quorum must then uphold the conviction itself, of
     those who could judge the claim that made it: stake that comes later buys no vote here either.
 C13 A slash takes the license's stake, on its way back or not, and never more than it. Of it the
@@ -77,7 +78,8 @@ def settle_conviction(state: State, command: SettleConviction, at: Moment) -> li
 def convict(state: State, name: bytes, one: Claim, at: Moment) -> list[e.Event]:
     """C11, with the claim that is being upheld counted in."""
     license = state.licenses[one.made.license]
-    if license.conviction is not None or license.usage is None:
+    forgiven = one.made.number < license.forgiven
+    if license.conviction is not None or license.usage is None or forgiven:
         return []
     provers = {state.claims[past].made.prover for past in license.upheld} | {one.made.prover}
     hits = len(license.upheld) + 1

@@ -61,7 +61,7 @@ class License:
     ended: bool = False
     draws: int = 0
     forgiven: int = 0
-    """Draws before a conviction that was quashed: they count no more."""
+    """Draws before a conviction that was quashed: neither they nor their claims count any more."""
     drawn: e.KeyDrawn | None = None
     """The last key drawn, and whose it is."""
     closed: bool = True
@@ -69,7 +69,7 @@ class License:
     open_claims: int = 0
     """Claims that are not settled."""
     upheld: list[bytes] = field(default_factory=list)
-    """Claims that were upheld, oldest first."""
+    """Claims that were upheld and count, oldest first."""
     conviction: e.Convicted | None = None
     appeal: e.Appealed | None = None
     settled: bool = False
@@ -254,7 +254,7 @@ def _claim_settled(state: State, event: e.ClaimSettled) -> None:
     claim.settled, claim.upheld = True, event.upheld
     license = state.licenses[claim.made.license]
     license.open_claims -= 1
-    if event.upheld:
+    if event.upheld and claim.made.number >= license.forgiven:
         license.upheld.append(event.claim)
 
 
