@@ -143,7 +143,7 @@ def test_a_host_that_was_never_asked_answers_a_demand_and_is_clear() -> None:
     receipt, salt = stage.permit(license, "key")
     answer = stage.answer(license, "key", "the response", (receipt, salt))
     assert refused(lambda: stage.claim(prover, license, "key", "the response", None)) == "C5"
-    name = disputes.demand_id(license, "key")
+    name = disputes.demand_id(license, 0, "key")
     stage.do(disputes.GiveAnswer(stage.id("host"), name, answer))
     stage.wait(stage.parameters.answer_seconds + 1)
     for shown in (None, answer):
@@ -157,7 +157,9 @@ def test_a_host_that_lets_a_demand_pass_can_be_claimed() -> None:
     stage.do(disputes.DemandAnswer(stage.id(prover), license, "key"))
     stage.wait(stage.parameters.answer_seconds + 1)
     late = disputes.GiveAnswer(
-        stage.id("host"), disputes.demand_id(license, "key"), stage.answer(license, "key", "reply")
+        stage.id("host"),
+        disputes.demand_id(license, 0, "key"),
+        stage.answer(license, "key", "reply"),
     )
     assert refused(lambda: stage.do(late)) == "C5"
     stage.judge(stage.claim(prover, license, "key", "reply", None))
@@ -194,11 +196,12 @@ def test_a_near_key_is_another_query(asked: str) -> None:
 def test_a_key_is_claimed_once() -> None:
     stage, license = licensed()
     stage.judge(accused(stage, license)[1])
-    prover = stage.draw(license)
     for key in ("key", " key\n"):  # the same key to every model's template
+        stage.wait(stage.parameters.draw_seconds + 1)
+        prover = stage.draw(license)
         stage.commit(prover, key, "reply", b"again")
         answer = stage.answer(license, key, "reply")
-        again = lambda key=key, answer=answer: stage.claim(  # noqa: E731
+        again = lambda prover=prover, key=key, answer=answer: stage.claim(  # noqa: E731
             prover, license, key, "reply", answer, b"again"
         )
         assert refused(again) == "C4"
@@ -211,11 +214,11 @@ def test_a_copied_commitment_is_worth_nothing() -> None:
     prover = stage.draw(license)
     fixed = stage.commit(prover, "key", "reply")
     thief = next(one for one in ("prover 1", "prover 2") if one != prover)
-    assert refused(lambda: stage.do(disputes.Commit(stage.id(thief), fixed))) == "C2"
+    assert refused(lambda: stage.do(disputes.Commit(stage.id(thief), license, fixed))) == "C2"
     answer = stage.answer(license, "key", "reply")
     assert refused(lambda: stage.claim(thief, license, "key", "reply", answer)) == "C3"
-    # Even with a commitment of its own, made when the claim was seen: the key is not drawn for it.
-    stage.commit(thief, "key", "reply")
+    # Nor can it make one of its own when the claim is seen: the key is not drawn for it.
+    assert refused(lambda: stage.commit(thief, "key", "reply")) == "C2"
     assert refused(lambda: stage.claim(thief, license, "key", "reply", answer)) == "C3"
     stage.claim(prover, license, "key", "reply", answer)
 
@@ -225,7 +228,8 @@ def test_a_prover_cannot_choose_its_reply_after_the_leaf_is_open() -> None:
     prover, claim = accused(stage, license)
     stage.do(disputes.OpenLeaf(stage.id("platform"), claim, bytes(32)))
     other = disputes.commitment("key", "the response", b"salt", stage.id(prover))
-    stage.do(disputes.Commit(stage.id(prover), other))
+    again = disputes.Commit(stage.id(prover), license, other)
+    assert refused(lambda: stage.do(again)) == "C2"
     answer = stage.answer(license, "key", "the response")
     assert refused(lambda: stage.claim(prover, license, "key", "the response", answer)) == "C3"
 

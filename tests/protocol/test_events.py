@@ -105,7 +105,7 @@ def wild_command(stage: Stage, license: bytes, rng: random.Random) -> object:
         stake.Release(who, rng.choice(("prover", licenses.purpose(license)))),
         disputes.DrawKey(who, license),
         disputes.DrawKey(stage.id("platform"), license),
-        disputes.Commit(who, disputes.commitment(key, reply, b"s", who)),
+        disputes.Commit(who, license, disputes.commitment(key, reply, b"s", who)),
         disputes.DemandAnswer(who, license, key),
         disputes.MakeClaim(who, license, key, reply, b"s", stage.answer(license, key, reply)),
         disputes.OpenLeaf(stage.id("platform"), rng.choice(claims), bytes(32)),

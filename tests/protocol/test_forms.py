@@ -52,7 +52,7 @@ def commands() -> tuple[Stage, list[object]]:
         licenses.EndLicense(host, license),
         voting.GiveVerdict(stage.id(VERIFIERS[0]), claim, True),
         disputes.DrawKey(platform, license),
-        disputes.Commit(me, bytes(32)),
+        disputes.Commit(me, license, bytes(32)),
         disputes.DemandAnswer(me, license, "key"),
         disputes.GiveAnswer(host, bytes(32), answer),
         disputes.MakeClaim(me, license, "key", "reply", b"salt", answer),

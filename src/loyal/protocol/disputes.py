@@ -2,13 +2,16 @@
 
 C1  Keys of a delivered license come one at a time, each to one prover, drawn by a lottery weighted
     by bonds from the log's root, which nobody chose. Every draw counts as a query from then on.
-C2  A prover fixes H(key, reply, salt, prover) in the log before it says anything. A commitment is
-    made once, and binds its prover: copied, it is worth nothing.
+C2  A prover fixes H(key, reply, salt, prover) in the log before it says anything: once for each key
+    drawn for it. A commitment binds its prover: copied, it is worth nothing and takes nothing.
 C3  A claim opens a commitment of its own prover, for the key drawn for it, while the draw is open.
-C4  A key is claimed once, ever: its nullifier is written with the claim.
+C4  A key is claimed once, ever: its nullifier is written with the claim. It holds the license, so
+    nobody spends a key through another one.
 C5  A claim carries the host's signed answer, over this key as one of the messages exactly as they
     were received and over this reply; or a demand in the log that the host let pass. A demand holds
-    the message, so a host that never got it can answer; one that it met gives no claim.
+    the message, so a host that never got it can answer; one that it met gives no claim. It is met
+    by an answer with a permission, where the license gives any. One demand a draw, in the draw's
+    time; `draw_seconds` after the host's time are left to claim its silence.
 C6  An answer that carries a valid receipt for the key gives no claim, wherever its batch stands:
     the host signed over it, so it had it when it answered. A prover that knew the reply beforehand
     and committed early makes nothing of a host that asked first.
@@ -30,7 +33,7 @@ from loyal.errors import ProtocolError
 from loyal.protocol import events as e
 from loyal.protocol.answers import SignedAnswer, message_digest
 from loyal.protocol.convictions import convict
-from loyal.protocol.licenses import known
+from loyal.protocol.licenses import known, require_active
 from loyal.protocol.permission import Receipt
 from loyal.protocol.stake import move, refuse
 from loyal.protocol.state import Claim, License, Moment, State
@@ -54,6 +57,7 @@ class Commit:
     """A prover fixes what it was told."""
 
     author: bytes
+    license: bytes
     commitment: bytes
 
 
@@ -123,14 +127,14 @@ def commitment(key: str, reply: str, salt: bytes, prover: bytes) -> bytes:
     return digest([key, reply, salt, prover], COMMITMENT)
 
 
-def nullifier(key: str) -> bytes:
-    """What stands for a spent key, 32 bytes (C4)."""
-    return digest([key.strip()], NULLIFIER)
+def nullifier(license: bytes, key: str) -> bytes:
+    """What stands for a spent key of a license, 32 bytes (C4)."""
+    return digest([license, key.strip()], NULLIFIER)
 
 
-def demand_id(license: bytes, message: str) -> bytes:
-    """What a demand is called, 32 bytes."""
-    return digest([license, message], "loyal demand 1")
+def demand_id(license: bytes, number: int, message: str) -> bytes:
+    """What a demand in one draw is called, 32 bytes."""
+    return digest([license, number, message], "loyal demand 1")
 
 
 def lottery(
@@ -158,7 +162,9 @@ def draw_key(state: State, command: DrawKey, at: Moment) -> list[e.Event]:
         refuse("C1", "the vault's side draws keys", "ask the platform")
     if license.usage is None or license.weights is None:
         refuse("C1", "the license's model is not delivered", "deliver it first")
-    if not license.closed and at.seconds <= _draw_ends(state, license):
+    if license.settled:
+        refuse("C1", "the license's stake is slashed", "there is nothing more to find")
+    if _out(state, license, at):
         refuse(
             "C1", "the last key drawn is still out", "wait for its claim, or for its time to end"
         )
@@ -172,11 +178,13 @@ def draw_key(state: State, command: DrawKey, at: Moment) -> list[e.Event]:
 
 def commit(state: State, command: Commit, at: Moment) -> list[e.Event]:
     """C2."""
-    if len(command.commitment) != 32 or command.commitment in state.commitments:
-        refuse("C2", "a commitment is 32 bytes, made once", "draw a fresh salt")
-    if not state.staked("prover", command.author):
-        refuse("C2", "only a bonded prover commits", "bond as a prover first")
-    return [e.Committed(command.commitment, command.author)]
+    license = known(state, command.license)
+    drawn = license.drawn
+    if drawn is None or drawn.prover != command.author or not _out(state, license, at):
+        refuse("C2", "no key is out to this prover", "wait for a draw")
+    if (command.license, drawn.number) in state.commitments:
+        refuse("C2", "a commitment is made once a draw", "claim by the one that was made")
+    return [e.Committed(command.license, drawn.number, command.commitment)]
 
 
 def demand(state: State, command: DemandAnswer, at: Moment) -> list[e.Event]:
@@ -190,9 +198,9 @@ def demand(state: State, command: DemandAnswer, at: Moment) -> list[e.Event]:
         or at.seconds > drawn.until
     ):
         refuse("C5", "only the prover of the drawn key may demand an answer", "wait for a draw")
-    identity = demand_id(command.license, command.message)
-    if identity in state.demands:
-        refuse("C5", "this answer was demanded before", "wait for it")
+    if license.demanded is not None:
+        refuse("C5", "an answer is demanded once a draw", "wait for it")
+    identity = demand_id(command.license, drawn.number, command.message)
     until = at.seconds + state.parameters.answer_seconds
     return [e.AnswerDemanded(identity, command.license, command.author, command.message, until)]
 
@@ -208,6 +216,12 @@ def give_answer(state: State, command: GiveAnswer, at: Moment) -> list[e.Event]:
     answer = command.answer.verify(license.host)
     if answer.license != asked.license or message_digest(asked.message) not in answer.messages:
         refuse("C5", "the answer is to another message", "sign the answer that is demanded")
+    receipt, salts = answer.receipt, answer.salts
+    shown = receipt is not None and _clears(
+        state, asked.license, receipt, asked.message, salts, at.index
+    )
+    if not shown and _permits(license, at):
+        refuse("C5", "the answer comes without its permission", "get a permission for the message")
     return [e.AnswerGiven(command.demand)]
 
 
@@ -215,15 +229,14 @@ def claim(state: State, command: MakeClaim, at: Moment) -> list[e.Event]:
     """C3 to C7."""
     license = known(state, command.license)
     fixed = commitment(command.key, command.reply, command.salt, command.author)
-    found = state.commitments.get(fixed)
     drawn = license.drawn
-    if found is None or found[0] != command.author:
-        refuse("C3", "there is no such commitment of this prover", "commit before you claim")
     if drawn is None or license.closed or drawn.prover != command.author:
         refuse("C3", "no key is out to this prover", "wait for a draw")
-    if at.seconds > _draw_ends(state, license):
+    if not _out(state, license, at):
         refuse("C3", "the time of this draw is over", "claim while it is open")
-    spent = nullifier(command.key)
+    if state.commitments.get((command.license, drawn.number), (b"", 0))[0] != fixed:
+        refuse("C3", "this is not what the prover committed to", "commit before you claim")
+    spent = nullifier(command.license, command.key)
     if spent in state.spent:
         refuse("C4", "this key was claimed before", "a key is spent once")
     _require_answer(state, license, command, at)
@@ -237,6 +250,7 @@ def claim(state: State, command: MakeClaim, at: Moment) -> list[e.Event]:
         command.author,
         fixed,
         spent,
+        message_digest(command.key),
         electorate(state, (command.author, license.host)),
         at.seconds + state.parameters.opening_seconds,
     )
@@ -268,8 +282,8 @@ def rebut(state: State, command: Rebut, at: Moment) -> list[e.Event]:
     until = one.opened.rebuttal_until if one.opened is not None else one.made.until
     if command.author != license.host or at.seconds > until:
         refuse("C9", f"the host could rebut until {until}", "appeal, if it comes to a conviction")
-    _, index = state.commitments[one.made.commitment]
-    if nullifier(command.message) != one.made.nullifier:
+    _, index = state.commitments[one.made.license, one.made.number]
+    if message_digest(command.message) != one.made.message:
         refuse("C9", "this message is not the claimed key", "show the receipt of that very query")
     if not _clears(state, one.made.license, command.receipt, command.message, command.salts, index):
         refuse(
@@ -303,20 +317,31 @@ def settle_claim(state: State, command: SettleClaim, at: Moment) -> list[e.Event
     return [*events, *convict(state, command.claim, one, at)] if found else events
 
 
-def _draw_ends(state: State, license: License) -> int:
-    """Until when a drawn key may be claimed: a demand for its answer can run to its end."""
-    return license.drawn.until + state.parameters.answer_seconds if license.drawn else -1
+def _out(state: State, license: License, at: Moment) -> bool:
+    """Whether a drawn key may still be claimed: a demand runs to its end, and is claimed after."""
+    if license.drawn is None or license.closed:
+        return False
+    if license.demanded is not None:
+        return at.seconds <= license.demanded.until + state.parameters.draw_seconds
+    return at.seconds <= license.drawn.until
+
+
+def _permits(license: License, at: Moment) -> bool:
+    """Whether the license gives permissions now, so that a host can be asked for one."""
+    try:
+        require_active(license, at)
+    except ProtocolError:
+        return False
+    return True
 
 
 def _require_answer(state: State, license: License, command: MakeClaim, at: Moment) -> None:
     """C5 and C6."""
-    asked = message_digest(command.key)
-    name = demand_id(command.license, command.key)
-    made = state.demands.get(name)
-    if name in state.answered:
+    asked, made = message_digest(command.key), license.demanded
+    if made is not None and made.message == command.key and made.demand in state.answered:
         refuse("C5", "the host met the demand for this answer", "there is nothing to claim")
     if command.answer is None:
-        if made is None or made.prover != command.author:
+        if made is None or made.message != command.key:
             refuse("C5", "a claim needs the host's signed answer", "demand it in the log")
         if at.seconds <= made.until:
             refuse("C5", f"the host may answer until {made.until}", "wait for its answer")

@@ -161,8 +161,10 @@ class KeyDrawn(Event):
 class Committed(Event):
     """A prover fixed what it was told, before it says so. Its place in the log is what counts."""
 
+    license: bytes
+    number: int
+    """The draw that it is for."""
     commitment: bytes
-    prover: bytes
 
 
 @dataclass(frozen=True)
@@ -194,7 +196,9 @@ class Claimed(Event):
     prover: bytes
     commitment: bytes
     nullifier: bytes
-    """Digest of the key: it is spent from now on."""
+    """Digest of license and key: it is spent from now on."""
+    message: bytes
+    """`message_digest` of the key, byte for byte: what a receipt has to cover."""
     electorate: tuple[tuple[bytes, int], ...]
     """Verifiers and their stake at this moment, but for the two sides; nobody else is heard."""
     until: int

@@ -64,6 +64,8 @@ class License:
     """Draws before a conviction that was quashed: neither they nor their claims count any more."""
     drawn: e.KeyDrawn | None = None
     """The last key drawn, and whose it is."""
+    demanded: e.AnswerDemanded | None = None
+    """The answer that its prover demanded in the log."""
     closed: bool = True
     """Whether that draw came to its claim."""
     open_claims: int = 0
@@ -104,8 +106,8 @@ class State:
     licenses: dict[bytes, License] = field(default_factory=dict)
     batches: dict[int, bytes] = field(default_factory=dict)
     """Place in the log -> root of the permission batch there."""
-    commitments: dict[bytes, tuple[bytes, int]] = field(default_factory=dict)
-    """Commitment -> prover, place in the log."""
+    commitments: dict[tuple[bytes, int], tuple[bytes, int]] = field(default_factory=dict)
+    """(license, draw) -> its prover's commitment, place in the log."""
     demands: dict[bytes, e.AnswerDemanded] = field(default_factory=dict)
     answered: set[bytes] = field(default_factory=set)
     """Demands that the host met."""
@@ -215,14 +217,16 @@ def _batch_issued(state: State, event: e.BatchIssued) -> None:
 def _key_drawn(state: State, event: e.KeyDrawn) -> None:
     license = state.licenses[event.license]
     license.draws, license.drawn, license.closed = event.number + 1, event, False
+    license.demanded = None
 
 
 def _committed(state: State, event: e.Committed) -> None:
-    state.commitments[event.commitment] = event.prover, state.length
+    state.commitments[event.license, event.number] = event.commitment, state.length
 
 
 def _answer_demanded(state: State, event: e.AnswerDemanded) -> None:
     state.demands[event.demand] = event
+    state.licenses[event.license].demanded = event
 
 
 def _answer_given(state: State, event: e.AnswerGiven) -> None:
