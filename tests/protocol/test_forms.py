@@ -46,6 +46,7 @@ def commands() -> tuple[Stage, list[object]]:
         lineage.PublishModel(stage.id("owner"), b"w" * 32, model, bytes(32), shares),
         lineage.ChallengeLineage(stage.id("owner"), model, model),
         lineage.SettleLineage(me, bytes(32)),
+        lineage.ReclaimBond(stage.id("owner"), model),
         licenses.SignLicense(platform, terms, *signed),
         licenses.CommitUsage(platform, license, bytes(32), 50, 16),
         licenses.DeliverModel(platform, license, bytes(32)),

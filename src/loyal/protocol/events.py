@@ -97,6 +97,8 @@ class LineageSettled(Event):
 
     challenge: bytes
     found: bool
+    parent: bytes | None
+    """Of the model, from now on."""
 
 
 @dataclass(frozen=True)

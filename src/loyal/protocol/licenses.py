@@ -3,7 +3,8 @@
 L1  A license is the same terms signed by both sides, each for this purpose; ids are digests of the
     terms and the host, so the same license is signed once.
 L2  The required stake is in escrow before the license stands; a subscription is paid with it.
-L3  The root of the host's own fingerprint set is in the log before the host gets its model.
+L3  The root of the host's own fingerprint set is in the log before the host gets its model, and the
+    set is large enough that it can convict.
 L4  No permission before delivery.
 L5  No permission after the period (with `SKEW_SECONDS` of grace for clocks), after the license was
     ended, or after a conviction.
@@ -25,10 +26,13 @@ from loyal.protocol.permission import SKEW_SECONDS
 from loyal.protocol.stake import move, refuse
 from loyal.protocol.state import License, Moment, State
 from loyal.signing import PublicKey, Signed, SigningKey
+from loyal.statistics import sequential_hits
 
 Kind = Literal["free", "subscription", "pay_per_use"]
 PURPOSE = "loyal license 1"
 _VERSION = 1
+_ENOUGH_KEYS = 1_000
+"""So many hits of two candidates are beyond any bound of 64 bits."""
 
 
 @dataclass(frozen=True)
@@ -187,6 +191,9 @@ def commit_usage(state: State, command: CommitUsage, at: Moment) -> list[e.Event
     sound = len(command.root) == 32 and command.count > 0 and 2 <= command.candidates <= 4096
     if not sound:
         refuse("L3", "a set has a root, a count and 2 to 4,096 candidates a key", "generate one")
+    bound = state.parameters.false_conviction_one_in
+    if sequential_hits(min(command.count, _ENOUGH_KEYS), command.candidates, bound) is None:
+        refuse("L3", "not even all keys of this set would convict", "generate a larger one")
     return [e.UsageCommitted(command.license, command.root, command.count, command.candidates)]
 
 

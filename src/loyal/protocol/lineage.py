@@ -3,12 +3,14 @@
 M1  A model's owners hold shares that add up to 10,000 bps; each of them appears once, with a part.
 M2  The same weights are published once, whoever comes second.
 M3  A parent stands in the registry already; so no model is its own ancestor.
-M4  The publisher puts a bond on the lineage that it states, for as long as it can be challenged.
+M4  The publisher puts a bond on the lineage that it states, for as long as it can be challenged or
+    a challenge is open; then it takes back what is left.
 M5  Within that time an owner of another, earlier model may challenge it with a bond of the same
     size: "it answers my lineage fingerprints". Each owner can do so alone.
 M6  A quorum of the verifiers' stake at that moment decides. Found: the model is a descendant from
     then on, its publisher's bond goes half to the challenger's side and half is burned. Not found,
     or not decided in time: the challenger's bond goes half to the publisher and half is burned.
+    Whatever is settled first, the nearest ancestor that was found is the parent.
 M7  Of a descendant's fees `royalty_bps` go to the owners of its parent, of those again to the
     parent's parent, and so on through any number of generations.
 """
@@ -59,6 +61,14 @@ class SettleLineage:
 
     author: bytes
     challenge: bytes
+
+
+@dataclass(frozen=True)
+class ReclaimBond:
+    """The publisher takes its bond back, once nobody can challenge the model any more."""
+
+    author: bytes
+    model: bytes
 
 
 def model_id(command: PublishModel) -> bytes:
@@ -150,7 +160,24 @@ def settle(state: State, command: SettleLineage, at: Moment) -> list[e.Event]:
     if found:
         own = e.bond(_purpose(command.challenge), made.challenger)
         moves.append(e.Moved(own, e.free(made.challenger), state.balance(own)))
-    return [*moves, e.LineageSettled(command.challenge, bool(found))]
+    parent = model.parent
+    if found and made.ancestor not in ancestors(state, made.model):
+        parent = made.ancestor
+    return [*moves, e.LineageSettled(command.challenge, bool(found), parent)]
+
+
+def reclaim(state: State, command: ReclaimBond, at: Moment) -> list[e.Event]:
+    """M4: the way back."""
+    model = state.models.get(command.model)
+    if model is None or command.author != model.publisher:
+        refuse("M4", "only its publisher has a bond on a model", "name a model of yours")
+    if at.seconds <= model.challenged_until:
+        refuse("M4", f"it can be challenged until {model.challenged_until}", "wait until then")
+    made = state.challenges.values()
+    if any(one.model == command.model and _open(state, one) for one in made):
+        refuse("M4", "a challenge of this model is open", "have it settled first")
+    account = e.bond(_purpose(command.model), command.author)
+    return [move(state, account, e.free(command.author), state.balance(account))]
 
 
 def ancestors(state: State, model: bytes) -> list[bytes]:
@@ -175,6 +202,10 @@ def pay(state: State, source: str, model: bytes, amount: int) -> list[e.Event]:
                 moves.append(e.Moved(source, e.free(owner), part))
         at, amount = parent, upwards
     return moves
+
+
+def _open(state: State, challenge: e.LineageChallenged) -> bool:
+    return challenge.challenge not in state.settled_challenges
 
 
 def _purpose(identity: bytes) -> str:

@@ -28,6 +28,7 @@ Command = (
     | lineage.PublishModel
     | lineage.ChallengeLineage
     | lineage.SettleLineage
+    | lineage.ReclaimBond
     | licenses.SignLicense
     | licenses.CommitUsage
     | licenses.DeliverModel
@@ -54,6 +55,7 @@ _RULES: dict[type, Callable[[State, Any, Moment], list[Event]]] = {
     lineage.PublishModel: lineage.publish,
     lineage.ChallengeLineage: lineage.challenge,
     lineage.SettleLineage: lineage.settle,
+    lineage.ReclaimBond: lineage.reclaim,
     licenses.SignLicense: licenses.sign_license,
     licenses.CommitUsage: licenses.commit_usage,
     licenses.DeliverModel: licenses.deliver,

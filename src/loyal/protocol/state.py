@@ -187,9 +187,7 @@ def _lineage_challenged(state: State, event: e.LineageChallenged) -> None:
 
 def _lineage_settled(state: State, event: e.LineageSettled) -> None:
     state.settled_challenges.add(event.challenge)
-    if event.found:
-        challenge = state.challenges[event.challenge]
-        state.models[challenge.model].parent = challenge.ancestor
+    state.models[state.challenges[event.challenge].model].parent = event.parent
 
 
 def _license_signed(state: State, event: e.LicenseSigned) -> None:
