@@ -1,7 +1,8 @@
 """Rules C1 to C10: from a drawn key to an upheld claim ("Training AI to be Loyal", Figure 3).
 
 C1  Keys of a delivered license come one at a time, each to one prover, drawn by a lottery weighted
-    by bonds from the log's root, which nobody chose. Every draw counts as a query from then on.
+    by bonds from the log's root just before, which the last writer can steer (docs/threats.md).
+    Every draw counts as a query from then on.
 C2  A prover fixes H(key, reply, salt, prover) in the log before it says anything: once for each key
     drawn for it. A commitment binds its prover: copied, it is worth nothing and takes nothing.
 C3  A claim opens a commitment of its own prover, for the key drawn for it, while the draw is open.

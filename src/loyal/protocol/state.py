@@ -28,7 +28,7 @@ class Moment:
     index: int
     """The place in the log that the first resulting event will get."""
     beacon: bytes
-    """The log's root before it, 32 bytes: nobody chose it."""
+    """The log's root before it, 32 bytes."""
 
 
 @dataclass
