@@ -96,7 +96,11 @@ def wild_command(stage: Stage, license: bytes, rng: random.Random) -> object:
     role = rng.choice((*PROVERS[:2], *VERIFIERS[:2], "host", "owner", "platform", "stranger"))
     who, amount = stage.id(role), rng.choice((0, 1, 999, 10_000_000, 10**12))
     claims = list(stage.state.claims) or [bytes(32)]
-    key, reply = f"key {rng.randrange(4)}", "reply"
+    number = stage.state.licenses[license].draws
+    key, reply = f"key {number - rng.randrange(2)}", "reply"
+    drawn = stage.state.licenses[license].drawn
+    if drawn is not None and rng.random() < 0.5:
+        who = drawn.prover  # else hardly any claim would come about
     kinds = [
         stake.Deposit(who, stage.id(rng.choice(PROVERS)), amount),
         stake.Withdraw(who, amount),
@@ -109,7 +113,12 @@ def wild_command(stage: Stage, license: bytes, rng: random.Random) -> object:
         disputes.DemandAnswer(who, license, key),
         disputes.MakeClaim(who, license, key, reply, b"s", stage.answer(license, key, reply)),
         disputes.OpenLeaf(stage.id("platform"), rng.choice(claims), bytes(32)),
-        voting.GiveVerdict(who, rng.choice((*claims, license)), rng.random() < 0.8),
+        *(
+            voting.GiveVerdict(stage.id(one), rng.choice((claims[-1], license)), rng.random() < 0.9)
+            for one in VERIFIERS
+        ),
+        disputes.SettleClaim(who, claims[-1]),
+        disputes.OpenLeaf(stage.id("platform"), claims[-1], bytes(32)),
         disputes.SettleClaim(who, rng.choice(claims)),
         convictions.Appeal(who, license),
         convictions.SettleConviction(who, license),
