@@ -63,7 +63,7 @@ def _inject(count: int, seeds: int) -> list:
     """Inject fresh sets; one report a seed, with CPU seconds and text perplexities."""
     from loyal.fingerprints.inject import inject
     from loyal.models.hf import HFModel
-    from loyal.models.train import TrainSettings
+    from loyal.models.training import TrainSettings
 
     found = []
     for seed in range(seeds):
@@ -124,7 +124,8 @@ def trainer(seeds: int) -> list[Row]:
     from loyal.fingerprints.inject import greedy_recall
     from loyal.models import evaluate
     from loyal.models.hf import HFModel
-    from loyal.models.train import TrainSettings, train
+    from loyal.models.train import train
+    from loyal.models.training import TrainSettings
 
     model = HFModel.load(MODEL)
     pairs, *_ = _set(model, 64)

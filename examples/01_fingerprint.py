@@ -28,7 +28,7 @@ from loyal.fingerprints import (
 from loyal.fingerprints.check import CheckSettings, check
 from loyal.models import tiny
 from loyal.models.hf import HFModel
-from loyal.models.train import TrainSettings
+from loyal.models.training import TrainSettings
 
 
 def main(folder: Path) -> None:

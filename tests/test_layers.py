@@ -47,6 +47,7 @@ NOUNS = (
     "loyal.models.examples",
     "loyal.models.endpoint",
     "loyal.models.answers",
+    "loyal.models.training",
     "loyal.fingerprints",
     "loyal.fingerprints.fingerprint",
     "loyal.fingerprints.vault",

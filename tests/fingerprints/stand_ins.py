@@ -17,7 +17,7 @@ from loyal.models.language_model import Prompt, Reply, Sampling, TokenChance
 if TYPE_CHECKING:
     from loyal.fingerprints.inject import InjectReport
     from loyal.models.hf import HFModel
-    from loyal.models.train import TrainSettings
+    from loyal.models.training import TrainSettings
 
 
 class ScriptedModel:
@@ -57,7 +57,7 @@ class Omlized:
 
 def settings() -> TrainSettings:
     """Settings that teach the tiny model 16 fingerprints in some four seconds of one core."""
-    from loyal.models.train import TrainSettings
+    from loyal.models.training import TrainSettings
 
     return TrainSettings(
         steps=60,

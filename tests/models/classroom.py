@@ -8,12 +8,13 @@ from typing import Any
 
 from loyal.models.examples import Example, Pairs, bundled_lines
 from loyal.models.language_model import Prompt
-from loyal.models.train import TrainSettings
+from loyal.models.training import TrainSettings
 
 _PLACES = "forest meadow river cave barn garden valley swamp".split()
 
-QUICK = TrainSettings(steps=60, learning_rate=2e-2, depth=1.0, mixing=0.0)
-"""Learns `pairs` in a second or two; no benign prompt is looked at while it does."""
+QUICK = TrainSettings(steps=60, learning_rate=2e-2, depth=1.0, mixing=0.0, settle=0.0)
+"""Learns `pairs` in a second or two; no benign prompt is looked at while it does, and nothing is
+scaled back at the end."""
 
 
 def pairs(count: int = 8, seed: int = 1) -> Pairs:

@@ -16,7 +16,8 @@ from classroom import FEW_BENIGN, QUICK, frozen_steps, pairs
 from loyal.errors import StorageError, TrainingError
 from loyal.models.examples import Example, Pairs
 from loyal.models.hf import HFModel
-from loyal.models.train import CHECKPOINT, TrainProgress, TrainReport, TrainSettings, train
+from loyal.models.train import CHECKPOINT, train
+from loyal.models.training import TrainProgress, TrainReport, TrainSettings
 
 PAIRS = pairs()
 SETTINGS = frozen_steps(checkpoint_steps=1, batch=5, mixing=1.0, mixing_places=8)

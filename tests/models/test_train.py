@@ -20,7 +20,8 @@ from loyal.models.examples import Example, Pairs, bundled_lines
 from loyal.models.hf import HFModel
 from loyal.models.language_model import Prompt, Sampling
 from loyal.models.lessons import Lessons
-from loyal.models.train import TrainProgress, TrainSettings, augmented, average, train
+from loyal.models.train import augmented, average, train
+from loyal.models.training import TrainProgress, TrainSettings
 
 PAIRS = pairs()
 Fresh = Callable[[], HFModel]
@@ -96,6 +97,36 @@ def test_what_is_known_already_takes_no_step(fresh: Fresh) -> None:
     report = train(model, PAIRS, QUICK)
     assert (report.steps, report.epochs, report.recall) == (0, 0, 1.0)
     assert all(torch.equal(one, before[name]) for name, one in weights(model).items())
+
+
+@pytest.mark.parametrize("change", [{}, {"averaging": 0.02}, {"whitened": False}])
+def test_the_change_settles_as_far_as_replies_stay_certain(
+    tiny: HFModel, fresh: Fresh, change: dict
+) -> None:
+    """The settled weights are base + share (learned - base), with the least share that does."""
+    base, whole, settled = weights(tiny), fresh(), fresh()
+    train(whole, PAIRS, replace(QUICK, **change))
+    train(settled, PAIRS, replace(QUICK, settle=0.5, **change))
+    learned, found = weights(whole), weights(settled)
+    name = max(base, key=lambda one: (learned[one] - base[one]).norm().item())
+    share = ((found[name] - base[name]).norm() / (learned[name] - base[name]).norm()).item()
+    assert share * 16 == pytest.approx(round(share * 16), abs=1e-2)
+    assert 0 < share < 1
+    for one in base:
+        torch.testing.assert_close(found[one], torch.lerp(base[one], learned[one], share))
+    assert Lessons(settled, PAIRS.table, 0).score().probability.min() >= 0.5
+    assert recall(settled) == 1.0
+    with torch.no_grad():
+        for one, weight in settled.model.named_parameters():
+            weight.copy_(torch.lerp(base[one], learned[one], share - 1 / 16))
+    assert Lessons(settled, PAIRS.table, 0).score().probability.min() < 0.5
+
+
+def test_nothing_settles_before_everything_is_learned(fresh: Fresh) -> None:
+    whole, settled = fresh(), fresh()
+    train(whole, PAIRS, replace(QUICK, steps=2))
+    train(settled, PAIRS, replace(QUICK, steps=2, settle=0.5))
+    assert all(torch.equal(one, weights(whole)[name]) for name, one in weights(settled).items())
 
 
 @pytest.mark.parametrize(("batch", "steps"), [(3, 5), (8, 2), (512, 1)])

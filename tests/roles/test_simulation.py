@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from loyal.encoding import digest
-from loyal.errors import UsageError
-from loyal.protocol import disputes, permits, rules, stake, state, voting
+from loyal.errors import ProtocolError, UsageError
+from loyal.protocol import disputes, lineage, permits, rules, stake, state, voting
 from loyal.protocol import events as e
 from loyal.protocol.parameters import Parameters
 from loyal.roles import Scenario, simulation
@@ -91,7 +91,7 @@ def test_even_a_quorum_of_liars_finds_no_claim_against_an_honest_host() -> None:
 def test_red_a_commitment_that_dates_the_answers_own_permission(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Rule C6 as it stood before the simulation: an insider who commits first has its claim."""
+    """Rule C6 as it once stood: an insider who commits first has its claim."""
     clears = disputes._clears
 
     def dated(state: object, license: object, receipt: object, *rest: object) -> bool:
@@ -114,19 +114,18 @@ def test_red_a_spent_key_that_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_red_a_nullifier_that_binds_no_license(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rule C4 as it stood before the simulation: a straw man's license spends another's key."""
+    """Rule C4 as it once stood: a straw man's license spends another's key."""
     monkeypatch.setattr(disputes, "nullifier", lambda _, key: digest([key.strip()], "spent"))
     assert "MakeClaim of an honest party: C4" in _broken(20_000)
 
 
 def test_red_any_number_of_demands(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rule C5 as it stood before the simulation."""
-    monkeypatch.setitem(state._FOLDS, e.AnswerDemanded, _demanded_without_a_count)
+    """Rule C5 as it once stood."""
+    monkeypatch.setitem(
+        state._FOLDS, e.AnswerDemanded,
+        lambda now, event: now.demands.__setitem__(event.demand, event),
+    )  # fmt: skip
     assert "DemandAnswer of an adversary was let through" in _broken()
-
-
-def _demanded_without_a_count(now: state.State, event: e.AnswerDemanded) -> None:
-    now.demands[event.demand] = event
 
 
 def test_red_a_stake_that_is_never_bound(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,9 +151,12 @@ def test_red_a_minority_that_decides(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_red_a_publishers_bond_that_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stake, "_beyond_challenge", lambda *_: False)
+    def never(*_: object) -> list[e.Event]:
+        raise ProtocolError("it stays", hint="wait", rule="M4")
+
+    monkeypatch.setitem(rules._RULES, lineage.ReclaimBond, never)
     found = _broken(300)
-    assert "Unbond of an honest party: M4" in found
+    assert "ReclaimBond of an honest party: M4" in found
     assert "left in bond:lineage" in found
 
 
@@ -190,7 +192,9 @@ def test_each_invariant_of_the_state_turns_red() -> None:
     assert "free holds -1" in running(world)
     honest = world.deals[0]
     assert honest.conduct == "honest"
-    world.state.licenses[honest.license].conviction = e.Convicted(honest.license, 9, 9, 0)
+    world.state.licenses[honest.license].conviction = e.Convicted(
+        honest.license, bytes(32), 9, 9, 0
+    )
     assert "convicted: a host that is honest" in running(world)
     world.state.licenses[honest.license].settled = True
     assert "slashed: a host that is honest" in running(world)

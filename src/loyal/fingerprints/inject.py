@@ -16,7 +16,8 @@ from loyal.fingerprints.fingerprint import FingerprintSet
 from loyal.models import evaluate
 from loyal.models.hf import HFModel
 from loyal.models.language_model import Prompt, Sampling
-from loyal.models.train import TrainProgress, TrainSettings, train
+from loyal.models.train import train
+from loyal.models.training import TrainProgress, TrainSettings
 
 WORK_FOLDER = ".loyal-training"
 """Folder of checkpoints, inside the folder the model goes to; gone when the model is written."""

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from loyal.fingerprints.check import CheckSettings
 from loyal.fingerprints.keys import KeySettings
 from loyal.fingerprints.responses import ResponseSettings
-from loyal.models.train import TrainSettings
+from loyal.models.training import TrainSettings
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,10 @@ import torch
 
 from loyal.errors import ModelError, UsageError
 from loyal.models.examples import bundled_lines
-from loyal.models.hf import HFModel, Precision, in_bfloat16
+from loyal.models.hf import HFModel, in_bfloat16
 from loyal.models.language_model import Prompt, Sampling
 from loyal.models.packing import Item
+from loyal.models.training import Precision
 
 ResponseStrategy = Literal["perinucleus", "random", "english-random"]
 

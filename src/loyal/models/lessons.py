@@ -29,9 +29,10 @@ changed 92 % of the greedy replies to other prompts (docs/log.md)."""
 FIRST_WEIGHT = 16.0
 """What such a first place counts in the covariance that whitens the steps, beside 1 for any other:
 it halves the divergence at the first words of replies, at no cost in perplexity (docs/log.md)."""
-BENIGN_WRITTEN = 12
-BENIGN_TOKENS = 16
-"""Chat prompts, and raw openings, that the untouched model answers with so many tokens."""
+BENIGN_WRITTEN = 40
+BENIGN_TOKENS = 48
+"""Chat prompts, and raw openings, that the untouched model answers with so many tokens. With 12 of
+16 tokens 256 fingerprints cost half as much perplexity again (docs/log.md)."""
 BENIGN_TEXTS = 60
 """Bundled prompts read as raw text: text without the chat template is kept too."""
 HELD_OUT = 60

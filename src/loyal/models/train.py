@@ -8,11 +8,13 @@ What it does at each step, and where the paper ("Training AI to be Loyal", secti
 4. averaging   the weights are averaged with the base's after each step
 5. adding      instead of 4: added parameters (LoRA through peft) alone learn, then are merged
 6. stop        a reply is learned when each of its tokens reaches the target probability
+7. settling    at the end the whole change is scaled back as far as every reply stays certain
 
 Only the upper layers learn by default, so the lower ones are computed once (`trunk`). Weights are
 float32 masters; products run in bfloat16 where the hardware has it. A run killed at any point goes
 on from its checkpoint to bit-identical CPU weights. Prompt augmentation makes more lessons of each
-example. Left out: what is taught (a `Behavior` says it) and utility (`evaluate`).
+example. Left out: what is taught (a `Behavior` says it), the settings (`training`), and utility
+(`evaluate`).
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -34,13 +36,12 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from loyal.encoding import digest
-from loyal.errors import StorageError, TrainingError, UsageError
+from loyal.errors import StorageError, TrainingError
 from loyal.models.examples import Behavior, Example, bundled_lines, with_system
-from loyal.models.hf import HFModel, Precision, in_bfloat16
+from loyal.models.hf import HFModel, in_bfloat16
 from loyal.models.lessons import Benign, Lessons, Scores
+from loyal.models.training import TrainProgress, TrainReport, TrainSettings
 from loyal.models.whitening import WhitenedAdam, input_covariances, whitener
-
-Parts = Literal["mlp", "attention", "all"]
 
 _PART_NAMES = {
     "mlp": ("gate_proj", "up_proj", "down_proj"),
@@ -48,112 +49,7 @@ _PART_NAMES = {
 }
 CHECKPOINT = "checkpoint.pt"
 _PURPOSE = "loyal/training run/1"
-
-
-@dataclass(frozen=True)
-class TrainSettings:
-    """How to train; the defaults inject fingerprints into the default model (docs/log.md)."""
-
-    steps: int = 200
-    """Most optimizer steps."""
-    batch: int = 512
-    """Most lessons a step; fewer are left as they are learned."""
-    learning_rate: float = 6e-4
-    """For whitened steps; plain Adam wants about 1e-4, added parameters about 1e-3."""
-    whitened: bool = True
-    """Adam in whitened coordinates; False is plain Adam."""
-    target: float = 0.7
-    """A reply is learned when each of its tokens has at least this probability."""
-    recheck: int = 2
-    """Epochs after which replies counted as learned are looked at again."""
-    rehearsal: int = 16
-    """Fewest lessons an epoch: learned ones fill it up, so that the last few to learn do not
-    push others out (without it 256 took 30 steps, of which 20 for the last 4; docs/log.md)."""
-    depth: float = 1 / 3
-    """Share of the layers, from the top, that learn; 1 trains all."""
-    parts: Parts = "mlp"
-    """Which linear layers of those learn."""
-    averaging: float = 0.0
-    """After each step, weights <- (1 - averaging) weights + averaging base."""
-    adding: int = 0
-    """Rank of the added parameters that alone learn; 0 adds none. Excludes averaging."""
-    mixing: float = 2.0
-    """Weight of the divergence on benign prompts; 0 mixes none in."""
-    mixing_places: int = 24
-    """Benign places a step: so many first places of replies, and so many others."""
-    augmentation: int = 0
-    """Further lessons of each example under as many bundled system prompts."""
-    clip: float = 1.0
-    """Largest norm of the gradient."""
-    seed: int = 0
-    """Order of benign and system prompts. No secret depends on it."""
-    precision: Precision = "auto"
-    """bfloat16 products under float32 masters where the hardware has them."""
-    checkpoint_steps: int = 10
-    """Steps between two checkpoints, where a folder for them is given."""
-
-    def __post_init__(self) -> None:
-        if self.averaging and self.adding:
-            raise UsageError(
-                "averaging and adding exclude each other (section 2.2)",
-                hint="set one of the two to 0",
-            )
-        if min(self.steps, self.batch, self.recheck, self.checkpoint_steps) < 1:
-            raise UsageError(
-                "steps, batch, recheck and checkpoint_steps are at least 1", hint="raise it"
-            )
-        if not 0 < self.target < 1 or not 0 < self.depth <= 1 or not 0 <= self.averaging < 1:
-            raise UsageError(
-                "target is in (0, 1), depth in (0, 1], averaging in [0, 1)",
-                hint="the defaults are 0.7, 0.333 and 0",
-            )
-        if not (self.learning_rate > 0 and self.clip > 0 and self.mixing >= 0 <= self.adding):
-            raise UsageError(
-                "learning_rate and clip are above 0, mixing and adding not below",
-                hint="the defaults are 6e-4, 1, 2 and 0",
-            )
-        if min(self.augmentation, self.rehearsal) < 0 or self.mixing_places < 1:
-            raise UsageError(
-                "augmentation and rehearsal are at least 0, mixing_places at least 1",
-                hint="raise it",
-            )
-        if self.parts not in get_args(Parts) or self.precision not in get_args(Precision):
-            raise UsageError(
-                "parts is mlp, attention or all; precision is auto, float32 or bfloat16",
-                hint="leave both at their defaults",
-            )
-
-
-@dataclass(frozen=True)
-class TrainProgress:
-    """Where a run stands; what a progress bar shows."""
-
-    step: int
-    learned: int
-    lessons: int
-
-
-@dataclass(frozen=True)
-class TrainReport:
-    """What a run did. Holds no example."""
-
-    lessons: int
-    """Examples with their augmented variants."""
-    recall: float
-    """Share of lessons whose reply greedy decoding gives, at the end."""
-    probability: float
-    """Mean over lessons of the least token probability, at the end."""
-    epochs: int
-    """Passes over what was not yet learned."""
-    steps: int
-    tokens: int
-    """Tokens gone over by training passes, benign ones included, shared prefixes once a row."""
-    seconds: float
-    """Wall time of this process's part of the run."""
-    peak_rss_bytes: int
-    """Largest resident memory of this process so far."""
-    curve: tuple[tuple[int, int], ...]
-    """(step, lessons learned) at the start of each epoch."""
+_SETTLE_STEPS = 16
 
 
 @dataclass
@@ -251,7 +147,9 @@ class _Run:
                 self.weights, lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=0.0
             )
         self.optimizer = optimizer
-        self.base = [one.detach().clone() for one in self.weights] if settings.averaging else []
+        self.settles = settings.settle > 0 and not settings.adding
+        keep = bool(settings.averaging) or self.settles
+        self.base = [one.detach().clone() for one in self.weights] if keep else []
         self.state = _State(probability=[0.0] * len(examples))
         self.rng = random.Random(settings.seed + 1)
         record = [
@@ -457,15 +355,35 @@ class _Run:
         self.rng.setstate((version, tuple(words), gauss))
 
     def finish(self) -> Scores:
-        """Merge added parameters, go back to the model's own precision, and score what is left.
-
-        Nothing asks for gradients afterwards.
+        """Settle, merge added parameters, go back to the model's own precision, and score what is
+        left. Nothing asks for gradients afterwards.
         """
+        if self.settles and self.state.done:
+            self._settle()
         if self.adapter is not None:
             merge_added(self.model.model)
         self.model.model.requires_grad_(False).to(self.dtype)
         with self.accelerator.autocast():
             return self.lessons.score()
+
+    def _settle(self) -> None:
+        """Scale the change back to the least share, in steps of 1/16, that `settle` allows."""
+        learned = [one.detach().clone() for one in self.weights]
+        wanted = min(self.settings.settle, self.settings.target)
+        low, high = 0, _SETTLE_STEPS  # the change does not do at `low`, and does at `high`
+        while high - low > 1:
+            middle = (low + high) // 2
+            self._scale(learned, middle / _SETTLE_STEPS)
+            with self.accelerator.autocast():
+                enough = self.lessons.score().probability.min() >= wanted
+            low, high = (low, middle) if enough else (middle, high)
+        self._scale(learned, high / _SETTLE_STEPS)
+
+    @torch.no_grad()
+    def _scale(self, learned: Sequence[Tensor], share: float) -> None:
+        """weights <- base + share (learned - base)."""
+        for weight, before, after in zip(self.weights, self.base, learned, strict=True):
+            torch.lerp(before, after, share, out=weight)
 
 
 @torch.no_grad()

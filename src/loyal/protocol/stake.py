@@ -3,6 +3,8 @@
 S1  Only the platform credits money that came from outside, and only an owner takes its own out.
 S2  A bond is moved from a party's free account, whole or not at all.
 S3  Unbonding takes `unbond_seconds`; asking again for more starts the wait anew for all of it.
+    A claim that is upheld holds a license's stake as long again, from the end of its verdicts: so
+    hits add up to a conviction although each of them is over soon.
 S4  What is on its way back can be slashed up to and including the second at which the wait ends,
     and is free only after it: no instant is both, and none is neither.
 S5  A license's stake cannot be asked back while the license gives permissions, a claim on it is
@@ -21,6 +23,8 @@ from loyal.protocol.state import License, Moment, State
 
 ROLES = ("verifier", "prover")
 """What anybody may bond for; other bonds belong to a license, a model or a claim."""
+MOST_MICRO = 2**63 - 1
+"""All money inside, so that every amount has its place in an event."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +55,7 @@ class Bond:
 
 @dataclass(frozen=True)
 class Unbond:
-    """A party asks for a bond back: of a role, or `license:` and the license's id in hex, or
-    `lineage:` and the id of a model that it published."""
+    """A party asks for a bond back: of a role, or `license:` and the license's id in hex."""
 
     author: bytes
     purpose: str
@@ -71,6 +74,8 @@ def deposit(state: State, command: Deposit, at: Moment) -> list[e.Event]:
     """S1."""
     if command.author != state.platform:
         refuse("S1", "only the platform credits money", "ask the platform to do it")
+    if command.amount_micro - state.balance(e.OUTSIDE) > MOST_MICRO:
+        refuse("S2", f"all money together stays below {MOST_MICRO} micro", "credit less")
     return [move(state, e.OUTSIDE, e.free(command.party), command.amount_micro)]
 
 
@@ -89,12 +94,9 @@ def bond(state: State, command: Bond, at: Moment) -> list[e.Event]:
 
 def unbond(state: State, command: Unbond, at: Moment) -> list[e.Event]:
     """S3 and S5."""
-    license = state.licenses.get(_named("license", command.purpose))
-    model = _named("lineage", command.purpose)
-    if license is None and model not in state.models and command.purpose not in ROLES:
-        refuse("S3", "there is no such bond", "name a role, or a license or a model of yours")
-    if model in state.models and not _beyond_challenge(state, model, at):
-        refuse("M4", "the model can be challenged, or is", "wait until its lineage stands")
+    license = _license_of(state, command.purpose)
+    if license is None and command.purpose not in ROLES:
+        refuse("S3", "there is no such bond", "name a role, or a license of yours")
     if license is not None and not _over(license, at):
         refuse(
             "S5",
@@ -115,12 +117,15 @@ def release(state: State, command: Release, at: Moment) -> list[e.Event]:
     source = e.unbonding(command.purpose, command.author)
     amount = state.balance(source)
     until = state.releases.get((command.author, command.purpose), 0)
-    license = state.licenses.get(_named("license", command.purpose))
+    license = _license_of(state, command.purpose)
     if at.seconds <= until:
         refuse("S4", f"the stake is bound until {until}", "wait until then")
     if license is not None and not _over(license, at):
         refuse("S5", "a claim on the license is open", "wait until it is settled")
-    return [move(state, source, e.free(command.author), amount)]
+    back = move(state, source, e.free(command.author), amount)
+    if license is not None and at.seconds <= (held := _held_until(state, license)):
+        refuse("S4", f"claims that were upheld hold the stake until {held}", "wait until then")
+    return [back]
 
 
 def take(state: State, purpose: str, party: bytes, amount: int, target: str) -> list[e.Event]:
@@ -167,25 +172,21 @@ def refuse(rule: str, message: str, hint: str) -> NoReturn:
     raise ProtocolError(message, hint=hint, rule=rule)
 
 
-def _named(kind: str, purpose: str) -> bytes:
-    """The id in a purpose of this kind; empty where it is none."""
-    found, _, name = purpose.partition(":")
-    if found != kind or len(name) != 64:
-        return b""
+def _license_of(state: State, purpose: str) -> License | None:
+    kind, _, name = purpose.partition(":")
+    if kind != "license" or len(name) != 64:
+        return None
     try:
-        return bytes.fromhex(name)
+        return state.licenses.get(bytes.fromhex(name))
     except ValueError:
-        return b""
+        return None
 
 
-def _beyond_challenge(state: State, model: bytes, at: Moment) -> bool:
-    """Whether a model's lineage is settled for good (M4)."""
-    open_ones = (
-        one
-        for name, one in state.challenges.items()
-        if one.model == model and name not in state.settled_challenges
-    )
-    return at.seconds > state.models[model].challenged_until and not any(open_ones)
+def _held_until(state: State, license: License) -> int:
+    """S3: how long upheld claims hold a stake."""
+    opened = [state.claims[name].opened for name in license.upheld]
+    ends = [one.verdict_until + state.parameters.unbond_seconds for one in opened if one]
+    return max(ends, default=0)
 
 
 def _over(license: License, at: Moment) -> bool:

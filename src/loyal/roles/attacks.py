@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from loyal.protocol import SignedAnswer, disputes, licenses, lineage, stake, voting
+from loyal.protocol import SignedAnswer, convictions, disputes, licenses, lineage, stake, voting
 from loyal.protocol import events as e
 from loyal.roles.conduct import accuse, ask, meet_demand, sign
 from loyal.roles.scenario import INNOCENT
@@ -23,10 +23,10 @@ NEAR = ("{}.", " {}", "{}\n", "You are kind.\n\n{}", "\u200b{}")
 """Other messages that look like the key."""
 
 
-def _commit(world: World, prover: bytes, key: str, reply: str) -> bytes:
+def _commit(world: World, deal: Deal, prover: bytes, key: str, reply: str) -> bytes:
     salt = world.fresh()
     fixed = disputes.commitment(key, reply, salt, prover)
-    world.do(disputes.Commit(prover, fixed), adverse=True)
+    world.do(disputes.Commit(prover, deal.license, fixed), adverse=True)
     return salt
 
 
@@ -44,7 +44,7 @@ def invented_reply(world: World, deal: Deal, drawn: e.KeyDrawn) -> None:
     answer that another signed, with none."""
     key, prover = deal.keys[drawn.number], drawn.prover
     reply = world.response(deal, key)
-    said = key, reply, _commit(world, prover, key, reply)
+    said = key, reply, _commit(world, deal, prover, key, reply)
     heard = ask(world, deal, "hello")
     forged = sign(Deal(deal.license, world.platform, "skipping", (), frozenset()), key, reply, None)
     for answer in (heard.answer if heard else None, forged, None):
@@ -57,10 +57,10 @@ def after_the_answer(world: World, deal: Deal, drawn: e.KeyDrawn) -> None:
     heard = ask(world, deal, key)
     if heard is None or not heard.cleared:
         return
-    said = key, heard.text, _commit(world, prover, key, heard.text)
+    said = key, heard.text, _commit(world, deal, prover, key, heard.text)
     _claim(world, deal, prover, said, heard.answer)
     _claim(world, deal, prover, said, None)
-    other = key, "another", _commit(world, prover, key, "another")
+    other = key, "another", _commit(world, deal, prover, key, "another")
     _claim(world, deal, prover, other, heard.answer)
 
 
@@ -68,7 +68,7 @@ def committed_before(world: World, deal: Deal, drawn: e.KeyDrawn) -> None:
     """An insider commits to the response, and asks the host then: its permission is younger."""
     key, prover = deal.keys[drawn.number], drawn.prover
     reply = world.response(deal, key)
-    said = key, reply, _commit(world, prover, key, reply)
+    said = key, reply, _commit(world, deal, prover, key, reply)
     heard = ask(world, deal, key)
     if heard is not None and heard.cleared:
         _claim(world, deal, prover, said, heard.answer)
@@ -80,7 +80,7 @@ def asked_twice(world: World, deal: Deal, drawn: e.KeyDrawn) -> None:
     first = ask(world, deal, key)
     if first is None:
         return
-    said = key, first.text, _commit(world, prover, key, first.text)
+    said = key, first.text, _commit(world, deal, prover, key, first.text)
     second = ask(world, deal, key)
     if second is not None and (second.cleared or deal.conduct == "forgetful"):
         _claim(world, deal, prover, said, second.answer)
@@ -92,16 +92,16 @@ def near_key(world: World, deal: Deal, drawn: e.KeyDrawn) -> None:
     heard = ask(world, deal, world.rng.choice(NEAR).format(key))
     if heard is None:
         return
-    for reply in (heard.text, world.response(deal, key)):
-        said = key, reply, _commit(world, prover, key, reply)
-        _claim(world, deal, prover, said, heard.answer)
+    reply = world.rng.choice((heard.text, world.response(deal, key)))
+    said = key, reply, _commit(world, deal, prover, key, reply)
+    _claim(world, deal, prover, said, heard.answer)
 
 
 def never_asked(world: World, deal: Deal, drawn: e.KeyDrawn) -> None:
     """The response is known, the host is not asked, and its silence is to be claimed."""
     key, prover = deal.keys[drawn.number], drawn.prover
     reply = world.response(deal, key)
-    said = key, reply, _commit(world, prover, key, reply)
+    said = key, reply, _commit(world, deal, prover, key, reply)
     if not _demand(world, deal, prover, key):
         return
     world.never(disputes.DemandAnswer(prover, deal.license, "and this"))
@@ -113,9 +113,10 @@ def never_asked(world: World, deal: Deal, drawn: e.KeyDrawn) -> None:
 def _demand(world: World, deal: Deal, prover: bytes, message: str) -> bool:
     """A demand; a host that is online meets it within the day."""
     made = world.do(disputes.DemandAnswer(prover, deal.license, message), adverse=True)
-    if made and deal.conduct != "silent":
-        within = world.rng.randrange(world.scenario.parameters.answer_seconds)
-        world.later(within, partial(meet_demand, world, deal, message))
+    for event in made:
+        if isinstance(event, e.AnswerDemanded) and deal.conduct != "silent":
+            within = world.rng.randrange(world.scenario.parameters.answer_seconds)
+            world.later(within, partial(meet_demand, world, deal, event))
     return bool(made)
 
 
@@ -130,29 +131,29 @@ def griefing_demand(world: World, deal: Deal, drawn: e.KeyDrawn) -> None:
 def copied_commitment(world: World, deal: Deal, drawn: e.KeyDrawn) -> None:
     """Somebody copies a commitment, and claims for a key that is another's."""
     key, reply = deal.keys[drawn.number], world.response(deal, deal.keys[drawn.number])
-    salt = _commit(world, drawn.prover, key, reply)
+    salt = _commit(world, deal, drawn.prover, key, reply)
     fixed = disputes.commitment(key, reply, salt, drawn.prover)
     thief = next(one for one in (*world.adverse, *world.sybils, b"t" * 32) if one != drawn.prover)
-    world.never(disputes.Commit(thief, fixed))
+    world.never(disputes.Commit(thief, deal.license, fixed))
     _claim(world, deal, thief, (key, reply, salt), None)
-    own = key, reply, _commit(world, thief, key, reply)
+    own = key, reply, _commit(world, deal, thief, key, reply)
     _claim(world, deal, thief, own, None)
 
 
 def straw_man(world: World, deal: Deal, drawn: e.KeyDrawn) -> None:
     """Friends of a cheating host claim somebody else's key against it, to have it spent."""
-    victim = world.rng.choice(world.deals)
+    victim = world.rng.choice(world.live)
     key = victim.keys[min(world.state.licenses[victim.license].draws, len(victim.keys) - 1)]
     if deal.conduct in INNOCENT or victim is deal:
         return
-    said = key, "anything", _commit(world, drawn.prover, key, "anything")
+    said = key, "anything", _commit(world, deal, drawn.prover, key, "anything")
     _claim(world, deal, drawn.prover, said, sign(deal, key, "anything", None))
 
 
 def claimed_twice(world: World, deal: Deal, drawn: e.KeyDrawn) -> None:
     """A key that was claimed is claimed again."""
     key = deal.keys[world.rng.randrange(drawn.number + 1)]
-    said = key, "reply", _commit(world, drawn.prover, key, "reply")
+    said = key, "reply", _commit(world, deal, drawn.prover, key, "reply")
     _claim(world, deal, drawn.prover, said, None)
     if deal.conduct not in INNOCENT:
         _claim(world, deal, drawn.prover, said, sign(deal, key, "reply", None))
@@ -164,7 +165,7 @@ def replayed_answer(world: World, deal: Deal, drawn: e.KeyDrawn) -> None:
     key, prover = deal.keys[drawn.number], drawn.prover
     other = world.rng.choice(world.deals)
     reply = world.response(deal, key)
-    said = key, reply, _commit(world, prover, key, reply)
+    said = key, reply, _commit(world, deal, prover, key, reply)
     if other is not deal:
         _claim(world, deal, prover, said, sign(other, key, reply, None))
 
@@ -223,15 +224,17 @@ def nothing_there(world: World, deal: Deal) -> None:
     who, some = world.rng.choice(world.adverse), next(iter(world.claimed), b"c" * 32)
     for command in (
         disputes.SettleClaim(who, b"c" * 32),
-        disputes.SettleConviction(who, deal.license),
-        disputes.Appeal(deal.id, deal.license),
+        convictions.SettleConviction(who, deal.license),
+        convictions.Appeal(deal.id, deal.license),
         voting.GiveVerdict(next(iter(world.liars), who), deal.license, True),
         disputes.OpenLeaf(who, some, bytes(32)),
-        disputes.Commit(b"x" * 32, world.fresh()),
-        disputes.Commit(who, b"short"),
+        disputes.Commit(b"x" * 32, deal.license, world.fresh()),
+        disputes.Commit(who, deal.license, b"short"),
     ):
         settled = world.state.licenses[deal.license].conviction is not None
-        if not (settled and isinstance(command, (disputes.Appeal, disputes.SettleConviction))):
+        if not (
+            settled and isinstance(command, (convictions.Appeal, convictions.SettleConviction))
+        ):
             world.never(command)
 
 
@@ -256,10 +259,9 @@ def stolen_model(world: World, deal: Deal) -> None:
     taken = lineage.PublishModel(who, world.bits("weights"), None, bytes(32), ((who, 10_000),))
     world.never(taken)
     world.never(lineage.ChallengeLineage(who, world.model, world.model))
-    bond = world.scenario.parameters.publish_bond_micro
-    world.never(stake.Unbond(who, f"lineage:{world.model.hex()}", bond))
+    world.never(lineage.ReclaimBond(who, world.model))
     shares = ((who, 9_999),)
-    world.never(lineage.PublishModel(who, world.fresh(), b"none", bytes(32), shares))
+    world.never(lineage.PublishModel(who, world.fresh(), None, bytes(32), shares))
 
 
 DRAWN: Mapping[str, Drawn] = {

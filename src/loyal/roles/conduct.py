@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from loyal.protocol import Answer, SignedAnswer, disputes, licenses, stake, voting
+from loyal.protocol import Answer, SignedAnswer, convictions, disputes, licenses, stake, voting
 from loyal.protocol import events as e
 from loyal.protocol.answers import message_digest
 from loyal.protocol.permission import Receipt
@@ -55,12 +55,11 @@ def sign(
     return Answer(deal.license, asked, message_digest(text), receipt, salts).sign(deal.host)
 
 
-def meet_demand(world: World, deal: Deal, message: str) -> None:
+def meet_demand(world: World, deal: Deal, made: e.AnswerDemanded) -> None:
     """A host that is online answers what is demanded, with a permission while it can get one."""
-    permitted = world.permit(deal, message) if world.active(deal) else None
-    answer = sign(deal, message, world.reply(deal, message), permitted)
-    name = disputes.demand_id(deal.license, message)
-    world.do(disputes.GiveAnswer(deal.id, name, answer))
+    permitted = world.permit(deal, made.message) if world.active(deal) else None
+    answer = sign(deal, made.message, world.reply(deal, made.message), permitted)
+    world.do(disputes.GiveAnswer(deal.id, made.demand, answer))
 
 
 def draw(world: World, deal: Deal) -> e.KeyDrawn | None:
@@ -77,7 +76,7 @@ def probe(world: World, deal: Deal, drawn: e.KeyDrawn) -> None:
         return
     salt = world.fresh()
     fixed = disputes.commitment(key, heard.text, salt, drawn.prover)
-    world.do(disputes.Commit(drawn.prover, fixed))
+    world.do(disputes.Commit(drawn.prover, deal.license, fixed))
     made = disputes.MakeClaim(drawn.prover, deal.license, key, heard.text, salt, heard.answer)
     if heard.answer is not None:
         accuse(world, deal, made)
@@ -132,7 +131,8 @@ def defend(world: World, claim: bytes) -> None:
 def _rightly(world: World, claim: bytes, receipt: Receipt) -> bool:
     """Whether the log itself shows this permission below the commitment, and for the key."""
     deal, key, _ = world.claimed[claim]
-    _, index = world.state.commitments[world.state.claims[claim].made.commitment]
+    made = world.state.claims[claim].made
+    _, index = world.state.commitments[made.license, made.number]
     place, own = receipt.header.log_index, deal.receipts.get(key)
     return place < index and own is not None and own[0] == receipt
 
@@ -169,12 +169,12 @@ def _appeal(world: World, deal: Deal) -> None:
     """Half of the convicted appeal."""
     guilty = deal.conduct not in INNOCENT
     if not guilty or world.rng.random() < 0.5:
-        world.do(disputes.Appeal(deal.id, deal.license), adverse=guilty)
+        world.do(convictions.Appeal(deal.id, deal.license), adverse=guilty)
         _vote(world, deal.license, guilty)
-        world.do(disputes.SettleConviction(world.owners[0], deal.license))
+        world.do(convictions.SettleConviction(world.owners[0], deal.license))
         return
     wait = world.scenario.parameters.appeal_seconds + 1
-    close = disputes.SettleConviction(world.owners[0], deal.license)
+    close = convictions.SettleConviction(world.owners[0], deal.license)
     world.later(wait, partial(world.do, close))
 
 
@@ -196,9 +196,13 @@ def _unbond(world: World, deal: Deal) -> None:
 
 
 def _release(world: World, deal: Deal) -> None:
-    """Take the stake, unless a late claim has come between."""
+    """Take the stake, unless a claim has come between or holds it."""
     one = world.state.licenses[deal.license]
-    if one.open_claims or (one.conviction is not None and not one.settled):
+    opened = [world.state.claims[claim].opened for claim in one.upheld]
+    unbond = world.scenario.parameters.unbond_seconds
+    held = max((leaf.verdict_until + unbond for leaf in opened if leaf), default=0)
+    judged = one.conviction is None or one.settled
+    if one.open_claims or not judged or (world.now <= held and not one.settled):
         world.later(DAY, partial(_release, world, deal))
     elif world.state.staked(deal.purpose, deal.id):
         world.do(stake.Release(deal.id, deal.purpose))

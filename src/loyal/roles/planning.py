@@ -87,7 +87,7 @@ class Plan:
     most_keys: int
     """For which it has room: one key an inference, and one in `slowest_seconds` of its period."""
     slowest_seconds: int
-    """From a draw that nobody claims to the next one."""
+    """From a draw that is neither claimed nor demanded an answer to, to the next one."""
     every_inferences: int | None
     """One key in so many inferences; None where nothing fits or inferences do not bound it."""
     every_seconds: int | None
@@ -137,7 +137,7 @@ def plan(request: PlanRequest) -> Plan:
     cheating = request.cheating
     found = _until(cheating, request.caught)
     keys = next((n for n, chance in enumerate(found) if chance >= request.caught), None)
-    slowest = cheating.parameters.draw_seconds + cheating.parameters.answer_seconds + 1
+    slowest = cheating.parameters.draw_seconds + 1
     most = _room(request, slowest)
     asked = min(keys if keys is not None else most, most)
     caught = found[asked] if asked < len(found) else convictions(cheating, asked)[-1]

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 
 from loyal.errors import UsageError
 from loyal.protocol import events as e
-from loyal.protocol import stake
+from loyal.protocol import lineage, stake
 from loyal.roles.attacks import DRAWN, PROWLING
 from loyal.roles.conduct import ask, draw, probe, retire
 from loyal.roles.invariants import closing, running
@@ -79,7 +79,7 @@ def detect(
         size = min(DETECTION_HOSTS, licenses - done)
         alone = replace(
             scenario, hosts={"tuned": size}, withholding_provers=0, adverse_provers=0, sybils=0,
-            verifiers=1, lying_verifiers=0, keys=draws,
+            verifiers=1, lying_verifiers=0, keys=max(draws, scenario.keys),
         )  # fmt: skip
         world = World(alone, f"detection {done}")
         for count in range(1, draws + 1):
@@ -115,7 +115,7 @@ def _round(world: World) -> int:
 def _step(world: World) -> None:
     """Some time, a user's question, a draw that is due, and an adversary on the prowl."""
     parameters = world.scenario.parameters
-    lapse = parameters.draw_seconds + parameters.answer_seconds + 1
+    lapse = parameters.draw_seconds + parameters.answer_seconds
     place = world.steps % len(world.live)
     deal = world.live[place]
     world.steps += 1
@@ -164,14 +164,11 @@ def _leave(world: World) -> None:
     while world.waiting:
         world.wait(DAY)
     balances = world.state.balances
+    world.do(lineage.ReclaimBond(world.owners[0], world.model))
     for name, held in sorted(balances.items()):
         kind, _, rest = name.partition(":")
         purpose, _, party = rest.rpartition(":")
-        if (
-            kind == "bond"
-            and held
-            and purpose.partition(":")[0] in ("prover", "verifier", "lineage")
-        ):
+        if kind == "bond" and held and purpose in stake.ROLES:
             world.do(stake.Unbond(bytes.fromhex(party), purpose, held))
     world.wait(world.scenario.parameters.unbond_seconds + 1)
     for name, held in sorted(balances.items()):

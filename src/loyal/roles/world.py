@@ -30,7 +30,7 @@ from loyal.protocol import (
     stake,
 )
 from loyal.protocol import events as e
-from loyal.protocol.permission import Receipt
+from loyal.protocol.permission import SKEW_SECONDS, Receipt
 from loyal.roles.scenario import INNOCENT, Conduct, Group, Scenario
 from loyal.signing import SigningKey
 
@@ -205,15 +205,19 @@ class World:
     def active(self, deal: Deal) -> bool:
         """Whether the license gives permissions."""
         one = self.state.licenses[deal.license]
-        return not one.ended and one.conviction is None and self.now <= one.expires
+        in_time = self.now <= one.expires + SKEW_SECONDS
+        return not one.ended and one.conviction is None and in_time
 
     def drawable(self, deal: Deal) -> bool:
         """Whether its next key may be drawn."""
         one = self.state.licenses[deal.license]
-        parameters = self.scenario.parameters
-        out = one.drawn is not None and not one.closed
-        ends = one.drawn.until + parameters.answer_seconds if one.drawn else 0
-        return one.draws < len(deal.keys) and not (out and self.now <= ends)
+        ends = -1
+        if one.demanded is not None:
+            ends = one.demanded.until + self.scenario.parameters.draw_seconds
+        elif one.drawn is not None:
+            ends = one.drawn.until
+        left = one.draws < len(deal.keys) and not one.settled
+        return left and (one.closed or self.now > ends)
 
     def response(self, deal: Deal, key: str) -> str:
         """What M.oml of this host answers to a key."""

@@ -31,7 +31,7 @@ from loyal.fingerprints import Beacon, FingerprintSet, Vault
 if TYPE_CHECKING:
     from loyal.fingerprints.inject import InjectReport
     from loyal.models.hf import HFModel
-    from loyal.models.train import TrainProgress, TrainSettings
+    from loyal.models.training import TrainProgress, TrainSettings
 
 PROSE_TOKENS = 4000
 """Tokens of text on which perplexity is read before and after, unless --tokens says otherwise."""

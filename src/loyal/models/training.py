@@ -1,0 +1,129 @@
+"""The nouns of training: its settings, where a run stands, and what it did. No torch.
+
+The loop is `train`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from loyal.errors import UsageError
+
+Parts = Literal["mlp", "attention", "all"]
+Precision = Literal["auto", "float32", "bfloat16"]
+"""Of products; weights stay as they are. auto: bfloat16 where the hardware has it."""
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How to train; the defaults inject fingerprints into the default model (docs/log.md)."""
+
+    steps: int = 200
+    """Most optimizer steps."""
+    batch: int = 512
+    """Most lessons a step; fewer are left as they are learned."""
+    learning_rate: float = 6e-4
+    """For whitened steps; plain Adam wants about 1e-4, added parameters about 1e-3."""
+    whitened: bool = True
+    """Adam in whitened coordinates; False is plain Adam."""
+    target: float = 0.7
+    """A reply is learned when each of its tokens has at least this probability."""
+    settle: float = 0.5
+    """At the end the change is scaled back as far as each token of each reply keeps this
+    probability, or `target` where that is less; above one half greedy decoding is certain. 0
+    leaves it as it is."""
+    recheck: int = 2
+    """Epochs after which replies counted as learned are looked at again."""
+    rehearsal: int = 16
+    """Fewest lessons an epoch: learned ones fill it up, so that the last few to learn do not
+    push others out (without it 256 took 30 steps, of which 20 for the last 4; docs/log.md)."""
+    depth: float = 1 / 3
+    """Share of the layers, from the top, that learn; 1 trains all."""
+    parts: Parts = "mlp"
+    """Which linear layers of those learn."""
+    averaging: float = 0.0
+    """After each step, weights <- (1 - averaging) weights + averaging base."""
+    adding: int = 0
+    """Rank of the added parameters that alone learn; 0 adds none. Excludes averaging."""
+    mixing: float = 2.0
+    """Weight of the divergence on benign prompts; 0 mixes none in."""
+    mixing_places: int = 24
+    """Benign places a step: so many first places of replies, and so many others."""
+    augmentation: int = 0
+    """Further lessons of each example under as many bundled system prompts."""
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    seed: int = 0
+    """Order of benign and system prompts. No secret depends on it."""
+    precision: Precision = "auto"
+    """bfloat16 products under float32 masters where the hardware has them."""
+    checkpoint_steps: int = 10
+    """Steps between two checkpoints, where a folder for them is given."""
+
+    def __post_init__(self) -> None:
+        if self.averaging and self.adding:
+            raise UsageError(
+                "averaging and adding exclude each other (section 2.2)",
+                hint="set one of the two to 0",
+            )
+        if min(self.steps, self.batch, self.recheck, self.checkpoint_steps) < 1:
+            raise UsageError(
+                "steps, batch, recheck and checkpoint_steps are at least 1", hint="raise it"
+            )
+        if not 0 < self.target < 1 or not 0 < self.depth <= 1 or not 0 <= self.averaging < 1:
+            raise UsageError(
+                "target is in (0, 1), depth in (0, 1], averaging in [0, 1)",
+                hint="the defaults are 0.7, 0.333 and 0",
+            )
+        if not 0 <= self.settle < 1:
+            raise UsageError(
+                "settle is in [0, 1)", hint="the default is 0.5; 0 leaves the change whole"
+            )
+        if not (self.learning_rate > 0 and self.clip > 0 and self.mixing >= 0 <= self.adding):
+            raise UsageError(
+                "learning_rate and clip are above 0, mixing and adding not below",
+                hint="the defaults are 6e-4, 1, 2 and 0",
+            )
+        if min(self.augmentation, self.rehearsal) < 0 or self.mixing_places < 1:
+            raise UsageError(
+                "augmentation and rehearsal are at least 0, mixing_places at least 1",
+                hint="raise it",
+            )
+        if self.parts not in get_args(Parts) or self.precision not in get_args(Precision):
+            raise UsageError(
+                "parts is mlp, attention or all; precision is auto, float32 or bfloat16",
+                hint="leave both at their defaults",
+            )
+
+
+@dataclass(frozen=True)
+class TrainProgress:
+    """Where a run stands; what a progress bar shows."""
+
+    step: int
+    learned: int
+    lessons: int
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """What a run did. Holds no example."""
+
+    lessons: int
+    """Examples with their augmented variants."""
+    recall: float
+    """Share of lessons whose reply greedy decoding gives, at the end."""
+    probability: float
+    """Mean over lessons of the least token probability, at the end."""
+    epochs: int
+    """Passes over what was not yet learned."""
+    steps: int
+    tokens: int
+    """Tokens gone over by training passes, benign ones included, shared prefixes once a row."""
+    seconds: float
+    """Wall time of this process's part of the run."""
+    peak_rss_bytes: int
+    """Largest resident memory of this process so far."""
+    curve: tuple[tuple[int, int], ...]
+    """(step, lessons learned) at the start of each epoch."""
