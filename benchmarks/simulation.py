@@ -33,7 +33,7 @@ def honest(seed: int) -> list[Row]:
     how = (
         f"{outcome.interactions:,} moves of adversaries ({len(outcome.attacks)} attacks, "
         f"{sum(outcome.refusals.values()):,} refusals by {len(outcome.refusals)} rules) and "
-        f"{outcome.honest_moves:,} others in {outcome.worlds} communities of {wall:.0f} s in all "
+        f"{outcome.honest_moves:,} others in {outcome.worlds} communities, {wall:.0f} s "
         f"({cpu:.0f} CPU s); {innocent:,} licenses of innocent hosts; "
         f"{sum(outcome.slashed.values()):,} slashes of cheating ones; invariants broken: "
         f"{len(outcome.broken)}; seed {seed}"
