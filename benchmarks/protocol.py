@@ -193,6 +193,9 @@ def durable(size: Size) -> list[Row]:
             found.rate / rate, "x", 40, "at_least", how),
         Row("durable-p99", "p99 of a durable permission over fdatasync's p50",
             found.p99 / middle, "x", 12, "at_most", f"{found.p99 * 1e3:.1f} ms; {how}"),
+        Row("durable-share", "durable permissions a second over the same code without flushes",
+            found.rate / without.rate, "x", 0.5, "at_least", f"what counts where flushes are fast; "
+            f"{how}"),
     ]  # fmt: skip
 
 

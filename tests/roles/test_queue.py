@@ -169,7 +169,7 @@ def test_an_idle_queue_waits_for_as_many_as_came_last_time() -> None:
             await queue.permit(asked(number))
 
         gate = shelf.before = Gate()
-        first = [asyncio.create_task(queue.permit(asked(one))) for one in range(100, 109)]
+        first = [asyncio.create_task(queue.permit(asked(one))) for one in range(100, 108)]
         await asyncio.to_thread(gate.reached.wait, 20)
         gate.opened.set()
         await asyncio.gather(*first)
