@@ -153,6 +153,30 @@ def test_closing_serves_those_who_wait_and_nobody_else() -> None:
     assert sum(shelf.commits) == 9
 
 
+def test_a_worker_that_is_cancelled_leaves_nobody_waiting() -> None:
+    shelf, platform, stage, license = opened()
+
+    async def cancelled() -> None:
+        gate = shelf.before = Gate()
+        async with PermissionQueue(platform, lambda: stage.now) as queue:
+            first = asyncio.create_task(queue.permit(request(stage, license, 0)))
+            await asyncio.to_thread(gate.reached.wait, 20)
+            later = asyncio.create_task(queue.permit(request(stage, license, 1)))
+            await asyncio.sleep(0)
+            assert queue._worker is not None
+            queue._worker.cancel()
+            found = await asyncio.gather(first, later, return_exceptions=True)
+            assert [type(one) for one in found] == [asyncio.CancelledError] * 2
+            with pytest.raises(Overloaded):
+                await queue.permit(request(stage, license, 2))
+            gate.opened.set()
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(cancelled())
+    (again,) = reopened(shelf).permit([request(stage, license, 0)], stage.now)
+    assert isinstance(again, bytes)
+
+
 def test_commands_go_through_the_same_door() -> None:
     async def body(_: Shelf, queue: PermissionQueue, asked: Asked) -> None:
         command = Deposit(queue._platform.state.platform, b"h" * 32, 5)

@@ -115,14 +115,20 @@ class PermissionQueue:
         )
 
     async def _work(self) -> None:
-        while True:
-            await self._gather()
-            if not self._waiting:
-                return
-            most = self._settings.most_requests
-            taken, self._waiting = self._waiting[:most], self._waiting[most:]
-            await self._step(taken)
-            self._wanted = len(taken)
+        try:
+            while True:
+                await self._gather()
+                if not self._waiting:
+                    return
+                most = self._settings.most_requests
+                taken, self._waiting = self._waiting[:most], self._waiting[most:]
+                await self._step(taken)
+                self._wanted = len(taken)
+        finally:
+            # Only where the worker itself was cancelled is anybody left.
+            self._closing = True
+            for _, promise in self._waiting:
+                promise.cancel()
 
     async def _gather(self) -> None:
         """Return when a step should begin, or with nobody waiting when the queue closes."""
@@ -147,11 +153,17 @@ class PermissionQueue:
             outcomes = await loop.run_in_executor(
                 self._thread, self._platform.permit, requests, self._clock()
             )
-        except Exception as error:
+        except BaseException as error:
             # Whatever it was, nobody may be left waiting, and nobody may take it for a permission.
             for _, promise in taken:
-                if not promise.done():
+                if promise.done():
+                    continue
+                if isinstance(error, Exception):
                     promise.set_exception(error)
+                else:
+                    promise.cancel()
+            if not isinstance(error, Exception):
+                raise
             return
         for (_, promise), outcome in zip(taken, outcomes, strict=True):
             if promise.done():
