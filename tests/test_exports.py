@@ -73,6 +73,18 @@ DOORS: dict[str, tuple[str, ...]] = {
         "Witnessed",
         "apply",
     ),
+    "loyal.roles": (
+        "Change",
+        "Heads",
+        "Kept",
+        "Name",
+        "Outcome",
+        "PermissionQueue",
+        "Platform",
+        "PlatformKeys",
+        "QueueSettings",
+        "Store",
+    ),
 }
 
 
