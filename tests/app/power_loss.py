@@ -35,6 +35,10 @@ _TRUNCATE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int64)
 _SYNC = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
 
 
+_LIVING: list[Recorder] = []
+"""SQLite keeps their addresses, so nothing may collect them."""
+
+
 class _Vfs(ctypes.Structure):
     """sqlite3_vfs (sqlite.org/c3ref/vfs.html), with the calls that are passed on as they are."""
 
@@ -46,7 +50,7 @@ class _Vfs(ctypes.Structure):
         ("name", ctypes.c_char_p),
         ("data", ctypes.c_void_p),
         ("open", ctypes.c_void_p),
-        ("others", ctypes.c_void_p * 14),
+        ("others", ctypes.c_void_p * 15),
     )
 
 
@@ -162,6 +166,7 @@ def record(folder: Path) -> Recorder | None:
         return None
     folder.mkdir(exist_ok=True)
     recorder = Recorder(folder, library)
+    _LIVING.append(recorder)
     probe = sqlite3.connect(folder / "probe.db")
     probe.execute("CREATE TABLE probe (x)")
     probe.close()

@@ -1,4 +1,6 @@
-"""The actors of the paper's Figures 1 to 3, one a file; so far the platform.
+"""The actors of the protocol ("Training AI to be Loyal", Figures 1 to 3), torch-free.
+
+The platform decides, commits, and only then answers:
 
     from loyal.protocol import NoteSigner
     from loyal.protocol.stake import Deposit
@@ -30,23 +32,44 @@
     platform.submit(Deposit(identity.public.data, b"h" * 32, 5_000_000), now=1_800_000_000)
     assert Platform(shelf, keys).state == platform.state        # the log is all there is
 
-No torch, no database, no clock here: a store is whatever keeps `loyal.roles.Store`'s promises, and
-`now` is an argument. `PermissionQueue` lets many concurrent requests share one durable step.
+A simulated community, in which hosts, provers, verifiers and adversaries drive the real rules, and
+the plan of how many keys a license needs:
+
+    from loyal.roles import Cheating, PlanRequest, Scenario
+    from loyal.roles.planning import plan
+    from loyal.roles.simulation import simulate
+
+    outcome = simulate(Scenario(seed=7), interactions=500)
+    assert outcome.innocent_slashed == 0 and outcome.broken == ()
+
+    cheating = Cheating(skip_share=0.5, survival=0.9)
+    assert plan(PlanRequest(cheating, inferences=100_000)).keys == 62
+
+No database, no clock here: a store is whatever keeps `loyal.roles.Store`'s promises, and `now` is
+an argument. `PermissionQueue` lets many concurrent requests share one durable step. Nouns are
+exported here; `simulation` and `planning` are verbs.
 """
 
+from loyal.roles.planning import Cheating, Plan, PlanRequest
 from loyal.roles.platform import Outcome, Platform, PlatformKeys
 from loyal.roles.queue import PermissionQueue, QueueSettings
+from loyal.roles.scenario import Detection, Scenario
 from loyal.roles.storage import Change, Heads, Kept, Name, Store
 
 __all__ = [
     "Change",
+    "Cheating",
+    "Detection",
     "Heads",
     "Kept",
     "Name",
     "Outcome",
     "PermissionQueue",
+    "Plan",
+    "PlanRequest",
     "Platform",
     "PlatformKeys",
     "QueueSettings",
+    "Scenario",
     "Store",
 ]
