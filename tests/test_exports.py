@@ -73,7 +73,23 @@ DOORS: dict[str, tuple[str, ...]] = {
         "Witnessed",
         "apply",
     ),
-    "loyal.roles": ("Cheating", "Detection", "Outcome", "Plan", "PlanRequest", "Scenario"),
+    "loyal.roles": (
+        "Change",
+        "Cheating",
+        "Detection",
+        "Heads",
+        "Kept",
+        "Name",
+        "Outcome",
+        "PermissionQueue",
+        "Plan",
+        "PlanRequest",
+        "Platform",
+        "PlatformKeys",
+        "QueueSettings",
+        "Scenario",
+        "Store",
+    ),
 }
 
 

@@ -9,5 +9,5 @@ import loyal.roles
 def test_the_example_runs() -> None:
     lines = inspect.cleandoc(loyal.roles.__doc__ or "").splitlines()
     code = textwrap.dedent("\n".join(one for one in lines if not one or one.startswith("    ")))
-    assert code.count("assert ") == 2
+    assert code.count("assert ") == 3
     exec(compile(code, "loyal.roles", "exec"), {})

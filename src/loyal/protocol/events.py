@@ -273,8 +273,8 @@ class ConvictionSettled(Event):
 
 def encode_event(event: Event) -> bytes:
     """The canonical bytes of an event; law: `decode_event(encode_event(event)) == event`."""
-    kind = type(event)
-    return encoding.encode([kind.__name__, *(getattr(event, name) for name in _hints(kind))])
+    values = [getattr(event, name) for name in _fields(type(event))]
+    return encoding.encode([type(event).__name__, *values])
 
 
 def decode_event(data: bytes) -> Event:
@@ -288,25 +288,30 @@ def decode_event(data: bytes) -> Event:
     kind = Event.kinds.get(record[0])
     if kind is None:
         raise _malformed()
-    hints, values = _hints(kind), record[1:]
-    if len(hints) != len(values):
+    types = _fields(kind).values()
+    values = record[1:]
+    if len(types) != len(values):
         raise _malformed()
-    return kind(*(_as(hint, one) for hint, one in zip(hints.values(), values, strict=True)))
+    return kind(*map(_as, types, values))
 
 
-_KNOWN_HINTS: dict[type[Event], dict[str, object]] = {}
+_FIELDS: dict[str, dict[str, object]] = {}
 
 
-def _hints(kind: type[Event]) -> dict[str, object]:
-    """Field -> type, in the order of the fields; worked out once a kind."""
-    if kind not in _KNOWN_HINTS:
+def _fields(kind: type[Event]) -> dict[str, object]:
+    """Name and type of each field, in order; looked up once a kind, for a replay reads millions."""
+    found = _FIELDS.get(kind.__name__)
+    if found is None:
         hints = get_type_hints(kind)
-        _KNOWN_HINTS[kind] = {one.name: hints[one.name] for one in fields(kind)}  # type: ignore[arg-type]
-    return _KNOWN_HINTS[kind]
+        found = {one.name: hints[one.name] for one in fields(kind)}  # type: ignore[arg-type]
+        _FIELDS[kind.__name__] = found
+    return found
 
 
 def _as(kind: object, value: object) -> object:
     """`value` as the type of a field: lists become tuples, and nothing else is bent."""
+    if type(value) is kind:
+        return value
     origin = typing.get_origin(kind)
     if origin is tuple:
         inner = typing.get_args(kind)

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from loyal.encoding import digest
 from loyal.errors import PermissionRefused, ProtocolError
@@ -43,9 +44,9 @@ class PermissionRequest:
     idempotency_key: bytes
     """Told apart within the license; 1 to 64 bytes."""
 
-    @property
+    @cached_property
     def body(self) -> bytes:
-        """Digest of what is asked for, 32 bytes."""
+        """Digest of what is asked for, 32 bytes; computed once."""
         return digest([self.host, self.license, self.messages], "loyal permission request 1")
 
 

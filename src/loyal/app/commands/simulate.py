@@ -10,8 +10,8 @@ import click
 
 from loyal.app.report import Table
 from loyal.app.terminal import Terminal, command, facts
-from loyal.roles import Detection, Outcome, Scenario
-from loyal.roles.scenario import INNOCENT
+from loyal.roles import Detection, Scenario
+from loyal.roles.scenario import INNOCENT, Outcome
 
 DEFAULTS = Scenario()
 
