@@ -73,6 +73,16 @@ DOORS: dict[str, tuple[str, ...]] = {
         "Witnessed",
         "apply",
     ),
+    "loyal.roles": (
+        "Asked",
+        "BatchLimits",
+        "Batcher",
+        "Host",
+        "Kept",
+        "PermissionSource",
+        "ReceiptStore",
+        "SignedLicense",
+    ),
 }
 
 

@@ -53,6 +53,10 @@ FINGERPRINT: Mapping[str, Entry] = {
     "join": Entry("custody:join", "Bring shares together into the identity again."),
 }
 
+HOST: Mapping[str, Entry] = {
+    "serve": Entry("host:serve", "Answer users under a license, each query with its permission."),
+}
+
 
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are called; listing them imports nothing."""
@@ -102,6 +106,7 @@ def _root() -> LazyGroup:
     root.add_command(
         _group("fingerprint", "Secret fingerprints: make, inject, check, prove.", FINGERPRINT)
     )
+    root.add_command(_group("host", "A host: answers users under a signed license.", HOST))
     return _with_shared_options(root)
 
 
