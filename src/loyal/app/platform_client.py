@@ -202,12 +202,15 @@ def to_base64url(data: bytes) -> str:
 
 
 def from_base64url(text: str) -> bytes:
-    """The bytes, padded or not; ValueError for any other text."""
+    """The bytes, padded or not; ValueError for any text that `to_base64url` does not write."""
+    plain = text.rstrip("=")
     try:
-        plain = text.rstrip("=").encode("ascii")
-        return base64.b64decode(plain + b"=" * (-len(plain) % 4), b"-_", validate=True)
-    except (binascii.Error, UnicodeEncodeError) as error:
+        data = base64.urlsafe_b64decode(plain + "=" * (-len(plain) % 4))
+    except (binascii.Error, ValueError) as error:
         raise ValueError("not base64url") from error
+    if to_base64url(data) != plain:
+        raise ValueError("not base64url")
+    return data
 
 
 def _read(data: bytes, count: int) -> list[bytes | ProtocolError]:
