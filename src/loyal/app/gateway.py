@@ -92,6 +92,8 @@ class _Query:
     texts: list[str]
     asked: Asked
     receipt: Receipt
+    data: bytes
+    """The receipt's canonical bytes."""
 
 
 class LoyalMiddleware:
@@ -183,7 +185,7 @@ class LoyalMiddleware:
         if any(self._host.refuses(one) for one in texts):
             raise Refused(403, "purpose_refused", "the model's license does not allow this purpose")
         query = await self._permit(request_id, scope["path"], latest(texts))
-        labeled.headers.append((b"loyal-receipt", to_base64url(query.receipt.to_bytes()).encode()))
+        labeled.headers.append((b"loyal-receipt", to_base64url(query.data).encode()))
         onward = dict(scope)
         # A reply that is to be signed is read, so it is asked for without compression.
         onward["headers"] = [one for one in scope["headers"] if one[0] != b"accept-encoding"]
@@ -212,7 +214,7 @@ class LoyalMiddleware:
         except TimeoutError:
             slow = EndpointError("the platform did not answer in time", hint="look at its load")
             raise _unavailable("platform_unavailable", request_id, slow) from None
-        return _Query(request_id, path, texts, asked, receipt)
+        return _Query(request_id, path, texts, asked, receipt, data)
 
     def sign(self, query: _Query, replies: list[str], complete: bool) -> list[bytes]:
         """Step 6: one signed answer for each reply, kept beside the receipt."""

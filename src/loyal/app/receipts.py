@@ -14,6 +14,7 @@ import os
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from loyal.roles.host import Kept
 
 MOST_TOGETHER = 512
 """Jobs in one transaction."""
+LAZY_SECONDS = 0.05
+"""How long answers, which nobody waits for, wait for a receipt to share its flush."""
 BUSY_SECONDS = 10.0
 """How long another process may hold the file."""
 
@@ -94,19 +97,30 @@ class SqliteReceipts:
         return await outcome
 
     def _run(self) -> None:
-        stop = False
-        while not stop:
-            jobs: list[_Job] = []
-            first = self._jobs.get()
-            while first is not None:
-                jobs.append(first)
-                if len(jobs) == MOST_TOGETHER or self._jobs.empty():
-                    break
-                first = self._jobs.get()
-            stop = first is None
-            if jobs:
-                _tell(self._together(jobs))
+        while jobs := self._gather():
+            _tell(self._together(jobs))
         self._database.close()
+
+    def _gather(self) -> list[_Job]:
+        """The jobs of the next transaction: as soon as somebody waits, what is there; else what
+        comes in a short while. Empty where there is nothing more to come."""
+        first = self._jobs.get()
+        if first is None:
+            return []
+        jobs, waits = [first], first.outcome is not None
+        until = time.monotonic() + LAZY_SECONDS
+        while len(jobs) < MOST_TOGETHER:
+            left = 0.0 if waits else until - time.monotonic()
+            try:
+                job = self._jobs.get(left > 0, max(left, 0.0))
+            except queue.Empty:
+                break
+            if job is None:
+                self._jobs.put(None)  # to be met again, behind these
+                break
+            jobs.append(job)
+            waits = waits or job.outcome is not None
+        return jobs
 
     def _together(self, jobs: list[_Job]) -> list[_Done]:
         try:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import NamedTuple, Protocol
 
 from loyal import encoding, signing
@@ -22,7 +22,13 @@ from loyal.errors import EncodingError, PermissionRefused, ProtocolError, Signat
 from loyal.protocol.answers import Answer, SignedAnswer, message_digest
 from loyal.protocol.licenses import PURPOSE as LICENSE_PURPOSE
 from loyal.protocol.licenses import Terms
-from loyal.protocol.permission import MOST_MESSAGES, SALT_BYTES, MessageDigest, Receipt
+from loyal.protocol.permission import (
+    MOST_MESSAGES,
+    SALT_BYTES,
+    BatchHeader,
+    MessageDigest,
+    Receipt,
+)
 from loyal.protocol.permits import PermissionRequest
 from loyal.signing import PublicKey, Signed, SigningKey
 
@@ -183,7 +189,8 @@ class Host:
         3. It covers exactly the digests that were asked for. ProtocolError for any other.
         """
         receipt = Receipt.from_bytes(data)
-        permission = receipt.verify(self.platform)  # 1
+        permission = receipt.in_batch()
+        _believe(receipt.header, receipt.signature, self.platform)  # 1
         if (permission.host, permission.license) != (request.host, request.license):  # 2
             raise PermissionRefused(
                 "a receipt is another host's or for another license", hint=_HINT_RECEIPT, rule="P1"
@@ -200,6 +207,12 @@ class Host:
         """The signed answer: these messages, this reply, under this permission."""
         digests = tuple(message_digest(one) for one in messages)
         return Answer(self.license, digests, message_digest(reply), receipt, salts).sign(self.key)
+
+
+@lru_cache(maxsize=64)
+def _believe(header: BatchHeader, signature: bytes, platform: PublicKey) -> None:
+    """The batch's signature, checked once for all of its receipts; a failure is never kept."""
+    header.verify(signature, platform)
 
 
 def _no_license(message: str) -> ProtocolError:
