@@ -185,8 +185,15 @@ class Stage:
     def commit(self, prover: str, key: str, reply: str, salt: bytes = b"salt") -> bytes:
         """The prover fixes what it was told."""
         fixed = disputes.commitment(key, reply, salt, self.id(prover))
-        self.do(disputes.Commit(self.id(prover), fixed))
+        self.do(disputes.Commit(self.id(prover), self.license_out_to(prover), fixed))
         return fixed
+
+    def license_out_to(self, prover: str) -> bytes:
+        """The license whose last key was drawn for this prover; without one, the first license."""
+        for name, license in self.state.licenses.items():
+            if license.drawn is not None and license.drawn.prover == self.id(prover):
+                return name
+        return next(iter(self.state.licenses))
 
     def claim(
         self, prover: str, license: bytes, key: str, reply: str, answer: SignedAnswer | None,

@@ -18,7 +18,7 @@ from parties import (
     refused,
 )
 
-from loyal.protocol import disputes, licenses, stake, voting
+from loyal.protocol import convictions, disputes, licenses, stake, voting
 from loyal.protocol import events as e
 from loyal.protocol.parameters import Parameters
 from loyal.protocol.permission import SKEW_SECONDS, MessageDigest, PermissionBatch, Receipt
@@ -143,7 +143,7 @@ def test_a_host_that_was_never_asked_answers_a_demand_and_is_clear() -> None:
     receipt, salt = stage.permit(license, "key")
     answer = stage.answer(license, "key", "the response", (receipt, salt))
     assert refused(lambda: stage.claim(prover, license, "key", "the response", None)) == "C5"
-    name = disputes.demand_id(license, "key")
+    name = disputes.demand_id(license, 0, "key")
     stage.do(disputes.GiveAnswer(stage.id("host"), name, answer))
     stage.wait(stage.parameters.answer_seconds + 1)
     for shown in (None, answer):
@@ -157,7 +157,9 @@ def test_a_host_that_lets_a_demand_pass_can_be_claimed() -> None:
     stage.do(disputes.DemandAnswer(stage.id(prover), license, "key"))
     stage.wait(stage.parameters.answer_seconds + 1)
     late = disputes.GiveAnswer(
-        stage.id("host"), disputes.demand_id(license, "key"), stage.answer(license, "key", "reply")
+        stage.id("host"),
+        disputes.demand_id(license, 0, "key"),
+        stage.answer(license, "key", "reply"),
     )
     assert refused(lambda: stage.do(late)) == "C5"
     stage.judge(stage.claim(prover, license, "key", "reply", None))
@@ -194,11 +196,12 @@ def test_a_near_key_is_another_query(asked: str) -> None:
 def test_a_key_is_claimed_once() -> None:
     stage, license = licensed()
     stage.judge(accused(stage, license)[1])
-    prover = stage.draw(license)
     for key in ("key", " key\n"):  # the same key to every model's template
+        stage.wait(stage.parameters.draw_seconds + 1)
+        prover = stage.draw(license)
         stage.commit(prover, key, "reply", b"again")
         answer = stage.answer(license, key, "reply")
-        again = lambda key=key, answer=answer: stage.claim(  # noqa: E731
+        again = lambda prover=prover, key=key, answer=answer: stage.claim(  # noqa: E731
             prover, license, key, "reply", answer, b"again"
         )
         assert refused(again) == "C4"
@@ -211,11 +214,11 @@ def test_a_copied_commitment_is_worth_nothing() -> None:
     prover = stage.draw(license)
     fixed = stage.commit(prover, "key", "reply")
     thief = next(one for one in ("prover 1", "prover 2") if one != prover)
-    assert refused(lambda: stage.do(disputes.Commit(stage.id(thief), fixed))) == "C2"
+    assert refused(lambda: stage.do(disputes.Commit(stage.id(thief), license, fixed))) == "C2"
     answer = stage.answer(license, "key", "reply")
     assert refused(lambda: stage.claim(thief, license, "key", "reply", answer)) == "C3"
-    # Even with a commitment of its own, made when the claim was seen: the key is not drawn for it.
-    stage.commit(thief, "key", "reply")
+    # Nor can it make one of its own when the claim is seen: the key is not drawn for it.
+    assert refused(lambda: stage.commit(thief, "key", "reply")) == "C2"
     assert refused(lambda: stage.claim(thief, license, "key", "reply", answer)) == "C3"
     stage.claim(prover, license, "key", "reply", answer)
 
@@ -225,7 +228,8 @@ def test_a_prover_cannot_choose_its_reply_after_the_leaf_is_open() -> None:
     prover, claim = accused(stage, license)
     stage.do(disputes.OpenLeaf(stage.id("platform"), claim, bytes(32)))
     other = disputes.commitment("key", "the response", b"salt", stage.id(prover))
-    stage.do(disputes.Commit(stage.id(prover), other))
+    again = disputes.Commit(stage.id(prover), license, other)
+    assert refused(lambda: stage.do(again)) == "C2"
     answer = stage.answer(license, "key", "the response")
     assert refused(lambda: stage.claim(prover, license, "key", "the response", answer)) == "C3"
 
@@ -246,7 +250,7 @@ def test_a_host_that_accuses_itself_loses(share: int) -> None:
     convicted(stage, license)
     stage.wait(stage.parameters.appeal_seconds + 1)
     before = sum(map(stage.free, mine))
-    stage.do(disputes.SettleConviction(stage.id("host"), license))
+    stage.do(convictions.SettleConviction(stage.id("host"), license))
     back = sum(map(stage.free, mine)) - before
     assert stage.state.staked(licenses.purpose(license), stage.id("host")) == 0
     assert back <= 0.55 * STAKE
@@ -264,7 +268,7 @@ def test_the_host_under_its_own_name_gets_no_part_of_its_slash() -> None:
     convicted(stage, license)
     stage.wait(stage.parameters.appeal_seconds + 1)
     before, burned = stage.free("host"), stage.state.balance(e.BURNED)
-    stage.do(disputes.SettleConviction(stage.id("owner"), license))
+    stage.do(convictions.SettleConviction(stage.id("owner"), license))
     assert stage.free("host") == before
     assert stage.state.balance(e.BURNED) - burned == STAKE - STAKE // 10 - 4_500_000 * 4 // 10
 
@@ -284,7 +288,7 @@ def test_unbonding_is_no_escape_up_to_the_last_second() -> None:
     stage.now = until + 1  # after it the conviction still holds the stake
     assert refused(lambda: stage.do(release)) == "S5"
     stage.wait(stage.parameters.appeal_seconds)
-    stage.do(disputes.SettleConviction(stage.id("owner"), license))
+    stage.do(convictions.SettleConviction(stage.id("owner"), license))
     assert stage.state.staked(name, stage.id("host")) == 0
     assert refused(lambda: stage.do(release)) == "S2"
 
@@ -370,11 +374,11 @@ def test_one_prover_alone_convicts_nobody() -> None:
     assert len(provers) == 3
 
 
-def test_stake_that_comes_after_the_leaf_is_open_buys_no_vote() -> None:
+def test_stake_that_comes_after_the_claim_buys_no_vote() -> None:
     stage, license = licensed()
     _, claim = accused(stage, license)
+    stage.enroll("verifier", "whale", amount=PLENTY)  # the claim names the case, in the open
     stage.do(disputes.OpenLeaf(stage.id("platform"), claim, bytes(32)))
-    stage.enroll("verifier", "whale", amount=PLENTY)
     stage.wait(stage.parameters.rebuttal_seconds + 1)
     verdict = voting.GiveVerdict(stage.id("whale"), claim, False)
     assert refused(lambda: stage.do(verdict)) == "V1"

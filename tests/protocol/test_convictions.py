@@ -6,7 +6,7 @@ import pytest
 from parties import CANDIDATES, DAY, STAKE, VERIFIERS, Stage, convicted, licensed, refused
 
 from loyal.errors import ProtocolError
-from loyal.protocol import Moment, apply, disputes, licenses, permits, voting
+from loyal.protocol import Moment, apply, convictions, disputes, licenses, permits, voting
 from loyal.protocol import events as e
 from loyal.protocol.permission import MessageDigest
 from loyal.statistics import binomial_tail, sequential_hits
@@ -43,25 +43,49 @@ def test_a_wrong_conviction_is_quashed_on_appeal_and_starts_anew() -> None:
     stage, license = licensed()
     convicted(stage, license)
     host = stage.free("host")
-    stage.do(disputes.Appeal(stage.id("host"), license))
+    stage.do(convictions.Appeal(stage.id("host"), license))
     for role in VERIFIERS:
         stage.do(voting.GiveVerdict(stage.id(role), license, False))
-    stage.do(disputes.SettleConviction(stage.id("host"), license))
+    stage.do(convictions.SettleConviction(stage.id("host"), license))
     assert stage.free("host") == host
     assert stage.state.staked(licenses.purpose(license), stage.id("host")) == STAKE
     stage.judge(stage.probe(license, 50))
     assert stage.state.licenses[license].conviction is None  # nine hits before count no more
 
 
+def test_claims_from_before_a_quashed_conviction_count_no_more() -> None:
+    """They are settled after it; with their hits and without their draws, misses would convict."""
+    stage, license = licensed()
+    pending = [stage.probe(license, 100 + number) for number in range(9)]
+    for claim in pending:
+        stage.do(disputes.OpenLeaf(stage.id("platform"), claim, bytes(32)))
+    stage.wait(stage.parameters.rebuttal_seconds + 1)
+    for claim in pending:
+        for role in VERIFIERS:
+            stage.do(voting.GiveVerdict(stage.id(role), claim, True))
+    convicted(stage, license)
+    stage.do(convictions.Appeal(stage.id("host"), license))
+    for role in VERIFIERS:
+        stage.do(voting.GiveVerdict(stage.id(role), license, False))
+    stage.do(convictions.SettleConviction(stage.id("host"), license))
+    for _ in range(9):
+        stage.draw(license)
+        stage.wait(3 * DAY)  # nine keys that hit nothing
+    for claim in pending:
+        stage.do(disputes.SettleClaim(stage.id("owner"), claim))
+    assert stage.state.licenses[license].upheld == []
+    assert stage.state.licenses[license].conviction is None
+
+
 def test_an_appeal_that_fails_costs_its_bond_too() -> None:
     stage, license = licensed()
     convicted(stage, license)
     host = stage.free("host")
-    stage.do(disputes.Appeal(stage.id("host"), license))
-    assert refused(lambda: stage.do(disputes.Appeal(stage.id("host"), license))) == "C12"
+    stage.do(convictions.Appeal(stage.id("host"), license))
+    assert refused(lambda: stage.do(convictions.Appeal(stage.id("host"), license))) == "C12"
     for role in VERIFIERS:
         stage.do(voting.GiveVerdict(stage.id(role), license, True))
-    stage.do(disputes.SettleConviction(stage.id("host"), license))
+    stage.do(convictions.SettleConviction(stage.id("host"), license))
     assert stage.free("host") == host - stage.parameters.appeal_bond_micro
     assert stage.state.staked(licenses.purpose(license), stage.id("host")) == 0
 

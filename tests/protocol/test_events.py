@@ -14,7 +14,7 @@ from parties import PROVERS, VERIFIERS, Stage, convicted, licensed
 
 from loyal import encoding
 from loyal.errors import ProtocolError
-from loyal.protocol import State, apply, disputes, licenses, stake, voting
+from loyal.protocol import State, apply, convictions, disputes, licenses, stake, voting
 from loyal.protocol import events as e
 
 NUMBERS = st.integers(0, 2**63)
@@ -76,7 +76,7 @@ def test_a_replay_of_the_bytes_gives_the_same_state() -> None:
     stage.permit(license, "hello")
     convicted(stage, license)
     stage.wait(stage.parameters.appeal_seconds + 1)
-    stage.do(disputes.SettleConviction(stage.id("owner"), license))
+    stage.do(convictions.SettleConviction(stage.id("owner"), license))
     log = [e.decode_event(e.encode_event(one)) for one in stage.log]
     assert State(stage.id("platform"), stage.parameters).replay(log) == stage.state
     assert State(stage.id("platform"), stage.parameters).replay(log[:-1]) != stage.state
@@ -96,7 +96,11 @@ def wild_command(stage: Stage, license: bytes, rng: random.Random) -> object:
     role = rng.choice((*PROVERS[:2], *VERIFIERS[:2], "host", "owner", "platform", "stranger"))
     who, amount = stage.id(role), rng.choice((0, 1, 999, 10_000_000, 10**12))
     claims = list(stage.state.claims) or [bytes(32)]
-    key, reply = f"key {rng.randrange(4)}", "reply"
+    number = stage.state.licenses[license].draws
+    key, reply = f"key {number - rng.randrange(2)}", "reply"
+    drawn = stage.state.licenses[license].drawn
+    if drawn is not None and rng.random() < 0.5:
+        who = drawn.prover  # else hardly any claim would come about
     kinds = [
         stake.Deposit(who, stage.id(rng.choice(PROVERS)), amount),
         stake.Withdraw(who, amount),
@@ -105,14 +109,19 @@ def wild_command(stage: Stage, license: bytes, rng: random.Random) -> object:
         stake.Release(who, rng.choice(("prover", licenses.purpose(license)))),
         disputes.DrawKey(who, license),
         disputes.DrawKey(stage.id("platform"), license),
-        disputes.Commit(who, disputes.commitment(key, reply, b"s", who)),
+        disputes.Commit(who, license, disputes.commitment(key, reply, b"s", who)),
         disputes.DemandAnswer(who, license, key),
         disputes.MakeClaim(who, license, key, reply, b"s", stage.answer(license, key, reply)),
         disputes.OpenLeaf(stage.id("platform"), rng.choice(claims), bytes(32)),
-        voting.GiveVerdict(who, rng.choice((*claims, license)), rng.random() < 0.8),
+        *(
+            voting.GiveVerdict(stage.id(one), rng.choice((claims[-1], license)), rng.random() < 0.9)
+            for one in VERIFIERS
+        ),
+        disputes.SettleClaim(who, claims[-1]),
+        disputes.OpenLeaf(stage.id("platform"), claims[-1], bytes(32)),
         disputes.SettleClaim(who, rng.choice(claims)),
-        disputes.Appeal(who, license),
-        disputes.SettleConviction(who, license),
+        convictions.Appeal(who, license),
+        convictions.SettleConviction(who, license),
         licenses.EndLicense(who, license) if rng.random() < 0.02 else stake.Withdraw(who, 1),
     ]
     return rng.choice(kinds)

@@ -123,6 +123,15 @@ def test_the_batchs_place_in_the_log_is_where_it_lands() -> None:
     assert receipt.permission.model_version == stage.state.licenses[license].weights
 
 
+@pytest.mark.parametrize(("count", "candidates"), [(8, 16), (1, 4096), (30, 2)])
+def test_a_set_that_could_never_convict_is_no_set(count: int, candidates: int) -> None:
+    stage, terms = stage_with_model()
+    license = stage.sign(terms)
+    command = licenses.CommitUsage(stage.id("platform"), license, bytes(32), count, candidates)
+    assert refused(lambda: stage.do(command)) == "L3"
+    stage.do(replace(command, count=10**12))
+
+
 def test_the_purpose_is_a_rule_that_anybody_can_check() -> None:
     stage, terms = stage_with_model()
     assert terms.allows("How do I bake bread?")

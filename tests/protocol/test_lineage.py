@@ -88,6 +88,39 @@ def test_who_may_challenge_what_and_when() -> None:
     assert challenge("owner", new, old) == "M5"
 
 
+def test_a_publisher_gets_its_bond_back_when_nothing_can_be_challenged() -> None:
+    stage, old, new = family()
+    reclaim = lineage.ReclaimBond(stage.id("thief"), new)
+    assert refused(lambda: stage.do(reclaim)) == "M4"
+    stage.wait(stage.parameters.lineage_seconds)
+    case = challenged(stage, new, old)
+    stage.wait(1)
+    assert refused(lambda: stage.do(reclaim)) == "M4"
+    for role in VERIFIERS:
+        stage.do(voting.GiveVerdict(stage.id(role), case, False))
+    stage.do(lineage.SettleLineage(stage.id("thief"), case))
+    for author, model in (("member", new), ("thief", bytes(32))):
+        other = lineage.ReclaimBond(stage.id(author), model)
+        assert refused(lambda one=other: stage.do(one)) == "M4"
+    stage.do(reclaim)
+    assert stage.free("thief") == PLENTY + BOND // 2
+    assert refused(lambda: stage.do(reclaim)) == "S2"
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_the_nearest_ancestor_is_the_parent_in_whatever_order(first: int) -> None:
+    """Two true challenges are open at once; whoever settles must not choose who is paid."""
+    stage, old, _ = family()
+    nearer = stage.publish("owner", "nearer", old, (("owner", 10_000),))
+    copy = stage.publish("thief", "copy", shares=(("thief", 10_000),))
+    cases = [challenged(stage, copy, nearer, "owner"), challenged(stage, copy, old)]
+    for case in (cases[first], cases[1 - first]):
+        for role in VERIFIERS:
+            stage.do(voting.GiveVerdict(stage.id(role), case, True))
+        stage.do(lineage.SettleLineage(stage.id("thief"), case))
+    assert lineage.ancestors(stage.state, copy) == [nearer, old]
+
+
 @pytest.mark.parametrize(
     "shares",
     [(), (("owner", 9_999),), (("owner", 5_000), ("owner", 5_000)), (("owner", 10_000), ("m", 0))],

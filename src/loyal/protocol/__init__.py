@@ -40,9 +40,9 @@ The ledger is an append-only log whose checkpoints are witnessed, so that it can
     assert evidence.verify_evidence(refused.evidence, log.verifier).newer == forked.checkpoint
 
 Nouns are exported here. What there is to ask for stands beside its rules: `stake`, `lineage`,
-`licenses`, `permits`, `disputes`, `voting`, brought together in `rules`; docs/protocol.md numbers
-them. Verbs of the ledger are modules: `note`, `checkpoint`, `witness`, `evidence`, `log_proof`. No
-clock, no I/O, no model: `now` is an argument.
+`licenses`, `permits`, `disputes`, `convictions`, `voting`, brought together in `rules`;
+docs/protocol.md numbers them. Verbs of the ledger are modules: `note`, `checkpoint`, `witness`,
+`evidence`, `log_proof`. No clock, no I/O, no model: `now` is an argument.
 """
 
 from loyal.protocol.answers import Answer, SignedAnswer

@@ -3,8 +3,8 @@
 The license obliges a host to sign each answer. It covers the plain digest of every user message as
 received (the asker knows them), of the reply, the receipt, and the salts that open the receipt's
 digests, so that whoever asked can check that the permission is for this very query. A host that
-signs nothing can be asked in the log (`disputes`, C5); one that signs a receipt which does not fit
-has signed its own claim.
+signs nothing can be asked in the log (`disputes`, C5); one that signs a receipt which does not fit,
+or bytes that are none, has signed its own claim.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from loyal import encoding, signing
 from loyal.encoding import Value
-from loyal.errors import EncodingError, ProtocolError, SignatureError
+from loyal.errors import EncodingError, PermissionRefused, ProtocolError, SignatureError
 from loyal.protocol.permission import Receipt
 from loyal.signing import PublicKey, Signed, SigningKey
 
@@ -76,9 +76,17 @@ class SignedAnswer:
                         license,
                         tuple(given[:count]),
                         reply,
-                        Receipt.from_bytes(receipt) if receipt is not None else None,
+                        _receipt(receipt),
                         tuple(given[count:]),
                     )
         raise ProtocolError(
             "a signed answer does not have the form of one", hint="demand it in the log", rule="C5"
         )
+
+
+def _receipt(data: bytes | None) -> Receipt | None:
+    """What the host showed; None where that is no receipt at all."""
+    try:
+        return Receipt.from_bytes(data) if data is not None else None
+    except PermissionRefused:
+        return None

@@ -1,15 +1,21 @@
-"""Rules C: from a drawn key to a slashed stake ("Training AI to be Loyal", Figure 3).
+"""Rules C1 to C10: from a drawn key to an upheld claim ("Training AI to be Loyal", Figure 3).
 
 C1  Keys of a delivered license come one at a time, each to one prover, drawn by a lottery weighted
-    by bonds from the log's root, which nobody chose. Every draw counts as a query from then on.
-C2  A prover fixes H(key, reply, salt, prover) in the log before it says anything. A commitment is
-    made once, and binds its prover: copied, it is worth nothing.
+    by bonds from the log's root just before, which the last writer can steer (docs/threats.md).
+    Every draw counts as a query from then on.
+C2  A prover fixes H(key, reply, salt, prover) in the log before it says anything: once for each key
+    drawn for it. A commitment binds its prover: copied, it is worth nothing and takes nothing.
 C3  A claim opens a commitment of its own prover, for the key drawn for it, while the draw is open.
-C4  A key is claimed once, ever: its nullifier is written with the claim.
+C4  A key is claimed once, ever: its nullifier is written with the claim. It holds the license, so
+    nobody spends a key through another one.
 C5  A claim carries the host's signed answer, over this key as one of the messages exactly as they
     were received and over this reply; or a demand in the log that the host let pass. A demand holds
-    the message, so a host that never got it can answer; one that it met gives no claim.
-C6  An answer that carries a valid receipt for the key gives no claim.
+    the message, so a host that never got it can answer; one that it met gives no claim. It is met
+    by an answer with a permission, where the license gives any. One demand a draw, in the draw's
+    time; `draw_seconds` after the host's time are left to claim its silence.
+C6  An answer that carries a valid receipt for the key gives no claim, wherever its batch stands:
+    the host signed over it, so it had it when it answered. A prover that knew the reply beforehand
+    and committed early makes nothing of a host that asked first.
 C7  The claim's bond is moved before anything else is looked at, and is lost where it is rebutted or
     dismissed by the verifiers.
 C8  The vault's side opens the leaf after the claim, so it cannot have told the reply to it.
@@ -17,11 +23,6 @@ C9  A receipt rebuts, if it is the platform's, for this host and license, covers
     batch stands in the log below the commitment. One that was got after the probe stands above.
 C10 Verdicts are heard after the rebuttal's time. A quorum upholds or dismisses; without one the
     claim lapses, and the bond goes back.
-C11 A host is convicted when its upheld claims among all draws reach an e-value of one over the
-    false conviction bound, and come from `least_provers` provers.
-C12 A convicted host may appeal with a bond; a quorum must then uphold the conviction itself.
-C13 A slash takes the license's stake, on its way back or not, and never more than it. Of it the
-    bounty goes to the provers, `owners_bps` to the owners but for the host itself, the rest burns.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ from loyal.encoding import digest
 from loyal.errors import ProtocolError
 from loyal.protocol import events as e
 from loyal.protocol.answers import SignedAnswer, message_digest
-from loyal.protocol.licenses import known, purpose
+from loyal.protocol.convictions import convict
+from loyal.protocol.licenses import known, require_active
 from loyal.protocol.permission import Receipt
-from loyal.protocol.stake import move, refuse, share_of, split, take
+from loyal.protocol.stake import move, refuse
 from loyal.protocol.state import Claim, License, Moment, State
-from loyal.protocol.voting import appeal_ballot, decided
+from loyal.protocol.voting import decided, electorate
 from loyal.signing import PublicKey
-from loyal.statistics import sequential_hits
 
 COMMITMENT = "loyal probe commitment 1"
 NULLIFIER = "loyal spent key 1"
@@ -57,6 +58,7 @@ class Commit:
     """A prover fixes what it was told."""
 
     author: bytes
+    license: bytes
     commitment: bytes
 
 
@@ -121,35 +123,19 @@ class SettleClaim:
     claim: bytes
 
 
-@dataclass(frozen=True)
-class Appeal:
-    """The host has its conviction judged again."""
-
-    author: bytes
-    license: bytes
-
-
-@dataclass(frozen=True)
-class SettleConviction:
-    """Slash, or quash; anybody may, once the time is over."""
-
-    author: bytes
-    license: bytes
-
-
 def commitment(key: str, reply: str, salt: bytes, prover: bytes) -> bytes:
     """What a prover fixes, 32 bytes (C2)."""
     return digest([key, reply, salt, prover], COMMITMENT)
 
 
-def nullifier(key: str) -> bytes:
-    """What stands for a spent key, 32 bytes (C4)."""
-    return digest([key.strip()], NULLIFIER)
+def nullifier(license: bytes, key: str) -> bytes:
+    """What stands for a spent key of a license, 32 bytes (C4)."""
+    return digest([license, key.strip()], NULLIFIER)
 
 
-def demand_id(license: bytes, message: str) -> bytes:
-    """What a demand is called, 32 bytes."""
-    return digest([license, message], "loyal demand 1")
+def demand_id(license: bytes, number: int, message: str) -> bytes:
+    """What a demand in one draw is called, 32 bytes."""
+    return digest([license, number, message], "loyal demand 1")
 
 
 def lottery(
@@ -177,7 +163,9 @@ def draw_key(state: State, command: DrawKey, at: Moment) -> list[e.Event]:
         refuse("C1", "the vault's side draws keys", "ask the platform")
     if license.usage is None or license.weights is None:
         refuse("C1", "the license's model is not delivered", "deliver it first")
-    if not license.closed and at.seconds <= _draw_ends(state, license):
+    if license.settled:
+        refuse("C1", "the license's stake is slashed", "there is nothing more to find")
+    if _out(state, license, at):
         refuse(
             "C1", "the last key drawn is still out", "wait for its claim, or for its time to end"
         )
@@ -191,11 +179,13 @@ def draw_key(state: State, command: DrawKey, at: Moment) -> list[e.Event]:
 
 def commit(state: State, command: Commit, at: Moment) -> list[e.Event]:
     """C2."""
-    if len(command.commitment) != 32 or command.commitment in state.commitments:
-        refuse("C2", "a commitment is 32 bytes, made once", "draw a fresh salt")
-    if not state.staked("prover", command.author):
-        refuse("C2", "only a bonded prover commits", "bond as a prover first")
-    return [e.Committed(command.commitment, command.author)]
+    license = known(state, command.license)
+    drawn = license.drawn
+    if drawn is None or drawn.prover != command.author or not _out(state, license, at):
+        refuse("C2", "no key is out to this prover", "wait for a draw")
+    if (command.license, drawn.number) in state.commitments:
+        refuse("C2", "a commitment is made once a draw", "claim by the one that was made")
+    return [e.Committed(command.license, drawn.number, command.commitment)]
 
 
 def demand(state: State, command: DemandAnswer, at: Moment) -> list[e.Event]:
@@ -209,9 +199,9 @@ def demand(state: State, command: DemandAnswer, at: Moment) -> list[e.Event]:
         or at.seconds > drawn.until
     ):
         refuse("C5", "only the prover of the drawn key may demand an answer", "wait for a draw")
-    identity = demand_id(command.license, command.message)
-    if identity in state.demands:
-        refuse("C5", "this answer was demanded before", "wait for it")
+    if license.demanded is not None:
+        refuse("C5", "an answer is demanded once a draw", "wait for it")
+    identity = demand_id(command.license, drawn.number, command.message)
     until = at.seconds + state.parameters.answer_seconds
     return [e.AnswerDemanded(identity, command.license, command.author, command.message, until)]
 
@@ -227,6 +217,12 @@ def give_answer(state: State, command: GiveAnswer, at: Moment) -> list[e.Event]:
     answer = command.answer.verify(license.host)
     if answer.license != asked.license or message_digest(asked.message) not in answer.messages:
         refuse("C5", "the answer is to another message", "sign the answer that is demanded")
+    receipt, salts = answer.receipt, answer.salts
+    shown = receipt is not None and _clears(
+        state, asked.license, receipt, asked.message, salts, at.index
+    )
+    if not shown and _permits(license, at):
+        refuse("C5", "the answer comes without its permission", "get a permission for the message")
     return [e.AnswerGiven(command.demand)]
 
 
@@ -234,18 +230,17 @@ def claim(state: State, command: MakeClaim, at: Moment) -> list[e.Event]:
     """C3 to C7."""
     license = known(state, command.license)
     fixed = commitment(command.key, command.reply, command.salt, command.author)
-    found = state.commitments.get(fixed)
     drawn = license.drawn
-    if found is None or found[0] != command.author:
-        refuse("C3", "there is no such commitment of this prover", "commit before you claim")
     if drawn is None or license.closed or drawn.prover != command.author:
         refuse("C3", "no key is out to this prover", "wait for a draw")
-    if at.seconds > _draw_ends(state, license):
+    if not _out(state, license, at):
         refuse("C3", "the time of this draw is over", "claim while it is open")
-    spent = nullifier(command.key)
+    if state.commitments.get((command.license, drawn.number), (b"", 0))[0] != fixed:
+        refuse("C3", "this is not what the prover committed to", "commit before you claim")
+    spent = nullifier(command.license, command.key)
     if spent in state.spent:
         refuse("C4", "this key was claimed before", "a key is spent once")
-    _require_answer(state, license, command, found[1], at)
+    _require_answer(state, license, command, at)
     identity = digest([command.license, drawn.number, fixed], "loyal claim 1")
     account = e.bond(_purpose(identity), command.author)
     stake = move(state, e.free(command.author), account, state.parameters.claim_bond_micro)
@@ -256,6 +251,8 @@ def claim(state: State, command: MakeClaim, at: Moment) -> list[e.Event]:
         command.author,
         fixed,
         spent,
+        message_digest(command.key),
+        electorate(state, (command.author, license.host)),
         at.seconds + state.parameters.opening_seconds,
     )
     return [stake, made]
@@ -273,7 +270,6 @@ def open_leaf(state: State, command: OpenLeaf, at: Moment) -> list[e.Event]:
         e.LeafOpened(
             command.claim,
             command.evidence,
-            state.electorate(),
             rebuttal,
             rebuttal + state.parameters.verdict_seconds,
         )
@@ -287,8 +283,8 @@ def rebut(state: State, command: Rebut, at: Moment) -> list[e.Event]:
     until = one.opened.rebuttal_until if one.opened is not None else one.made.until
     if command.author != license.host or at.seconds > until:
         refuse("C9", f"the host could rebut until {until}", "appeal, if it comes to a conviction")
-    _, index = state.commitments[one.made.commitment]
-    if nullifier(command.message) != one.made.nullifier:
+    _, index = state.commitments[one.made.license, one.made.number]
+    if message_digest(command.message) != one.made.message:
         refuse("C9", "this message is not the claimed key", "show the receipt of that very query")
     if not _clears(state, one.made.license, command.receipt, command.message, command.salts, index):
         refuse(
@@ -304,13 +300,13 @@ def rebut(state: State, command: Rebut, at: Moment) -> list[e.Event]:
 
 
 def settle_claim(state: State, command: SettleClaim, at: Moment) -> list[e.Event]:
-    """C10 and C11."""
+    """C10, and what may follow (`convictions`)."""
     one = _open_claim(state, command.claim)
     if one.opened is None:
         if at.seconds <= one.made.until:
             refuse("C10", f"the leaf can be opened until {one.made.until}", "wait for it")
         return [*_return_bond(state, command.claim, one), e.ClaimSettled(command.claim, False)]
-    found = decided(state, command.claim, one.opened.electorate)
+    found = decided(state, command.claim, one.made.electorate)
     if found is None and at.seconds <= one.opened.verdict_until:
         refuse("C10", f"the verifiers have time until {one.opened.verdict_until}", "wait for them")
     if found is False:
@@ -319,66 +315,34 @@ def settle_claim(state: State, command: SettleClaim, at: Moment) -> list[e.Event
         return [*lost, e.ClaimSettled(command.claim, False)]
     settled = e.ClaimSettled(command.claim, bool(found))
     events = [*_return_bond(state, command.claim, one), settled]
-    return [*events, *_conviction(state, one, at)] if found else events
+    return [*events, *convict(state, command.claim, one, at)] if found else events
 
 
-def appeal(state: State, command: Appeal, at: Moment) -> list[e.Event]:
-    """C12."""
-    license = known(state, command.license)
-    convicted = license.conviction
-    if convicted is None or license.settled or license.appeal is not None:
-        refuse("C12", "there is no conviction to appeal", "look at `loyal dispute show`")
-    if command.author != license.host or at.seconds > convicted.appeal_until:
-        refuse("C12", f"the host could appeal until {convicted.appeal_until}", "it is too late")
-    account = e.bond(f"appeal:{command.license.hex()}", license.host)
-    stake = move(state, e.free(license.host), account, state.parameters.appeal_bond_micro)
-    until = at.seconds + state.parameters.appeal_seconds
-    return [stake, e.Appealed(command.license, state.electorate(), until)]
+def _out(state: State, license: License, at: Moment) -> bool:
+    """Whether a drawn key may still be claimed: a demand runs to its end, and is claimed after."""
+    if license.drawn is None or license.closed:
+        return False
+    if license.demanded is not None:
+        return at.seconds <= license.demanded.until + state.parameters.draw_seconds
+    return at.seconds <= license.drawn.until
 
 
-def settle_conviction(state: State, command: SettleConviction, at: Moment) -> list[e.Event]:
-    """C12 and C13."""
-    license = known(state, command.license)
-    convicted = license.conviction
-    if convicted is None or license.settled:
-        refuse("C13", "there is no open conviction", "look at `loyal dispute show`")
-    if license.appeal is None:
-        if at.seconds <= convicted.appeal_until:
-            refuse("C13", f"the host may appeal until {convicted.appeal_until}", "wait until then")
-        return [*_slash(state, command.license, license), _settled(command.license, True)]
-    ballot = appeal_ballot(command.license, license.appeal.until)
-    stands = decided(state, ballot, license.appeal.electorate)
-    if stands is None and at.seconds <= license.appeal.until:
-        refuse("C12", f"the verifiers have time until {license.appeal.until}", "wait for them")
-    account = e.bond(f"appeal:{command.license.hex()}", license.host)
-    held = state.balance(account)
-    if stands:
-        burned = e.Moved(account, e.BURNED, held)
-        return [burned, *_slash(state, command.license, license), _settled(command.license, True)]
-    back = e.Moved(account, e.free(license.host), held)
-    return [back, _settled(command.license, False)]
+def _permits(license: License, at: Moment) -> bool:
+    """Whether the license gives permissions now, so that a host can be asked for one."""
+    try:
+        require_active(license, at)
+    except ProtocolError:
+        return False
+    return True
 
 
-def _draw_ends(state: State, license: License) -> int:
-    """Until when a drawn key may be claimed: a demand for its answer can run to its end."""
-    return license.drawn.until + state.parameters.answer_seconds if license.drawn else -1
-
-
-def _settled(license: bytes, slashed: bool) -> e.ConvictionSettled:
-    return e.ConvictionSettled(license, slashed)
-
-
-def _require_answer(
-    state: State, license: License, command: MakeClaim, index: int, at: Moment
-) -> None:
+def _require_answer(state: State, license: License, command: MakeClaim, at: Moment) -> None:
     """C5 and C6."""
-    asked = message_digest(command.key)
-    name = demand_id(command.license, command.key)
-    made = state.demands.get(name)
-    if name in state.answered:
+    asked, made = message_digest(command.key), license.demanded
+    if made is not None and made.message == command.key and made.demand in state.answered:
         refuse("C5", "the host met the demand for this answer", "there is nothing to claim")
     if command.answer is None:
-        if made is None or made.prover != command.author:
+        if made is None or made.message != command.key:
             refuse("C5", "a claim needs the host's signed answer", "demand it in the log")
         if at.seconds <= made.until:
             refuse("C5", f"the host may answer until {made.until}", "wait for its answer")
@@ -390,7 +354,7 @@ def _require_answer(
         refuse("C5", "the host gave another reply", "claim what it said")
     receipt = answer.receipt
     if receipt is not None and _clears(
-        state, command.license, receipt, command.key, answer.salts, index
+        state, command.license, receipt, command.key, answer.salts, at.index
     ):
         refuse("C6", "the answer came with its permission", "there is nothing to claim")
 
@@ -416,41 +380,6 @@ def _clears(
         and state.batches.get(place) == receipt.header.root
         and place < index
     )
-
-
-def _conviction(state: State, one: Claim, at: Moment) -> list[e.Event]:
-    """C11, with the claim that is being upheld counted in."""
-    license = state.licenses[one.made.license]
-    if license.conviction is not None or license.usage is None:
-        return []
-    provers = {state.claims[name].made.prover for name in license.upheld} | {one.made.prover}
-    hits = len(license.upheld) + 1
-    needed = sequential_hits(
-        license.draws - license.forgiven,
-        license.usage.candidates,
-        state.parameters.false_conviction_one_in,
-    )
-    if needed is None or hits < needed or len(provers) < state.parameters.least_provers:
-        return []
-    until = at.seconds + state.parameters.appeal_seconds
-    return [e.Convicted(one.made.license, hits, license.draws - license.forgiven, until)]
-
-
-def _slash(state: State, name: bytes, license: License) -> list[e.Event]:
-    """C13. Law: the parts add up to what was at stake."""
-    amount = state.staked(purpose(name), license.host)
-    pool = f"slash:{name.hex()}"
-    moves = take(state, purpose(name), license.host, amount, pool)
-    bounty = share_of(amount, state.parameters.bounty_bps)
-    owners = share_of(amount, state.parameters.owners_bps)
-    provers = sorted(state.claims[one].made.prover for one in license.upheld)
-    counts = tuple((one, provers.count(one)) for one in dict.fromkeys(provers))
-    paid = [one for one in split(bounty, counts) if one[0] != license.host] if counts else []
-    shares = state.models[license.model].shares_bps
-    paid += [one for one in split(owners, shares) if one[0] != license.host]
-    parts = [e.Moved(pool, e.free(party), part) for party, part in paid if part]
-    burned = amount - sum(one.amount_micro for one in parts)
-    return [*moves, *parts, *([e.Moved(pool, e.BURNED, burned)] if burned else [])]
 
 
 def _open_claim(state: State, name: bytes) -> Claim:

@@ -87,7 +87,7 @@ class LineageChallenged(Event):
     ancestor: bytes
     challenger: bytes
     electorate: tuple[tuple[bytes, int], ...]
-    """Verifiers and their stake at this moment; nobody else's verdict counts."""
+    """Verifiers and their stake at this moment, but for the two sides; nobody else is heard."""
     until: int
 
 
@@ -97,6 +97,8 @@ class LineageSettled(Event):
 
     challenge: bytes
     found: bool
+    parent: bytes | None
+    """Of the model, from now on."""
 
 
 @dataclass(frozen=True)
@@ -161,8 +163,10 @@ class KeyDrawn(Event):
 class Committed(Event):
     """A prover fixed what it was told, before it says so. Its place in the log is what counts."""
 
+    license: bytes
+    number: int
+    """The draw that it is for."""
     commitment: bytes
-    prover: bytes
 
 
 @dataclass(frozen=True)
@@ -194,7 +198,11 @@ class Claimed(Event):
     prover: bytes
     commitment: bytes
     nullifier: bytes
-    """Digest of the key: it is spent from now on."""
+    """Digest of license and key: it is spent from now on."""
+    message: bytes
+    """`message_digest` of the key, byte for byte: what a receipt has to cover."""
+    electorate: tuple[tuple[bytes, int], ...]
+    """Verifiers and their stake at this moment, but for the two sides; nobody else is heard."""
     until: int
     """By then the vault opens the leaf."""
 
@@ -206,7 +214,6 @@ class LeafOpened(Event):
     claim: bytes
     evidence: bytes
     """Digest of the opened leaf, which verifiers check."""
-    electorate: tuple[tuple[bytes, int], ...]
     rebuttal_until: int
     verdict_until: int
 
@@ -240,6 +247,8 @@ class Convicted(Event):
     """The upheld claims are beyond chance. The host may appeal until then."""
 
     license: bytes
+    claim: bytes
+    """The one that made it so; whoever could judge it judges the appeal."""
     hits: int
     draws: int
     appeal_until: int
@@ -247,7 +256,7 @@ class Convicted(Event):
 
 @dataclass(frozen=True)
 class Appealed(Event):
-    """The host has the conviction judged again, by more."""
+    """The host has the conviction judged as a whole."""
 
     license: bytes
     electorate: tuple[tuple[bytes, int], ...]

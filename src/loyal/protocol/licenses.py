@@ -3,7 +3,8 @@
 L1  A license is the same terms signed by both sides, each for this purpose; ids are digests of the
     terms and the host, so the same license is signed once.
 L2  The required stake is in escrow before the license stands; a subscription is paid with it.
-L3  The root of the host's own fingerprint set is in the log before the host gets its model.
+L3  The root of the host's own fingerprint set is in the log before the host gets its model, and the
+    set is large enough that it can convict.
 L4  No permission before delivery.
 L5  No permission after the period (with `SKEW_SECONDS` of grace for clocks), after the license was
     ended, or after a conviction.
@@ -19,15 +20,19 @@ from loyal import encoding, signing
 from loyal.encoding import digest
 from loyal.errors import EncodingError, ProtocolError, SignatureError
 from loyal.protocol import events as e
+from loyal.protocol.forms import require_form
 from loyal.protocol.lineage import pay
 from loyal.protocol.permission import SKEW_SECONDS
 from loyal.protocol.stake import move, refuse
 from loyal.protocol.state import License, Moment, State
 from loyal.signing import PublicKey, Signed, SigningKey
+from loyal.statistics import sequential_hits
 
 Kind = Literal["free", "subscription", "pay_per_use"]
 PURPOSE = "loyal license 1"
 _VERSION = 1
+_ENOUGH_KEYS = 1_000
+"""So many hits of two candidates are beyond any bound of 64 bits."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +61,10 @@ class Terms:
     """Digest of the constitution in force, 32 bytes; zeros for none."""
 
     def __post_init__(self) -> None:
+        require_form(self)
         numbers = (self.price_micro, self.most_inferences, self.expires, self.stake_micro)
-        sizes = {len(self.model), len(self.host), len(self.constitution)}
-        if sizes != {32} or any(type(one) is not int or one < 0 for one in numbers):
-            refuse("L1", "the terms are malformed", "ids are 32 bytes, numbers at least 0")
+        if any(one < 0 for one in numbers):
+            refuse("L1", "the terms are malformed", "numbers are at least 0")
         if self.kind not in get_args(Kind) or (self.kind == "free") != (self.price_micro == 0):
             refuse(
                 "L1",
@@ -93,7 +98,7 @@ class Terms:
                 int(version), bytes(model), bytes(host),
                 "free" | "subscription" | "pay_per_use" as kind, int(price), int(most),
                 int(expires), int(stake), str(allowed), list(words), bytes(constitution),
-            ] if version == _VERSION:  # fmt: skip
+            ] if type(version) is int and version == _VERSION:  # fmt: skip
                 texts = tuple(one for one in words if isinstance(one, str))
                 if len(texts) == len(words):
                     return cls(
@@ -186,6 +191,9 @@ def commit_usage(state: State, command: CommitUsage, at: Moment) -> list[e.Event
     sound = len(command.root) == 32 and command.count > 0 and 2 <= command.candidates <= 4096
     if not sound:
         refuse("L3", "a set has a root, a count and 2 to 4,096 candidates a key", "generate one")
+    bound = state.parameters.false_conviction_one_in
+    if sequential_hits(min(command.count, _ENOUGH_KEYS), command.candidates, bound) is None:
+        refuse("L3", "not even all keys of this set would convict", "generate a larger one")
     return [e.UsageCommitted(command.license, command.root, command.count, command.candidates)]
 
 

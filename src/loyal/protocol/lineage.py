@@ -3,12 +3,14 @@
 M1  A model's owners hold shares that add up to 10,000 bps; each of them appears once, with a part.
 M2  The same weights are published once, whoever comes second.
 M3  A parent stands in the registry already; so no model is its own ancestor.
-M4  The publisher puts a bond on the lineage that it states, for as long as it can be challenged.
+M4  The publisher puts a bond on the lineage that it states, for as long as it can be challenged or
+    a challenge is open; then it takes back what is left.
 M5  Within that time an owner of another, earlier model may challenge it with a bond of the same
     size: "it answers my lineage fingerprints". Each owner can do so alone.
 M6  A quorum of the verifiers' stake at that moment decides. Found: the model is a descendant from
     then on, its publisher's bond goes half to the challenger's side and half is burned. Not found,
     or not decided in time: the challenger's bond goes half to the publisher and half is burned.
+    Whatever is settled first, the nearest ancestor that was found is the parent.
 M7  Of a descendant's fees `royalty_bps` go to the owners of its parent, of those again to the
     parent's parent, and so on through any number of generations.
 """
@@ -19,10 +21,11 @@ from dataclasses import dataclass
 
 from loyal.encoding import digest
 from loyal.protocol import events as e
+from loyal.protocol.forms import ID_BYTES
 from loyal.protocol.parameters import WHOLE_BPS
 from loyal.protocol.stake import move, refuse, share_of, split
 from loyal.protocol.state import Moment, State
-from loyal.protocol.voting import decided
+from loyal.protocol.voting import decided, electorate
 
 MODEL = "loyal model 1"
 CHALLENGE = "loyal lineage challenge 1"
@@ -60,6 +63,14 @@ class SettleLineage:
     challenge: bytes
 
 
+@dataclass(frozen=True)
+class ReclaimBond:
+    """The publisher takes its bond back, once nobody can challenge the model any more."""
+
+    author: bytes
+    model: bytes
+
+
 def model_id(command: PublishModel) -> bytes:
     """What a model is called, 32 bytes: the digest of its weights alone (M2)."""
     return digest([command.weights], MODEL)
@@ -70,7 +81,8 @@ def publish(state: State, command: PublishModel, at: Moment) -> list[e.Event]:
     owners = [owner for owner, _ in command.shares_bps]
     parts = [share for _, share in command.shares_bps]
     whole = sum(parts) == WHOLE_BPS and all(type(one) is int and one > 0 for one in parts)
-    if not owners or len(set(owners)) != len(owners) or not whole:
+    sound = {len(owner) for owner in owners} == {ID_BYTES} and len(set(owners)) == len(owners)
+    if not sound or not whole:
         refuse("M1", "the shares do not add up to 10,000", "name each owner once, with its part")
     if command.weights in state.weights:
         refuse("M2", "these weights are published already", "license them from their owners")
@@ -121,7 +133,7 @@ def challenge(state: State, command: ChallengeLineage, at: Moment) -> list[e.Eve
         command.model,
         command.ancestor,
         command.author,
-        state.electorate(),
+        electorate(state, (command.author, model.publisher)),
         at.seconds + state.parameters.verdict_seconds,
     )
     return [stake, made]
@@ -148,7 +160,24 @@ def settle(state: State, command: SettleLineage, at: Moment) -> list[e.Event]:
     if found:
         own = e.bond(_purpose(command.challenge), made.challenger)
         moves.append(e.Moved(own, e.free(made.challenger), state.balance(own)))
-    return [*moves, e.LineageSettled(command.challenge, bool(found))]
+    parent = model.parent
+    if found and made.ancestor not in ancestors(state, made.model):
+        parent = made.ancestor
+    return [*moves, e.LineageSettled(command.challenge, bool(found), parent)]
+
+
+def reclaim(state: State, command: ReclaimBond, at: Moment) -> list[e.Event]:
+    """M4: the way back."""
+    model = state.models.get(command.model)
+    if model is None or command.author != model.publisher:
+        refuse("M4", "only its publisher has a bond on a model", "name a model of yours")
+    if at.seconds <= model.challenged_until:
+        refuse("M4", f"it can be challenged until {model.challenged_until}", "wait until then")
+    made = state.challenges.values()
+    if any(one.model == command.model and _open(state, one) for one in made):
+        refuse("M4", "a challenge of this model is open", "have it settled first")
+    account = e.bond(_purpose(command.model), command.author)
+    return [move(state, account, e.free(command.author), state.balance(account))]
 
 
 def ancestors(state: State, model: bytes) -> list[bytes]:
@@ -173,6 +202,10 @@ def pay(state: State, source: str, model: bytes, amount: int) -> list[e.Event]:
                 moves.append(e.Moved(source, e.free(owner), part))
         at, amount = parent, upwards
     return moves
+
+
+def _open(state: State, challenge: e.LineageChallenged) -> bool:
+    return challenge.challenge not in state.settled_challenges
 
 
 def _purpose(identity: bytes) -> str:

@@ -20,7 +20,7 @@ class Parameters:
 
     unbond_seconds: int = 21 * 86_400
     """From asking for a stake back to having it; it can be slashed up to the last second. Above
-    `floor_seconds`, which is 14 days (EigenLayer's delay too), with a week to spare."""
+    `floor_seconds`, which is 15 days (EigenLayer's delay is 14), with six to spare."""
     rebuttal_seconds: int = 2 * 86_400
     """The host's time to show a receipt, from the opened leaf."""
     opening_seconds: int = 86_400
@@ -32,7 +32,8 @@ class Parameters:
     answer_seconds: int = 86_400
     """The host's time to sign an answer that is demanded in the log."""
     draw_seconds: int = 86_400
-    """How long a drawn key waits for its prover before the next one is drawn."""
+    """How long a drawn key waits for its prover before the next one is drawn; and how long the
+    prover has to claim a demand that passed."""
     lineage_seconds: int = 7 * 86_400
     """How long a new model can be challenged ("one week after onboarding", Sentient's docs)."""
     publish_bond_micro: int = 1_000_000
@@ -47,7 +48,7 @@ class Parameters:
     owners_bps: int = 4_500
     """Of a slash, to the owners; the rest is burned. With the bounty it stays below all of it."""
     quorum_bps: int = 6_667
-    """Of the verifiers' stake when the leaf was opened, for a verdict."""
+    """Of the verifiers' stake when the claim was made, for a verdict."""
     least_provers: int = 3
     """Independent provers behind a conviction."""
     false_conviction_one_in: int = 1_000_000_000
@@ -79,7 +80,7 @@ class Parameters:
     def floor_seconds(self) -> int:
         """The longest way from a probe to a slash; unbonding takes longer, or it is an escape."""
         return (
-            self.draw_seconds
+            2 * self.draw_seconds
             + self.answer_seconds
             + self.opening_seconds
             + self.rebuttal_seconds

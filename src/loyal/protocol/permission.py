@@ -84,7 +84,7 @@ class Permission:
     sequence: int
     """Which query of this license it is, from 0, without gaps."""
     expires: int
-    """Unix seconds after which an answer under it is late."""
+    """Unix seconds after which an answer under it is late. No rule reads it yet."""
 
     def to_bytes(self) -> bytes:
         """The leaf's canonical bytes."""

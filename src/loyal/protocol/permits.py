@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from loyal.encoding import digest
 from loyal.errors import PermissionRefused, ProtocolError
 from loyal.protocol import events as e
+from loyal.protocol.forms import require_form
 from loyal.protocol.licenses import Terms, known, require_active
 from loyal.protocol.lineage import pay
 from loyal.protocol.permission import Permission, PermissionBatch
@@ -107,6 +108,7 @@ class _Plan:
             return None
 
     def _permit(self, number: int, request: PermissionRequest) -> int | None:
+        require_form(request)
         license = known(self.state, request.license)
         if request.host != license.host:
             refuse("P1", "this license is another host's", "use your own license")

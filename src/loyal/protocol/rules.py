@@ -14,8 +14,9 @@ from collections.abc import Callable
 from typing import Any
 
 from loyal.errors import ProtocolError
-from loyal.protocol import disputes, licenses, lineage, stake, voting
+from loyal.protocol import convictions, disputes, licenses, lineage, stake, voting
 from loyal.protocol.events import Event
+from loyal.protocol.forms import require_form
 from loyal.protocol.state import Moment, State
 
 Command = (
@@ -27,6 +28,7 @@ Command = (
     | lineage.PublishModel
     | lineage.ChallengeLineage
     | lineage.SettleLineage
+    | lineage.ReclaimBond
     | licenses.SignLicense
     | licenses.CommitUsage
     | licenses.DeliverModel
@@ -40,8 +42,8 @@ Command = (
     | disputes.OpenLeaf
     | disputes.Rebut
     | disputes.SettleClaim
-    | disputes.Appeal
-    | disputes.SettleConviction
+    | convictions.Appeal
+    | convictions.SettleConviction
 )
 
 _RULES: dict[type, Callable[[State, Any, Moment], list[Event]]] = {
@@ -53,6 +55,7 @@ _RULES: dict[type, Callable[[State, Any, Moment], list[Event]]] = {
     lineage.PublishModel: lineage.publish,
     lineage.ChallengeLineage: lineage.challenge,
     lineage.SettleLineage: lineage.settle,
+    lineage.ReclaimBond: lineage.reclaim,
     licenses.SignLicense: licenses.sign_license,
     licenses.CommitUsage: licenses.commit_usage,
     licenses.DeliverModel: licenses.deliver,
@@ -66,8 +69,8 @@ _RULES: dict[type, Callable[[State, Any, Moment], list[Event]]] = {
     disputes.OpenLeaf: disputes.open_leaf,
     disputes.Rebut: disputes.rebut,
     disputes.SettleClaim: disputes.settle_claim,
-    disputes.Appeal: disputes.appeal,
-    disputes.SettleConviction: disputes.settle_conviction,
+    convictions.Appeal: convictions.appeal,
+    convictions.SettleConviction: convictions.settle_conviction,
 }
 
 
@@ -81,4 +84,8 @@ def apply(state: State, command: Command, at: Moment) -> list[Event]:
             f"the log goes on at {state.length}, not at {at.index}",
             hint="read the log to its end first",
         )
-    return _RULES[type(command)](state, command, at)
+    rule = _RULES.get(type(command))
+    if rule is None:
+        raise ProtocolError("there is no such command", hint="see docs/protocol.md for the rules")
+    require_form(command)
+    return rule(state, command, at)

@@ -3,6 +3,8 @@
 S1  Only the platform credits money that came from outside, and only an owner takes its own out.
 S2  A bond is moved from a party's free account, whole or not at all.
 S3  Unbonding takes `unbond_seconds`; asking again for more starts the wait anew for all of it.
+    A claim that is upheld holds a license's stake as long again, from the end of its verdicts: so
+    hits add up to a conviction although each of them is over soon.
 S4  What is on its way back can be slashed up to and including the second at which the wait ends,
     and is free only after it: no instant is both, and none is neither.
 S5  A license's stake cannot be asked back while the license gives permissions, a claim on it is
@@ -21,6 +23,8 @@ from loyal.protocol.state import License, Moment, State
 
 ROLES = ("verifier", "prover")
 """What anybody may bond for; other bonds belong to a license, a model or a claim."""
+MOST_MICRO = 2**63 - 1
+"""All money inside, so that every amount has its place in an event."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,8 @@ def deposit(state: State, command: Deposit, at: Moment) -> list[e.Event]:
     """S1."""
     if command.author != state.platform:
         refuse("S1", "only the platform credits money", "ask the platform to do it")
+    if command.amount_micro - state.balance(e.OUTSIDE) > MOST_MICRO:
+        refuse("S2", f"all money together stays below {MOST_MICRO} micro", "credit less")
     return [move(state, e.OUTSIDE, e.free(command.party), command.amount_micro)]
 
 
@@ -116,7 +122,10 @@ def release(state: State, command: Release, at: Moment) -> list[e.Event]:
         refuse("S4", f"the stake is bound until {until}", "wait until then")
     if license is not None and not _over(license, at):
         refuse("S5", "a claim on the license is open", "wait until it is settled")
-    return [move(state, source, e.free(command.author), amount)]
+    back = move(state, source, e.free(command.author), amount)
+    if license is not None and at.seconds <= (held := _held_until(state, license)):
+        refuse("S4", f"claims that were upheld hold the stake until {held}", "wait until then")
+    return [back]
 
 
 def take(state: State, purpose: str, party: bytes, amount: int, target: str) -> list[e.Event]:
@@ -171,6 +180,13 @@ def _license_of(state: State, purpose: str) -> License | None:
         return state.licenses.get(bytes.fromhex(name))
     except ValueError:
         return None
+
+
+def _held_until(state: State, license: License) -> int:
+    """S3: how long upheld claims hold a stake."""
+    opened = [state.claims[name].opened for name in license.upheld]
+    ends = [one.verdict_until + state.parameters.unbond_seconds for one in opened if one]
+    return max(ends, default=0)
 
 
 def _over(license: License, at: Moment) -> bool:

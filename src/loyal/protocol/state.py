@@ -2,8 +2,8 @@
 
 `State.record(index, event)` is the only thing that changes a state, and it decides nothing, so that
 a replay of the log gives the same state as living through it. What may happen is decided by the
-rules (`stake`, `lineage`, `licenses`, `permits`, `disputes`), which read a state and return events;
-`apply` brings them together.
+rules (`stake`, `lineage`, `licenses`, `permits`, `disputes`, `convictions`), which read a state and
+return events; `apply` brings them together.
 
 Left out: rules, signatures, the log's bytes and storage.
 """
@@ -28,7 +28,7 @@ class Moment:
     index: int
     """The place in the log that the first resulting event will get."""
     beacon: bytes
-    """The log's root before it, 32 bytes: nobody chose it."""
+    """The log's root before it, 32 bytes."""
 
 
 @dataclass
@@ -61,15 +61,17 @@ class License:
     ended: bool = False
     draws: int = 0
     forgiven: int = 0
-    """Draws before a conviction that was quashed: they count no more."""
+    """Draws before a conviction that was quashed: neither they nor their claims count any more."""
     drawn: e.KeyDrawn | None = None
     """The last key drawn, and whose it is."""
+    demanded: e.AnswerDemanded | None = None
+    """The answer that its prover demanded in the log."""
     closed: bool = True
     """Whether that draw came to its claim."""
     open_claims: int = 0
     """Claims that are not settled."""
     upheld: list[bytes] = field(default_factory=list)
-    """Claims that were upheld, oldest first."""
+    """Claims that were upheld and count, oldest first."""
     conviction: e.Convicted | None = None
     appeal: e.Appealed | None = None
     settled: bool = False
@@ -104,8 +106,8 @@ class State:
     licenses: dict[bytes, License] = field(default_factory=dict)
     batches: dict[int, bytes] = field(default_factory=dict)
     """Place in the log -> root of the permission batch there."""
-    commitments: dict[bytes, tuple[bytes, int]] = field(default_factory=dict)
-    """Commitment -> prover, place in the log."""
+    commitments: dict[tuple[bytes, int], tuple[bytes, int]] = field(default_factory=dict)
+    """(license, draw) -> its prover's commitment, place in the log."""
     demands: dict[bytes, e.AnswerDemanded] = field(default_factory=dict)
     answered: set[bytes] = field(default_factory=set)
     """Demands that the host met."""
@@ -185,9 +187,7 @@ def _lineage_challenged(state: State, event: e.LineageChallenged) -> None:
 
 def _lineage_settled(state: State, event: e.LineageSettled) -> None:
     state.settled_challenges.add(event.challenge)
-    if event.found:
-        challenge = state.challenges[event.challenge]
-        state.models[challenge.model].parent = challenge.ancestor
+    state.models[state.challenges[event.challenge].model].parent = event.parent
 
 
 def _license_signed(state: State, event: e.LicenseSigned) -> None:
@@ -215,14 +215,16 @@ def _batch_issued(state: State, event: e.BatchIssued) -> None:
 def _key_drawn(state: State, event: e.KeyDrawn) -> None:
     license = state.licenses[event.license]
     license.draws, license.drawn, license.closed = event.number + 1, event, False
+    license.demanded = None
 
 
 def _committed(state: State, event: e.Committed) -> None:
-    state.commitments[event.commitment] = event.prover, state.length
+    state.commitments[event.license, event.number] = event.commitment, state.length
 
 
 def _answer_demanded(state: State, event: e.AnswerDemanded) -> None:
     state.demands[event.demand] = event
+    state.licenses[event.license].demanded = event
 
 
 def _answer_given(state: State, event: e.AnswerGiven) -> None:
@@ -254,7 +256,7 @@ def _claim_settled(state: State, event: e.ClaimSettled) -> None:
     claim.settled, claim.upheld = True, event.upheld
     license = state.licenses[claim.made.license]
     license.open_claims -= 1
-    if event.upheld:
+    if event.upheld and claim.made.number >= license.forgiven:
         license.upheld.append(event.claim)
 
 

@@ -1,10 +1,11 @@
 """Rules V: verdicts of verifiers, and when they decide.
 
-V1  Only a verifier who had a bond when the case was opened is heard, with that bond as weight:
-    stake that comes later buys no vote.
+V1  Only a verifier who had a bond when the claim or the challenge was made is heard, with that bond
+    as weight: stake that comes later buys no vote. An appeal has the voters of its last claim.
 V2  Each verifier signs one verdict a case, for good.
-V3  Nobody judges a case in which it is a party.
-V4  A case is decided when `quorum_bps` of the whole weight say the same.
+V3  Nobody judges a case in which it is a party, and a party's bond is no part of the weight: so
+    it does not keep the others from a quorum.
+V4  A case is decided when `quorum_bps` of that weight say the same.
 """
 
 from __future__ import annotations
@@ -31,13 +32,11 @@ class GiveVerdict:
 
 def give(state: State, command: GiveVerdict, at: Moment) -> list[e.Event]:
     """V1 to V3."""
-    electorate, parties, after, until = _case(state, command.case)
-    if command.author not in dict(electorate):
-        refuse(
-            "V1", "this verifier had no bond when the case was opened", "bond for the next cases"
-        )
+    voters, parties, after, until = _case(state, command.case)
     if command.author in parties:
         refuse("V3", "a party does not judge its own case", "leave it to the others")
+    if command.author not in dict(voters):
+        refuse("V1", "this verifier had no bond when the case began", "bond for the next cases")
     if command.author in state.verdicts.get(_ballot(state, command.case), {}):
         refuse("V2", "this verifier has signed a verdict already", "a verdict is for good")
     if not after < at.seconds <= until:
@@ -45,12 +44,17 @@ def give(state: State, command: GiveVerdict, at: Moment) -> list[e.Event]:
     return [e.VerdictGiven(_ballot(state, command.case), command.author, command.holds)]
 
 
-def decided(state: State, ballot: bytes, electorate: Electorate) -> bool | None:
+def electorate(state: State, parties: tuple[bytes, ...]) -> Electorate:
+    """V1 and V3: who may judge a case that begins now."""
+    return tuple(one for one in state.electorate() if one[0] not in parties)
+
+
+def decided(state: State, ballot: bytes, voters: Electorate) -> bool | None:
     """V4: what a quorum says; None where there is none."""
-    whole = sum(weight for _, weight in electorate)
+    whole = sum(weight for _, weight in voters)
     given = state.verdicts.get(ballot, {})
     for side in (True, False):
-        weight = sum(stake for verifier, stake in electorate if given.get(verifier) is side)
+        weight = sum(stake for verifier, stake in voters if given.get(verifier) is side)
         if whole and weight * WHOLE_BPS >= state.parameters.quorum_bps * whole:
             return side
     return None
@@ -75,7 +79,7 @@ def _case(state: State, case: bytes) -> tuple[Electorate, tuple[bytes, ...], int
         license = state.licenses[claim.made.license]
         opened = claim.opened
         parties = (claim.made.prover, license.host)
-        return opened.electorate, parties, opened.rebuttal_until, opened.verdict_until
+        return claim.made.electorate, parties, opened.rebuttal_until, opened.verdict_until
     challenge = state.challenges.get(case)
     if challenge is not None and case not in state.settled_challenges:
         parties = (challenge.challenger, state.models[challenge.model].publisher)
