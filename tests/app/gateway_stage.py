@@ -20,6 +20,7 @@ import uvicorn
 from aiohttp import web
 from issuing import Issuer
 from multidict import CIMultiDict
+from yarl import URL
 
 from loyal.app.gateway import GatewayLimits, LoyalMiddleware
 from loyal.app.platform_client import (
@@ -219,7 +220,7 @@ class Play:
 
     async def get(self, path: str, url: str = "") -> Said:
         """Get a route."""
-        async with self.http.get((url or self.url) + path) as got:
+        async with self.http.get(URL((url or self.url) + path, encoded=True)) as got:
             return Said(got.status, CIMultiDict(got.headers), await got.read())
 
     async def receipt(self, request_id: str) -> dict[str, Any]:

@@ -109,6 +109,9 @@ def test_completions_cover_each_prompt_and_models_pass(tmp_path: Path) -> None:
             alone = await stage.get("/v1/models", url=stage.model.url)
             assert models.body == alone.body
             assert header(models, ID)
+            stage.model.behave = says(200, b"{}")
+            await stage.get("/v1/models/org%2Fname?a=%20b")
+            assert stage.model.seen[-1][0] == "/v1/models/org%2Fname?a=%20b"
             assert stage.model.seen[0][2]["Authorization"] == "Bearer the-hosts-own"
             assert len(stage.platform.calls) == 2
 
@@ -371,7 +374,13 @@ def test_sizes_and_routes_are_bounded(tmp_path: Path) -> None:
             for path in ("/v1/responses", "/v1/embeddings", "/v1/chat/completions/", "/", "/v2"):
                 said = await stage.post(chat("x"), path)
                 assert (said.status, said.error) == (404, "unknown_route")
-            for path in ("/metrics", "/v1/completions", "/loyal/receipts/", "/v1/modelsx"):
+            for path in (
+                "/metrics",
+                "/v1/completions",
+                "/loyal/receipts/",
+                "/v1/modelsx",
+                "/v1/models/%2e%2e/x",
+            ):
                 assert (await stage.get(path)).status == 404
             assert (await stage.get(f"/loyal/receipts/{'0' * 32}")).error == "unknown_request"
             assert (await stage.get("/loyal/health")).body == b'{"status":"ok"}'

@@ -17,8 +17,10 @@ from issuing import Issuer
 from loyal.app.gateway import LoyalMiddleware
 from loyal.app.platform_client import from_base64url
 from loyal.app.receipts import SqliteReceipts
+from loyal.errors import StorageError
 from loyal.protocol import SignedAnswer
 from loyal.protocol.answers import message_digest
+from loyal.roles import Kept
 from loyal.signing import Signed
 
 
@@ -113,6 +115,50 @@ def test_no_route_answers_a_query_unseen(tmp_path: Path) -> None:
             async with http.post(f"{url}/v1/chat/completions", json=chat("x")) as got:
                 assert got.status == 503
             assert [path for path, _, _ in server.seen] == ["/metrics"]
+
+    play(story())
+
+
+class Disk:
+    """A `ReceiptStore` that keeps nothing before it is let go, and then fails if it is full."""
+
+    def __init__(self) -> None:
+        self.asked, self.go, self.full = asyncio.Event(), asyncio.Event(), False
+
+    async def keep(self, request_id: str, kept: Kept) -> None:
+        """Wait."""
+        self.asked.set()
+        await self.go.wait()
+        if self.full:
+            raise StorageError("the disk is full", hint="free some")
+
+    def answered(self, request_id: str, answers: tuple[bytes, ...], complete: bool) -> None:
+        """Forget."""
+
+    async def find(self, request_id: str) -> Kept | None:
+        """Fail."""
+        raise StorageError("the disk is gone", hint="mount it")
+
+
+def test_nothing_is_forwarded_before_its_receipt_is_durable() -> None:
+    async def story() -> None:
+        server, issuer, disk = Server(), Issuer(), Disk()
+        app = LoyalMiddleware(server, issuer.host(), issuer, disk)
+        async with serving(app) as url, aiohttp.ClientSession() as http:
+            chats = f"{url}/v1/chat/completions"
+            asking = asyncio.create_task(http.post(chats, json=chat("x")))
+            await disk.asked.wait()
+            await asyncio.sleep(0.05)
+            assert server.seen == []
+            disk.go.set()
+            assert (await asking).status == 200
+            disk.full = True
+            for method, address in (("POST", chats), ("GET", f"{url}/loyal/receipts/{'0' * 32}")):
+                async with http.request(method, address, json=chat("x")) as got:
+                    assert got.status == 503
+                    assert (await got.json())["error"]["code"] == "receipts_unavailable"
+            assert len(server.seen) == 1
+        await app.close()
 
     play(story())
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from urllib.parse import quote
 
 import aiohttp
 from multidict import CIMultiDict
@@ -97,9 +98,13 @@ class Upstream:
             raise Refused(404, "unknown_route", "this gateway has no such route")
         if method != ("POST" if posts else "GET"):
             raise Refused(405, "wrong_method", f"this route takes {'POST' if posts else 'GET'}")
-        url = self._urls.get(path) or self._under(path)
+        url = self._urls.get(path) or self._model(scope)
         query = scope.get("query_string", b"")
         return URL(f"{url}?{query.decode('latin-1')}", encoded=True) if query else url
+
+    def _model(self, scope: Scope) -> URL:
+        raw = (scope.get("raw_path") or quote(scope["path"]).encode()).decode("latin-1")
+        return URL(f"{self._root}{raw.removeprefix('/v1')}", encoded=True)
 
     def _under(self, path: str) -> URL:
         return self._root.with_path(f"{self._root.path}{path.removeprefix('/v1')}")
