@@ -90,7 +90,8 @@ def test_the_body_goes_on_as_the_bytes_that_came(tmp_path: Path) -> None:
 def test_completions_cover_each_prompt_and_models_pass(tmp_path: Path) -> None:
     async def story() -> None:
         async with playing(tmp_path, key="the-hosts-own") as stage:
-            one = await stage.post({"model": "m", "prompt": "once"}, "/v1/completions")
+            body = {"model": "m", "prompt": "once"}
+            one = await stage.post(body, "/v1/completions", Authorization="Bearer the-users")
             _, answer = stage.verified(header(one, RECEIPT), header(one, ANSWER))
             assert answer is not None
             assert (answer.messages, answer.reply) == (
@@ -112,7 +113,7 @@ def test_completions_cover_each_prompt_and_models_pass(tmp_path: Path) -> None:
             stage.model.behave = says(200, b"{}")
             await stage.get("/v1/models/org%2Fname?a=%20b")
             assert stage.model.seen[-1][0] == "/v1/models/org%2Fname?a=%20b"
-            assert stage.model.seen[0][2]["Authorization"] == "Bearer the-hosts-own"
+            assert stage.model.seen[0][2].getall("Authorization") == ["Bearer the-hosts-own"]
             assert len(stage.platform.calls) == 2
 
     play(story())

@@ -124,6 +124,7 @@ class Disk:
 
     def __init__(self) -> None:
         self.asked, self.go, self.full = asyncio.Event(), asyncio.Event(), False
+        self.signed = 0
 
     async def keep(self, request_id: str, kept: Kept) -> None:
         """Wait."""
@@ -133,7 +134,8 @@ class Disk:
             raise StorageError("the disk is full", hint="free some")
 
     def answered(self, request_id: str, answers: tuple[bytes, ...], complete: bool) -> None:
-        """Forget."""
+        """Count."""
+        self.signed += 1
 
     async def find(self, request_id: str) -> Kept | None:
         """Fail."""
@@ -158,6 +160,28 @@ def test_nothing_is_forwarded_before_its_receipt_is_durable() -> None:
                     assert got.status == 503
                     assert (await got.json())["error"]["code"] == "receipts_unavailable"
             assert len(server.seen) == 1
+        await app.close()
+
+    play(story())
+
+
+def test_a_stream_is_signed_before_its_last_bytes_are_sent() -> None:
+    async def story() -> None:
+        issuer, disk, signed = Issuer(), Disk(), []
+        disk.go.set()
+        app = LoyalMiddleware(Server(), issuer.host(), issuer, disk)
+        body = json.dumps(chat("x", stream=True)).encode()
+        scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": []}
+
+        async def receive() -> Any:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(message: Any) -> None:
+            signed.append((message.get("more_body", False), disk.signed))
+
+        await app(scope, receive, send)
+        assert {number for more, number in signed[1:] if more} == {0}
+        assert signed[-1] == (False, 1)
         await app.close()
 
     play(story())
