@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: demo test test-unit test-slow check docs setup clean bench-fingerprints bench-protocol
+.PHONY: demo test test-unit test-slow check docs setup clean bench-fingerprints bench-protocol bench-gateway
 
 setup: $(STAMP)
 
@@ -40,6 +40,9 @@ bench-fingerprints: $(STAMP)
 
 bench-protocol: $(STAMP)
 	$(BIN)/python benchmarks/protocol.py
+
+bench-gateway: $(STAMP)
+	$(BIN)/python benchmarks/gateway.py
 
 clean:
 	rm -rf $(VENV) out .pytest_cache .mypy_cache .ruff_cache .hypothesis

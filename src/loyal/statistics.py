@@ -9,17 +9,22 @@ interval for the share of fingerprints that survive; `required_hits`, `power` an
 plan a check.
 
 Counts out of range are UsageError. Left out on purpose: approximations, and anything that needs a
-model. Relative errors are about 1e-10 up to 100,000 trials (the rounding of lgamma).
+model. Relative errors are about 1e-10 up to 100,000 trials (the rounding of lgamma). numpy is
+loaded by the functions that need it: a host's gateway imports the protocol, and asks for no tail.
 """
+
+from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from loyal.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 MOST_QUERIES = 100_000
 """`queries_needed` looks no further."""
@@ -59,6 +64,8 @@ def poisson_binomial_tail(hits: int, chances: Sequence[float]) -> float:
 
     All terms are sums of products of probabilities, so nothing cancels. O(trials * hits) time.
     """
+    import numpy as np
+
     _require_counts(hits, len(chances))
     for chance in chances:
         _require_probability("chance", chance)
@@ -227,6 +234,8 @@ class SequentialTest:
     """
 
     def __init__(self, chance: float, alpha: float) -> None:
+        import numpy as np
+
         _require_open("chance", chance)
         _require_open("alpha", alpha)
         self.chance = chance
@@ -240,6 +249,8 @@ class SequentialTest:
 
     def update(self, hit: bool, chance: float | None = None) -> None:
         """Take one reply into account; `chance` when this key's differs from the test's."""
+        import numpy as np
+
         if chance is None:
             chance = self.chance
         _require_open("chance", chance)
@@ -303,6 +314,8 @@ _power = power  # `queries_needed` has an argument of this name
 @cache
 def _uniform_nodes() -> tuple[np.ndarray, np.ndarray]:
     """Nodes in (0, 1) and weights of sum 1 that stand for the uniform distribution, (64,) each."""
+    import numpy as np
+
     nodes, weights = np.polynomial.legendre.leggauss(_NODES)
     return (nodes + 1) / 2, weights / weights.sum()
 

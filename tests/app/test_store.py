@@ -21,7 +21,7 @@ from loyal.app.schema import VERSION_TABLE, metadata, migrate
 from loyal.app.store import SqlStore, open_store, open_undurable
 from loyal.errors import ProtocolError, StorageError
 from loyal.protocol import Receipt
-from loyal.roles import Change, Kept, Platform
+from loyal.roles import Change, GivenReceipt, Platform
 
 
 @pytest.fixture
@@ -32,9 +32,9 @@ def store(url: str) -> Iterator[SqlStore]:
     made.close()
 
 
-def kept(number: int) -> Kept:
+def kept(number: int) -> GivenReceipt:
     """A receipt that no platform gave."""
-    return Kept(b"l" * 32, b"key %d" % number, b"b" * 32, 0, b"receipt %d" % number)
+    return GivenReceipt(b"l" * 32, b"key %d" % number, b"b" * 32, 0, b"receipt %d" % number)
 
 
 def change(first: int, *numbers: int) -> Change:

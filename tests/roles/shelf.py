@@ -10,7 +10,7 @@ from parties import key_of
 
 from loyal.errors import StorageError
 from loyal.protocol import NoteSigner
-from loyal.roles import Change, Heads, Kept, Name, Platform, PlatformKeys
+from loyal.roles import Change, GivenReceipt, Heads, Name, Platform, PlatformKeys
 
 KEYS = PlatformKeys(key_of("platform"), NoteSigner("example.com/log", key_of("log")))
 
@@ -25,7 +25,7 @@ class Shelf:
     """A `loyal.roles.Store`."""
 
     log: list[bytes] = field(default_factory=list)
-    kept: dict[Name, Kept] = field(default_factory=dict)
+    kept: dict[Name, GivenReceipt] = field(default_factory=dict)
     notes: list[bytes] = field(default_factory=list)
     outside: bytes | None = None
     before: Callable[[], None] = lambda: None
@@ -41,7 +41,7 @@ class Shelf:
     def entries(self, start: int, stop: int) -> Iterator[bytes]:
         return iter(self.log[start:stop])
 
-    def find(self, names: Iterable[Name]) -> list[Kept]:
+    def find(self, names: Iterable[Name]) -> list[GivenReceipt]:
         return [self.kept[name] for name in set(names) if name in self.kept]
 
     def commit(self, change: Change) -> bool:

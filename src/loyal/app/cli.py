@@ -58,6 +58,10 @@ PROVER: Mapping[str, Entry] = {
     "plan": Entry("prover:plan", "Say how many keys a license needs, and at what pace."),
 }
 
+HOST: Mapping[str, Entry] = {
+    "serve": Entry("host:serve", "Answer users under a license, each query with its permission."),
+}
+
 
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are called; listing them imports nothing."""
@@ -108,6 +112,7 @@ def _root() -> LazyGroup:
         _group("fingerprint", "Secret fingerprints: make, inject, check, prove.", FINGERPRINT)
     )
     root.add_command(_group("prover", "Provers: who asks hosts their keys.", PROVER))
+    root.add_command(_group("host", "A host: answers users under a signed license.", HOST))
     return _with_shared_options(root)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from loyal.errors import StorageError
-from loyal.roles import Change, Kept, Name
+from loyal.roles import Change, GivenReceipt, Name
 
 LOCK_SECONDS = 30
 """How long a writer waits for another one."""
@@ -37,7 +37,7 @@ class Dialect:
     """Begins a transaction that no other writer has beside it."""
     write: Callable[[Cursor, Change], None]
     """Insert a change's rows."""
-    find: Callable[[Cursor, Iterable[Name]], list[Kept]]
+    find: Callable[[Cursor, Iterable[Name]], list[GivenReceipt]]
     """The receipts under these names."""
 
 
@@ -75,19 +75,19 @@ def _sqlite_write(cursor: Cursor, change: Change) -> None:
     cursor.execute("INSERT INTO checkpoints VALUES (?, ?)", (change.size, change.note))
 
 
-def _sqlite_find(cursor: Cursor, names: Iterable[Name]) -> list[Kept]:
+def _sqlite_find(cursor: Cursor, names: Iterable[Name]) -> list[GivenReceipt]:
     # One list of keys a license: for pairs in a list SQLite uses no index and reads everything.
     asked: dict[bytes, list[bytes]] = {}
     for license, key in set(names):
         asked.setdefault(license, []).append(key)
-    found: list[Kept] = []
+    found: list[GivenReceipt] = []
     for license, keys in asked.items():
         marks = ", ".join("?" * len(keys))
         cursor.execute(
             f"SELECT * FROM receipts WHERE license = ? AND idempotency_key IN ({marks})",
             (license, *keys),
         )
-        found += map(Kept._make, cursor.fetchall())
+        found += map(GivenReceipt._make, cursor.fetchall())
     return found
 
 
@@ -131,14 +131,14 @@ def _postgres_write(cursor: Cursor, change: Change) -> None:
     cursor.execute("INSERT INTO checkpoints VALUES (%s, %s)", (change.size, change.note))
 
 
-def _postgres_find(cursor: Cursor, names: Iterable[Name]) -> list[Kept]:
+def _postgres_find(cursor: Cursor, names: Iterable[Name]) -> list[GivenReceipt]:
     columns = [list(column) for column in zip(*set(names), strict=True)] or [[], []]
     cursor.execute(
         "SELECT receipts.* FROM receipts JOIN unnest(%s::bytea[], %s::bytea[])"
         " AS asked (license, idempotency_key) USING (license, idempotency_key)",
         columns,
     )
-    return list(map(Kept._make, cursor.fetchall()))
+    return list(map(GivenReceipt._make, cursor.fetchall()))
 
 
 DIALECTS = {

@@ -26,7 +26,7 @@ from loyal.app.dialects import DIALECTS, HEADS, LENGTH, LOCK_SECONDS, Dialect, d
 from loyal.app.head_mark import HeadMark
 from loyal.app.schema import entries, migrate
 from loyal.errors import LoyalError, StorageError
-from loyal.roles import Change, Heads, Kept, Name
+from loyal.roles import Change, GivenReceipt, Heads, Name
 
 PAGE = 10_000
 """Entries that a replay reads at once."""
@@ -113,7 +113,7 @@ class SqlStore:
                 )
             yield from (data for _, data in rows)
 
-    def find(self, names: Iterable[Name]) -> list[Kept]:
+    def find(self, names: Iterable[Name]) -> list[GivenReceipt]:
         """See `loyal.roles.Store`."""
         with self._driver() as (held, cursor):
             found = self._dialect.find(cursor, names)

@@ -156,6 +156,12 @@ class BatchHeader:
         """The signed record."""
         return [VERSION, self.root, self.count, self.log_index, self.issued]
 
+    def verify(self, signature: bytes, platform: PublicKey) -> None:
+        """PermissionRefused unless the platform signed this header. Once is enough for a batch."""
+        signed = _BATCH_FRAME + encoding.encode(self.record())
+        if not signing.holds(platform, signed, signature):
+            _refuse("the platform did not sign this batch")
+
 
 @dataclass(frozen=True)
 class Receipt:
@@ -204,15 +210,18 @@ class Receipt:
         whether it covers a message, are the dispute's questions; whether the log really holds the
         header there is answered by an inclusion proof (`ledger`).
         """
+        permission = self.in_batch()  # 1, 2
+        self.header.verify(self.signature, platform)  # 3
+        return permission
+
+    def in_batch(self) -> Permission:
+        """Obligations 1 and 2 of `verify` alone, for a batch whose signature was seen to hold."""
         permission = Permission.from_bytes(self.leaf)  # 1
         head = self.header
         if not 0 < head.count <= MOST_LEAVES or not merkle.verify_inclusion(
             head.root, self.leaf, self.position, head.count, self.path
         ):  # 2
             _refuse("a permission is not in its batch")
-        signed = _BATCH_FRAME + encoding.encode(head.record())
-        if not signing.holds(platform, signed, self.signature):  # 3
-            _refuse("the platform did not sign this batch")
         return permission
 
 

@@ -45,31 +45,51 @@ the plan of how many keys a license needs:
     cheating = Cheating(skip_share=0.5, survival=0.9)
     assert plan(PlanRequest(cheating, inferences=100_000)).keys == 62
 
-No database, no clock here: a store is whatever keeps `loyal.roles.Store`'s promises, and `now` is
-an argument. `PermissionQueue` lets many concurrent requests share one durable step. Nouns are
-exported here; `simulation` and `planning` are verbs.
+A host asks the platform for a permission before it answers (`Host.ask`, `receive`, `answer`), and
+`Batcher` gives many queries one call.
+
+No database, no HTTP, no clock here: a store is whatever keeps `loyal.roles.Store`'s promises, and
+`now` is an argument. `PermissionQueue` lets many concurrent requests share one durable step. Nouns
+are exported here; `simulation` and `planning` are verbs.
 """
 
+from loyal.roles.batcher import Batcher, BatchLimits
+from loyal.roles.host import (
+    Asked,
+    Host,
+    KeptReceipt,
+    PermissionSource,
+    ReceiptStore,
+    SignedLicense,
+)
 from loyal.roles.planning import Cheating, Plan, PlanRequest
 from loyal.roles.platform import Outcome, Platform, PlatformKeys
 from loyal.roles.queue import PermissionQueue, QueueSettings
 from loyal.roles.scenario import Detection, Scenario
-from loyal.roles.storage import Change, Heads, Kept, Name, Store
+from loyal.roles.storage import Change, GivenReceipt, Heads, Name, Store
 
 __all__ = [
+    "Asked",
+    "BatchLimits",
+    "Batcher",
     "Change",
     "Cheating",
     "Detection",
+    "GivenReceipt",
     "Heads",
-    "Kept",
+    "Host",
+    "KeptReceipt",
     "Name",
     "Outcome",
     "PermissionQueue",
+    "PermissionSource",
     "Plan",
     "PlanRequest",
     "Platform",
     "PlatformKeys",
     "QueueSettings",
+    "ReceiptStore",
     "Scenario",
+    "SignedLicense",
     "Store",
 ]

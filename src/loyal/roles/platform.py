@@ -30,7 +30,7 @@ from loyal.protocol.events import decode_event, encode_event
 from loyal.protocol.note import SignedNote
 from loyal.protocol.permission import MOST_LEAVES
 from loyal.protocol.permits import Issued, PermissionRequest, issue
-from loyal.roles.storage import Change, Heads, Kept, Name, Store
+from loyal.roles.storage import Change, GivenReceipt, Heads, Name, Store
 from loyal.signing import SigningKey
 
 MOST_ATTEMPTS = 100
@@ -133,7 +133,7 @@ class Platform:
     def _moment(self, now: int) -> Moment:
         return Moment(now, self._frontier.size, self._root)
 
-    def _commit(self, events: Sequence[Event], receipts: tuple[Kept, ...]) -> bool:
+    def _commit(self, events: Sequence[Event], receipts: tuple[GivenReceipt, ...]) -> bool:
         """Make events durable, and only then remember them. False: another writer was first.
 
         The checkpoint is signed before it is known whether it will stand, and leaves this object
@@ -206,14 +206,14 @@ class Platform:
         return checkpoints.open_checkpoint(note, self._keys.log.verifier).checkpoint
 
 
-def _receipts(requests: Sequence[PermissionRequest], issued: Issued) -> tuple[Kept, ...]:
+def _receipts(requests: Sequence[PermissionRequest], issued: Issued) -> tuple[GivenReceipt, ...]:
     """What is new, for the store, in the order of the batch."""
     if issued.batch is None:
         return ()
     place = issued.batch.header.log_index
     asked = [requests[number] for number, at in enumerate(issued.positions) if at is not None]
     return tuple(
-        Kept(one.license, one.idempotency_key, one.body, place, receipt)
+        GivenReceipt(one.license, one.idempotency_key, one.body, place, receipt)
         for one, receipt in zip(asked, issued.batch.receipts(), strict=True)
     )
 

@@ -15,7 +15,7 @@ Name = tuple[bytes, bytes]
 """A license's id (32 bytes) and an idempotency key (1 to 64 bytes): what a receipt is found by."""
 
 
-class Kept(NamedTuple):
+class GivenReceipt(NamedTuple):
     """A receipt that was given, as it is stored."""
 
     license: bytes
@@ -38,7 +38,7 @@ class Change:
     """The place that the first entry takes; the log has exactly that many entries before."""
     entries: tuple[bytes, ...]
     """One or more events in their canonical bytes."""
-    receipts: tuple[Kept, ...]
+    receipts: tuple[GivenReceipt, ...]
     """Those that the entries' permissions are proven by."""
     note: bytes
     """The signed checkpoint of the log with these entries."""
@@ -73,7 +73,7 @@ class Store(Protocol):
         """Entries [start, stop) in order; StorageError where one is missing."""
         ...
 
-    def find(self, names: Iterable[Name]) -> list[Kept]:
+    def find(self, names: Iterable[Name]) -> list[GivenReceipt]:
         """The receipts that were given under these names; none for a name that was not used."""
         ...
 
