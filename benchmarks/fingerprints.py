@@ -28,9 +28,9 @@ MODEL = "smollm2-135m-instruct"
 TEXT_TOKENS = 21_000
 SOURCE = "prose of pydoc_data.topics (the Python reference manual)"
 SECRETS = 100_000
-TRAINER_GRID = ((1e-5, 8), (3e-5, 16), (5e-5, 32), (1e-4, 64))
-"""(learning rate, batch) of the plain Trainer, from the mildest to the fastest (docs/log.md)."""
-TRAINER_LIMIT = 300
+TRAINER_GRID = ((3e-5, 16), (1e-4, 64))
+"""(learning rate, batch) of the plain Trainer: the mild and the fast (docs/log.md)."""
+TRAINER_LIMIT = 240
 """Seconds after which a Trainer run is given up."""
 MILD = 1.0
 """Percent of perplexity that an injection may cost."""

@@ -204,6 +204,8 @@ def first_decisions(thresholds: Sequence[int], chance: float) -> list[float]:
     probabilities, so nothing cancels.
     """
     _require_probability("chance", chance)
+    import numpy as np
+
     running = np.zeros(len(thresholds) + 1)  # (trials + 1,): undecided so far, by hits
     running[0] = 1.0
     decided, found = 0.0, []
