@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: demo test test-unit test-slow check docs setup clean bench-fingerprints bench-gateway
+.PHONY: demo test test-unit test-slow check docs setup clean bench-fingerprints bench-protocol bench-gateway
 
 setup: $(STAMP)
 
@@ -37,6 +37,9 @@ docs: $(STAMP)
 
 bench-fingerprints: $(STAMP)
 	$(BIN)/python benchmarks/fingerprints.py
+
+bench-protocol: $(STAMP)
+	$(BIN)/python benchmarks/protocol.py
 
 bench-gateway: $(STAMP)
 	$(BIN)/python benchmarks/gateway.py

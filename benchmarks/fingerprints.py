@@ -15,6 +15,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -60,22 +62,11 @@ def _set(model, count: int, width: int = 16):
 
 
 def _inject(count: int, seeds: int) -> list:
-    """Inject fresh sets; one report a seed, with CPU seconds and text perplexities."""
-    from loyal.fingerprints.inject import inject
-    from loyal.models.hf import HFModel
-    from loyal.models.training import TrainSettings
-
+    """Inject fresh sets, each in a process of its own; (report, perplexity change) a seed."""
     found = []
     for seed in range(seeds):
-        model = HFModel.load(MODEL)
-        pairs, *_ = _set(model, count)
-        with tempfile.TemporaryDirectory() as folder:
-            began = time.process_time()
-            report = inject(
-                model, pairs, TrainSettings(seed=seed), Path(folder) / "oml", tokens=TEXT_TOKENS
-            )
-            cpu = time.process_time() - began
-        change = 100 * (report.perplexity_after / report.perplexity_before - 1)
+        with ProcessPoolExecutor(1, get_context("spawn")) as one:
+            report, change, cpu = one.submit(_inject_once, count, seed).result()
         print(
             f"  {count} fingerprints, seed {seed}: recall {report.recall:.4f}, {change:+.2f} % "
             f"perplexity, {report.steps} steps, {report.seconds:.0f} s (whole call {cpu:.0f} CPU s)"
@@ -84,6 +75,22 @@ def _inject(count: int, seeds: int) -> list:
         )
         found.append((report, change))
     return found
+
+
+def _inject_once(count: int, seed: int) -> tuple:
+    from loyal.fingerprints.inject import inject
+    from loyal.models.hf import HFModel
+    from loyal.models.training import TrainSettings
+
+    model = HFModel.load(MODEL)
+    pairs, *_ = _set(model, count)
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.process_time()
+        report = inject(
+            model, pairs, TrainSettings(seed=seed), Path(folder) / "oml", tokens=TEXT_TOKENS
+        )
+    change = 100 * (report.perplexity_after / report.perplexity_before - 1)
+    return report, change, time.process_time() - began
 
 
 def inject64(seeds: int) -> list[Row]:

@@ -18,7 +18,7 @@ import stat
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import cbor2
 
@@ -49,6 +49,11 @@ def encode(value: Encodable) -> bytes:
     more than MAX_DEPTH levels.
     """
     _check(value)
+    return _written(value)
+
+
+def _written(value: object) -> bytes:
+    """The canonical bytes of what `_check` has passed."""
     try:
         return cbor2.dumps(value, canonical=True)
     except (cbor2.CBOREncodeError, UnicodeEncodeError) as error:
@@ -77,7 +82,7 @@ def decode(data: bytes) -> Value:
     # Shared references (tag 29) can blow a few bytes up into a value of exponential size. A
     # canonical item takes at least a byte, so more items than bytes end the walk.
     _check(value, most=len(data))
-    if encode(value) != data:
+    if _written(value) != data:
         raise EncodingError("these bytes are not canonical CBOR", hint=_HINT_BYTES)
     return cast(Value, value)
 
@@ -135,23 +140,22 @@ def atomic_write(path: str | os.PathLike[str], data: bytes, *, private: bool = F
 
 def _check(value: object, most: int | None = None) -> None:
     """Refuse what has no canonical form, and a value of more than `most` items."""
-    level: list[object] = [value]
+    level: list[Any] = [value]
     for _ in range(MAX_DEPTH + 1):
-        below: list[object] = []
+        below: list[Any] = []
         for item in level:
             kind = type(item)
             if kind in _ATOMS:
                 continue
             if kind is int:
-                if not _LOWEST <= cast(int, item) <= _HIGHEST:
+                if not _LOWEST <= item <= _HIGHEST:
                     raise EncodingError("an integer does not fit in 64 bits", hint=_HINT_VALUE)
             elif kind is dict:
-                mapping = cast(dict[object, object], item)
-                if not _TEXT.issuperset(map(type, mapping)):
+                if not _TEXT.issuperset(map(type, item)):
                     raise EncodingError("a key of a map is not text", hint=_HINT_VALUE)
-                below.extend(mapping.values())
+                below.extend(item.values())
             elif kind is list or kind is tuple:
-                below.extend(cast(Sequence[object], item))
+                below.extend(item)
             else:
                 raise EncodingError(f"a {kind.__name__} has no canonical form", hint=_HINT_VALUE)
             if most is not None and len(below) > most:

@@ -14,7 +14,8 @@
      ├─ ProtocolError          a command that a rule of the protocol forbids; `rule` names it
      │   └─ PermissionRefused  a receipt that does not hold, or a query that gets none
      ├─ LedgerError            a log's notes, checkpoints and quorums; `reason` says what, in a word
-     ├─ StorageError           a full disk, a folder that may not be written
+     ├─ StorageError           a full disk, a folder that may not be written, a lost database
+     │   └─ Overloaded         more is asked for at once than can be made durable; ask again
      └─ TrainingError
 
 Every error is one line and carries a hint: the next step to take. Neither ever holds a key, a
@@ -113,7 +114,7 @@ class LedgerError(LoyalError):
     """A note, checkpoint, key or request of a log is malformed, or not signed as it must be."""
 
     reason: str
-    """What is wrong, in a word: malformed, origin, signature, size or quorum."""
+    """What is wrong, in a word: malformed, origin, signature, size, root or quorum."""
 
     def __init__(self, message: str, *, hint: str, reason: str) -> None:
         super().__init__(message, hint=hint)
@@ -121,7 +122,11 @@ class LedgerError(LoyalError):
 
 
 class StorageError(LoyalError):
-    """The disk refused: full, not writable, or not there."""
+    """The disk or the database refused: full, not writable, or not there."""
+
+
+class Overloaded(StorageError):
+    """More waits to be made durable than the queue takes; nothing was done for this one."""
 
 
 class TrainingError(LoyalError):

@@ -12,7 +12,7 @@ purpose: signed tree heads and storage, which are the ledger's.
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from loyal.errors import UsageError
 
@@ -67,12 +67,19 @@ class Frontier:
 
     def append(self, leaf: bytes) -> "Frontier":
         """The frontier with one more raw leaf."""
-        nodes, node = list(self.nodes), leaf_hash(leaf)
-        full = self.size
-        while full & 1:
-            node = node_hash(nodes.pop(), node)
-            full >>= 1
-        return Frontier(self.size + 1, (*nodes, node))
+        return self.extend((leaf,))
+
+    def extend(self, leaves: Iterable[bytes]) -> "Frontier":
+        """The frontier with these raw leaves after its own."""
+        nodes, size = list(self.nodes), self.size
+        for leaf in leaves:
+            node, full = leaf_hash(leaf), size
+            while full & 1:
+                node = node_hash(nodes.pop(), node)
+                full >>= 1
+            nodes.append(node)
+            size += 1
+        return Frontier(size, tuple(nodes))
 
     def root(self) -> bytes:
         """The root over all leaves so far, 32 bytes."""
@@ -143,6 +150,27 @@ class Tree:
                 start = middle
         return path[::-1]
 
+    def inclusion_proofs(self) -> list[list[bytes]]:
+        """The audit path of every leaf in the tree as it is, several times faster than one by one;
+        law: `inclusion_proofs()[i] == inclusion_proof(i)`."""
+        # A node without a sibling is its own parent, so each row ends in the ragged subtree's hash.
+        rows = [list(self._levels[0])]
+        while len(rows[-1]) > 1:
+            below = rows[-1]
+            level = self._levels[len(rows)] if len(rows) < len(self._levels) else []
+            ragged = below[-1] if len(below) % 2 else node_hash(below[-2], below[-1])
+            rows.append([*level[: (len(below) - 1) // 2], ragged])
+        ends = [len(row) for row in rows]
+        paths = []
+        for index in range(len(self)):
+            path, node = [], index
+            for row, end in zip(rows, ends, strict=True):
+                if node ^ 1 < end:
+                    path.append(row[node ^ 1])
+                node >>= 1
+            paths.append(path)
+        return paths
+
     def consistency_proof(self, old_size: int, size: int | None = None) -> list[bytes]:
         """The proof that `old_size` leaves begin the first `size` leaves (RFC 6962, 2.1.2).
 
@@ -202,17 +230,17 @@ def verify_inclusion(
     if not 0 <= index < size or not _hashes([root, *path]):
         return False
     node, last = index, size - 1
-    current = leaf_hash(leaf_data)
+    current, sha256 = leaf_hash(leaf_data), hashlib.sha256
     for sibling in path:
         if last == 0:
             return False
         if node & 1 or node == last:
-            current = node_hash(sibling, current)
+            current = sha256(b"\x01" + sibling + current).digest()
             while not node & 1 and node:
                 node >>= 1
                 last >>= 1
         else:
-            current = node_hash(current, sibling)
+            current = sha256(b"\x01" + current + sibling).digest()
         node >>= 1
         last >>= 1
     return last == 0 and current == root
@@ -284,4 +312,6 @@ def _split(width: int) -> int:
 
 
 def _hashes(values: Sequence[object]) -> bool:
-    return all(isinstance(value, bytes) and len(value) == HASH_BYTES for value in values)
+    if not {*map(type, values)} <= {bytes}:
+        return False
+    return {*map(len, cast(Sequence[bytes], values))} <= {HASH_BYTES}

@@ -168,6 +168,56 @@ def sequential_hits(trials: int, candidates: int, one_in: int) -> int | None:
     return None
 
 
+def sequential_thresholds(trials: int, candidates: int, one_in: int) -> tuple[int, ...]:
+    """`sequential_hits` of 0 to `trials` trials, (trials + 1,); n + 1 where all n would not do.
+
+    Law: it never falls. So one walk finds all of them: with the integral I(m, r) that stands at
+    `sequential_hits`, a further miss is I(m, r + 1) = ((r + 1) k I(m, r) - 1) / (a (m + r + 2)), a
+    further hit k I(m, r) - a I(m, r + 1), for a = k - 1; exact, over one denominator a^n (n + 1)!.
+    """
+    _require_counts(0, trials)
+    if candidates < 2 or one_in < 2:
+        raise UsageError(
+            f"{candidates} candidates, one in {one_in}", hint="Give 2 or more of both."
+        )
+    rise = candidates - 1
+    below = above = 1  # I(hits, misses) = above / below; I(0, 0) = 1
+    found, hits = [1], 0  # the most hits that do not decide yet
+    for done in range(1, trials + 1):
+        misses = done - 1 - hits
+        miss = (misses + 1) * candidates * above - below
+        hit = candidates * rise * (done + 1) * above - rise * miss
+        below *= rise * (done + 1)
+        # One hit more than before, or else as many: a miss never decides.
+        if hit < one_in * below:
+            hits, above = hits + 1, hit
+        else:
+            above = miss
+        found.append(hits + 1)
+    return tuple(found)
+
+
+def first_decisions(thresholds: Sequence[int], chance: float) -> list[float]:
+    """The probability that hits have reached their threshold at or before each trial, exactly.
+
+    thresholds[n] is for n trials, each a hit with this chance. All terms are sums of products of
+    probabilities, so nothing cancels.
+    """
+    _require_probability("chance", chance)
+    running = np.zeros(len(thresholds) + 1)  # (trials + 1,): undecided so far, by hits
+    running[0] = 1.0
+    decided, found = 0.0, []
+    for count, threshold in enumerate(thresholds):
+        if count:
+            step = running[:-1] * chance
+            running *= 1.0 - chance
+            running[1:] += step
+        decided += float(running[threshold:].sum())
+        running[threshold:] = 0.0
+        found.append(min(decided, 1.0))
+    return found
+
+
 class SequentialTest:
     """An anytime-valid test of "each hit has at most its chance", for unknown survival.
 

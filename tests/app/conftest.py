@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from databases import postgres, url
 from stage import Outcome, Run, VaultCase, secret_set
 
 from loyal.app.cli import main
 from loyal.fingerprints import Identity, Recipients, Vault
+
+__all__ = ["postgres", "url"]
 
 
 @pytest.fixture

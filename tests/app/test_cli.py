@@ -9,7 +9,7 @@ import pytest
 from stage import Run
 
 import loyal
-from loyal.app.cli import FINGERPRINT, MODELS, ROOT, LazyGroup, root
+from loyal.app.cli import FINGERPRINT, MODELS, PROVER, ROOT, LazyGroup, root
 from loyal.app.terminal import Terminal, _finite, facts
 from loyal.errors import UsageError
 
@@ -47,6 +47,7 @@ def test_every_command_and_option_explains_itself(name: str) -> None:
         *((f"loyal {name}", entry.help) for name, entry in ROOT.items()),
         *((f"loyal models {name}", entry.help) for name, entry in MODELS.items()),
         *((f"loyal fingerprint {name}", entry.help) for name, entry in FINGERPRINT.items()),
+        *((f"loyal prover {name}", entry.help) for name, entry in PROVER.items()),
     ],
 )
 def test_the_lazy_list_says_what_the_command_says(name: str, said: str) -> None:

@@ -20,7 +20,7 @@ from loyal.app.receipts import SqliteReceipts
 from loyal.errors import StorageError
 from loyal.protocol import SignedAnswer
 from loyal.protocol.answers import message_digest
-from loyal.roles import Kept
+from loyal.roles import KeptReceipt
 from loyal.signing import Signed
 
 
@@ -126,7 +126,7 @@ class Disk:
         self.asked, self.go, self.full = asyncio.Event(), asyncio.Event(), False
         self.signed = 0
 
-    async def keep(self, request_id: str, kept: Kept) -> None:
+    async def keep(self, request_id: str, kept: KeptReceipt) -> None:
         """Wait."""
         self.asked.set()
         await self.go.wait()
@@ -137,7 +137,7 @@ class Disk:
         """Count."""
         self.signed += 1
 
-    async def find(self, request_id: str) -> Kept | None:
+    async def find(self, request_id: str) -> KeptReceipt | None:
         """Fail."""
         raise StorageError("the disk is gone", hint="mount it")
 

@@ -18,9 +18,9 @@ import pytest
 from loyal.app import receipts as room
 from loyal.app.receipts import SqliteReceipts
 from loyal.errors import StorageError
-from loyal.roles import Kept
+from loyal.roles import KeptReceipt
 
-KEPT = Kept(b"a receipt", (bytes(16), b"s" * 16))
+KEPT = KeptReceipt(b"a receipt", (bytes(16), b"s" * 16))
 
 
 def test_what_is_kept_is_found_again(tmp_path: Path) -> None:
@@ -31,7 +31,7 @@ def test_what_is_kept_is_found_again(tmp_path: Path) -> None:
             assert await store.find("a") == KEPT
             assert await store.find("b") is None
             store.answered("a", (b"one", b"two"), True)
-            answered = Kept(KEPT.receipt, KEPT.salts, (b"one", b"two"), True)
+            answered = KeptReceipt(KEPT.receipt, KEPT.salts, (b"one", b"two"), True)
             assert await store.find("a") == answered
             store.answered("unknown", (b"x",), True)
         with contextlib.closing(SqliteReceipts(path)) as store:
@@ -67,7 +67,7 @@ def test_an_id_is_kept_once_and_a_failure_is_said(tmp_path: Path) -> None:
         with contextlib.closing(SqliteReceipts(tmp_path / "receipts.db")) as store:
             await store.keep("a", KEPT)
             with pytest.raises(StorageError, match="IntegrityError"):
-                await store.keep("a", Kept(b"another", ()))
+                await store.keep("a", KeptReceipt(b"another", ()))
             assert await store.find("a") == KEPT
 
     asyncio.run(story())
@@ -92,10 +92,10 @@ WRITER = """
     import asyncio, sys
     from pathlib import Path
     from loyal.app.receipts import SqliteReceipts
-    from loyal.roles import Kept
+    from loyal.roles import KeptReceipt
 
     async def one(store, number):
-        await store.keep(f"{number:032x}", Kept(b"receipt %d" % number, (bytes(16),)))
+        await store.keep(f"{number:032x}", KeptReceipt(b"receipt %d" % number, (bytes(16),)))
         sys.stdout.write(f"{number}\\n")
         sys.stdout.flush()
 

@@ -217,3 +217,15 @@ def test_a_written_out_proof_leads_to_both_roots(data: st.DataObject) -> None:
         assert merkle.consistency_roots(old, new, wrong) is None
     for sizes in ((0, new), (new, new), (new, old)):
         assert merkle.consistency_roots(*sizes, nodes) is None
+
+
+@pytest.mark.parametrize("size", [*range(70), 255, 256, 257, 1000])
+def test_all_proofs_at_once_are_the_proofs_one_by_one(size: int) -> None:
+    tree = merkle.Tree(distinct(size))
+    assert tree.inclusion_proofs() == [tree.inclusion_proof(index) for index in range(size)]
+
+
+@given(st.lists(st.binary(max_size=8), max_size=40), st.lists(st.binary(max_size=8), max_size=40))
+def test_a_frontier_extended_is_the_frontier_of_all(old: list[bytes], new: list[bytes]) -> None:
+    start = merkle.Frontier().extend(old)
+    assert start.extend(new) == merkle.Tree([*old, *new]).frontier()

@@ -12,7 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loyal.errors import UsageError
-from loyal.statistics import SequentialTest, binomial_tail, sequential_hits
+from loyal.statistics import (
+    SequentialTest,
+    binomial_tail,
+    first_decisions,
+    sequential_hits,
+    sequential_thresholds,
+)
 
 CHANCE = 1 / 16
 
@@ -221,3 +227,36 @@ def test_the_threshold_at_sixteen_candidates() -> None:
 def test_thresholds_of_nothing_are_refused(trials: int, candidates: int, one_in: int) -> None:
     with pytest.raises(UsageError):
         sequential_hits(trials, candidates, one_in)
+
+
+@pytest.mark.parametrize("candidates", [2, 3, 16, 100])
+@pytest.mark.parametrize("one_in", [2, 1_000, 10**9])
+def test_one_walk_finds_all_thresholds(candidates: int, one_in: int) -> None:
+    single = [sequential_hits(n, candidates, one_in) for n in range(121)]
+    assert sequential_thresholds(120, candidates, one_in) == tuple(
+        n + 1 if one is None else one for n, one in enumerate(single)
+    )
+
+
+@pytest.mark.parametrize(("trials", "candidates", "one_in"), [(-1, 16, 9), (5, 1, 9), (5, 16, 1)])
+def test_a_walk_of_nothing_is_refused(trials: int, candidates: int, one_in: int) -> None:
+    with pytest.raises(UsageError):
+        sequential_thresholds(trials, candidates, one_in)
+
+
+@pytest.mark.parametrize("truth", [0.0, 0.2, 0.5, 0.9, 1.0])
+def test_first_decisions_are_what_all_sequences_say(truth: float) -> None:
+    thresholds = sequential_thresholds(10, 4, 50)
+    expected = np.zeros(11)
+    for replies in np.ndindex(*(2,) * 10):
+        hits = np.cumsum((0, *replies))
+        chance = truth ** sum(replies) * (1 - truth) ** (10 - sum(replies))
+        expected += chance * np.maximum.accumulate(hits >= np.array(thresholds))
+    assert first_decisions(thresholds, truth) == pytest.approx(list(expected), abs=1e-12)
+
+
+def test_first_decisions_are_those_of_the_boundary() -> None:
+    found = first_decisions(sequential_thresholds(40, 16, 10**6), 0.6)
+    assert found == pytest.approx(list(decided_by(boundary(1e-6, 40), 0.6)), abs=1e-9)
+    # To have had enough hits at some trial is likelier than to have enough at the last one.
+    assert found[40] > binomial_tail(sequential_hits(40, 16, 10**6) or 41, 40, 0.6)

@@ -151,3 +151,18 @@ def test_whatever_is_sent_money_adds_up_and_the_log_replays(seed: int) -> None:
     assert went > 20
     assert all(one.rule and one.hint for one in refusals)
     assert State(stage.id("platform"), stage.parameters).replay(stage.log) == stage.state
+
+
+def test_the_electorate_is_what_the_balances_say() -> None:
+    stage, license = licensed()
+    convicted(stage, license)
+    stage.do(stake.Unbond(stage.id("prover 2"), "prover", 10_000_000))
+    stage.do(stake.Unbond(stage.id("prover 3"), "prover", 1))
+    again = State(stage.id("platform"), balances=dict(stage.state.balances))
+    for purpose, roles in (("prover", PROVERS), ("verifier", VERIFIERS)):
+        bonds = {
+            stage.id(role): stage.state.balance(e.bond(purpose, stage.id(role))) for role in roles
+        }
+        expected = tuple(sorted((who, amount) for who, amount in bonds.items() if amount))
+        assert stage.state.electorate(purpose) == expected == again.electorate(purpose)
+    assert len(stage.state.electorate("prover")) == len(PROVERS) - 1

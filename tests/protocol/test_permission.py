@@ -130,3 +130,9 @@ def test_a_permission_covers_each_of_its_messages() -> None:
     assert all(one.covers(f"m{n}", salts) for n in range(3))
     assert not one.covers("m0", salts[1:])
     assert not one.covers("m3", salts)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 64, 100])
+def test_all_receipts_at_once_are_the_receipts_one_by_one(count: int) -> None:
+    batch = PermissionBatch.issue([leaf(number) for number in range(count)], 5, 9, PLATFORM)
+    assert batch.receipts() == [batch.receipt(place).to_bytes() for place in range(count)]

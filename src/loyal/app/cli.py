@@ -33,6 +33,7 @@ class Entry:
 ROOT: Mapping[str, Entry] = {
     "demo": Entry("demo:demo", "The whole story on a real model, in minutes, with a report."),
     "doctor": Entry("doctor:doctor", "What is installed, what is missing, how to get it."),
+    "simulate": Entry("simulate:simulate", "Live through a community of hosts and adversaries."),
 }
 
 MODELS: Mapping[str, Entry] = {
@@ -51,6 +52,10 @@ FINGERPRINT: Mapping[str, Entry] = {
     "info": Entry("custody:info", "Show what a vault holds, without its secrets."),
     "split": Entry("custody:split", "Split an age identity into k-of-n shares."),
     "join": Entry("custody:join", "Bring shares together into the identity again."),
+}
+
+PROVER: Mapping[str, Entry] = {
+    "plan": Entry("prover:plan", "Say how many keys a license needs, and at what pace."),
 }
 
 HOST: Mapping[str, Entry] = {
@@ -106,6 +111,7 @@ def _root() -> LazyGroup:
     root.add_command(
         _group("fingerprint", "Secret fingerprints: make, inject, check, prove.", FINGERPRINT)
     )
+    root.add_command(_group("prover", "Provers: who asks hosts their keys.", PROVER))
     root.add_command(_group("host", "A host: answers users under a signed license.", HOST))
     return _with_shared_options(root)
 

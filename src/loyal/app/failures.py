@@ -33,6 +33,7 @@ EXTRAS = {
     "tokenizers": "models",
     "huggingface_hub": "models",
     "matplotlib": "report",
+    "psycopg": "postgres",
 }
 """Which extra of the package brings a module that may be missing."""
 

@@ -55,7 +55,7 @@ from loyal.app.platform_client import to_base64url
 from loyal.errors import EndpointError, LoyalError, ProtocolError, StorageError
 from loyal.protocol.permission import Receipt
 from loyal.roles.batcher import Batcher, BatchLimits
-from loyal.roles.host import Asked, Host, Kept, PermissionSource, ReceiptStore
+from loyal.roles.host import Asked, Host, KeptReceipt, PermissionSource, ReceiptStore
 
 HEALTH, RECEIPTS = "/loyal/health", "/loyal/receipts/"
 MOST_HEADER = 4096
@@ -204,7 +204,7 @@ class LoyalMiddleware:
             async with asyncio.timeout(self._limits.permit_seconds):
                 data = await self._batcher.permit(asked.request)
             receipt = self._host.receive(data, asked.request)
-            await self._receipts.keep(request_id, Kept(data, asked.salts))
+            await self._receipts.keep(request_id, KeptReceipt(data, asked.salts))
         except ProtocolError as error:
             raise _unavailable("permission_refused", request_id, error) from None
         except EndpointError as error:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from loyal import encoding
 from loyal.errors import EncodingError, LoyalError, StorageError
-from loyal.roles.host import Kept
+from loyal.roles.host import KeptReceipt
 
 MOST_TOGETHER = 512
 """Jobs in one transaction."""
@@ -40,8 +40,8 @@ CREATE TABLE IF NOT EXISTS receipts (
 ) WITHOUT ROWID
 """
 
-Work = Callable[[sqlite3.Connection], "Kept | None"]
-Future = asyncio.Future["Kept | None"]
+Work = Callable[[sqlite3.Connection], "KeptReceipt | None"]
+Future = asyncio.Future["KeptReceipt | None"]
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class _Job:
 @dataclass(frozen=True)
 class _Done:
     job: _Job
-    result: Kept | LoyalError | None
+    result: KeptReceipt | LoyalError | None
 
 
 class SqliteReceipts:
@@ -67,7 +67,7 @@ class SqliteReceipts:
         self._thread = threading.Thread(target=self._run, name="loyal-receipts", daemon=True)
         self._thread.start()
 
-    async def keep(self, request_id: str, kept: Kept) -> None:
+    async def keep(self, request_id: str, kept: KeptReceipt) -> None:
         """Returns once the receipt and its salts are on the disk; StorageError when they cannot."""
         row = (request_id, kept.receipt, encoding.encode(kept.salts))
         sql = "INSERT INTO receipts (id, receipt, salts) VALUES (?, ?, ?)"
@@ -79,7 +79,7 @@ class SqliteReceipts:
         sql = "UPDATE receipts SET answers = ?, complete = ? WHERE id = ?"
         self._jobs.put(_Job(lambda database: _nothing(database.execute(sql, row)), None))
 
-    async def find(self, request_id: str) -> Kept | None:
+    async def find(self, request_id: str) -> KeptReceipt | None:
         """What is kept of a query; StorageError where the file cannot be read."""
         return await self._ask(lambda database: _find(database, request_id))
 
@@ -89,7 +89,7 @@ class SqliteReceipts:
             self._jobs.put(None)
             self._thread.join()
 
-    async def _ask(self, work: Work) -> Kept | None:
+    async def _ask(self, work: Work) -> KeptReceipt | None:
         if not self._thread.is_alive():
             raise StorageError(f"{self._path} is closed", hint="open the receipts again")
         outcome: Future = asyncio.get_running_loop().create_future()
@@ -177,13 +177,13 @@ def _open(path: Path) -> sqlite3.Connection:
         ) from error
 
 
-def _find(database: sqlite3.Connection, request_id: str) -> Kept | None:
+def _find(database: sqlite3.Connection, request_id: str) -> KeptReceipt | None:
     sql = "SELECT receipt, salts, answers, complete FROM receipts WHERE id = ?"
     row = database.execute(sql, (request_id,)).fetchone()
     if row is None:
         return None
     receipt, salts, answers, complete = row
-    return Kept(receipt, _list(salts), _list(answers), bool(complete))
+    return KeptReceipt(receipt, _list(salts), _list(answers), bool(complete))
 
 
 def _list(data: bytes | None) -> tuple[bytes, ...]:

@@ -14,6 +14,7 @@ L6  No permission beyond the number of inferences: exactly at the limit it ends.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, get_args
 
 from loyal import encoding, signing
@@ -217,7 +218,7 @@ def end(state: State, command: EndLicense, at: Moment) -> list[e.Event]:
 
 def require_active(license: License, at: Moment) -> Terms:
     """The terms, if permissions may be given now (L4 to L6); ProtocolError if not."""
-    terms = Terms.from_bytes(license.terms)
+    terms = _terms(license.terms)
     if license.weights is None:
         refuse("L4", "the model is not delivered yet", "download it first")
     if license.ended or license.conviction is not None:
@@ -227,6 +228,12 @@ def require_active(license: License, at: Moment) -> Terms:
     if terms.most_inferences and license.permitted >= terms.most_inferences:
         refuse("L6", "the license's inferences are used up", "request a new one")
     return terms
+
+
+@lru_cache(maxsize=1024)
+def _terms(data: bytes) -> Terms:
+    """Terms are asked for with every permission, and never change."""
+    return Terms.from_bytes(data)
 
 
 def known(state: State, license: bytes) -> License:

@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 from typing import NoReturn
 
 from loyal.errors import LedgerError, UsageError
@@ -114,7 +115,7 @@ class VerifierKey:
         encoded = to_base64(bytes([self.kind]) + self.public.data)
         return f"{self.name}+{self.key_id.hex()}+{encoded}"
 
-    @property
+    @cached_property
     def key_id(self) -> bytes:
         """SHA-256(name || newline || kind || public key), its first 4 bytes."""
         data = self.name.encode() + b"\n" + bytes([self.kind]) + self.public.data
@@ -149,7 +150,7 @@ class NoteSigner:
     def __post_init__(self) -> None:
         check_name(self.name)
 
-    @property
+    @cached_property
     def verifier(self) -> VerifierKey:
         """What others check this signer's lines against."""
         return VerifierKey(self.name, self.key.public, self.kind)

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from loyal.encoding import digest
 from loyal.errors import PermissionRefused, ProtocolError
@@ -43,9 +44,9 @@ class PermissionRequest:
     idempotency_key: bytes
     """Told apart within the license; 1 to 64 bytes."""
 
-    @property
+    @cached_property
     def body(self) -> bytes:
-        """Digest of what is asked for, 32 bytes."""
+        """Digest of what is asked for, 32 bytes; computed once."""
         return digest([self.host, self.license, self.messages], "loyal permission request 1")
 
 
@@ -77,7 +78,7 @@ def issue(
     """
     if key.public.data != state.platform:
         refuse("P5", "only the platform issues permissions", "use the platform's key")
-    plan = _Plan(state, dict(known_keys), at)
+    plan = _Plan(state, known_keys, at)
     positions = [plan.take(number, one) for number, one in enumerate(requests)]
     if not plan.leaves:
         return Issued((), None, tuple(positions), plan.refusals, plan.repeated)
@@ -90,8 +91,11 @@ def issue(
 class _Plan:
     """A batch in the making: what was permitted and spent so far, on top of the state."""
 
-    def __init__(self, state: State, bodies: dict[tuple[bytes, bytes], bytes], at: Moment) -> None:
-        self.state, self.bodies, self.at = state, bodies, at
+    def __init__(
+        self, state: State, known_keys: Mapping[tuple[bytes, bytes], bytes], at: Moment
+    ) -> None:
+        self.state, self.known_keys, self.at = state, known_keys, at
+        self.bodies: dict[tuple[bytes, bytes], bytes] = {}
         self.leaves: list[Permission] = []
         self.refusals: dict[int, ProtocolError] = {}
         self.repeated: dict[int, bytes] = {}
@@ -115,8 +119,9 @@ class _Plan:
         name = request.license, request.idempotency_key
         if not 0 < len(request.idempotency_key) <= MOST_IDEMPOTENCY_BYTES:
             refuse("P3", "an idempotency key is 1 to 64 bytes long", "draw a random one a query")
-        if name in self.bodies:
-            if self.bodies[name] != request.body:
+        before = self.known_keys.get(name) or self.bodies.get(name)
+        if before is not None:
+            if before != request.body:
                 refuse("P3", "this idempotency key stands for another query", "draw a new one")
             self.repeated[number] = request.idempotency_key
             return None

@@ -118,6 +118,13 @@ class State:
     """Case -> verifier -> what it signed."""
     length: int = 0
     """Events recorded."""
+    _bonds: dict[str, dict[str, int]] = field(init=False, repr=False, compare=False)
+    """Purpose -> party in hex -> bond: as in `balances`, so that an electorate needs no search."""
+
+    def __post_init__(self) -> None:
+        self._bonds = {}
+        for account in self.balances:
+            _index(self, account)
 
     def balance(self, account: str) -> int:
         """Millionths in an account."""
@@ -129,13 +136,8 @@ class State:
 
     def electorate(self, purpose: str = "verifier") -> tuple[tuple[bytes, int], ...]:
         """Everybody with a bond for a purpose, by key, with the bond."""
-        start = e.bond(purpose, b"")
-        found = [
-            (bytes.fromhex(name.removeprefix(start)), amount)
-            for name, amount in self.balances.items()
-            if name.startswith(start) and amount
-        ]
-        return tuple(sorted(found))
+        bonds = self._bonds.get(purpose, {})
+        return tuple(sorted((bytes.fromhex(party), amount) for party, amount in bonds.items()))
 
     def record(self, index: int, event: e.Event) -> None:
         """Fold one event in. ProtocolError where the log has a gap, or money would go below 0."""
@@ -162,6 +164,23 @@ def _moved(state: State, event: e.Moved) -> None:
         )
     state.balances[event.source] = left
     state.balances[event.target] = state.balance(event.target) + event.amount_micro
+    _index(state, event.source)
+    _index(state, event.target)
+
+
+def _index(state: State, account: str) -> None:
+    kind, _, rest = account.partition(":")
+    if kind != "bond":
+        return
+    purpose, _, party = rest.rpartition(":")
+    bonds = state._bonds.setdefault(purpose, {})
+    amount = state.balances[account]
+    if amount:
+        bonds[party] = amount
+    else:
+        bonds.pop(party, None)
+        if not bonds:
+            del state._bonds[purpose]
 
 
 def _unbonding_begun(state: State, event: e.UnbondingBegun) -> None:

@@ -51,7 +51,7 @@ class PermissionSource(Protocol):
 
 
 @dataclass(frozen=True, repr=False)
-class Kept:
+class KeptReceipt:
     """What a host keeps of one query, for its own defense and for whoever asked."""
 
     receipt: bytes
@@ -67,7 +67,7 @@ class Kept:
 class ReceiptStore(Protocol):
     """Where receipts are kept."""
 
-    async def keep(self, request_id: str, kept: Kept) -> None:
+    async def keep(self, request_id: str, kept: KeptReceipt) -> None:
         """Returns once it is durable: no reply is sent before. StorageError when it cannot be."""
         ...
 
@@ -75,7 +75,7 @@ class ReceiptStore(Protocol):
         """Adds the answers to what is kept, soon and in order; `find` sees them at once."""
         ...
 
-    async def find(self, request_id: str) -> Kept | None:
+    async def find(self, request_id: str) -> KeptReceipt | None:
         """What is kept of a query; None for one that is not known."""
         ...
 
