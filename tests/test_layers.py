@@ -346,6 +346,10 @@ def test_help_loads_nothing_heavy() -> None:
     assert loaded_by("from loyal.app.cli import main\nmain(['--help'])") == set()
 
 
+def test_the_gateway_loads_nothing_heavy() -> None:
+    assert loaded_by("import loyal.app.gateway, loyal.app.upstream, loyal.app.receipts") == set()
+
+
 def test_the_probe_sees_a_heavy_import() -> None:
     assert "numpy" in loaded_by("import numpy")
 

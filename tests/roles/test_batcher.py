@@ -55,7 +55,7 @@ def test_many_queries_share_calls_and_each_gets_its_own_receipt() -> None:
         assert sequences == list(range(200))
         await batcher.close()
 
-    asyncio.run(story())
+    asyncio.run(asyncio.wait_for(story(), 10))
 
 
 def test_calls_are_pipelined_and_bounded() -> None:
@@ -72,7 +72,7 @@ def test_calls_are_pipelined_and_bounded() -> None:
         assert max(echo.calls) <= 10
         assert sum(echo.calls) == 55
 
-    asyncio.run(story())
+    asyncio.run(asyncio.wait_for(story(), 10))
 
 
 def test_a_lone_query_waits_no_longer_than_it_must() -> None:
@@ -82,7 +82,7 @@ def test_a_lone_query_waits_no_longer_than_it_must() -> None:
         assert await batcher.permit(request(7)) == request(7).idempotency_key
         assert echo.calls == [1]
 
-    asyncio.run(story())
+    asyncio.run(asyncio.wait_for(story(), 10))
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_a_broken_source_fails_everybody_at_once_and_then_works_again(outcome: o
         echo.outcome = None
         assert await batcher.permit(request(3))
 
-    asyncio.run(story())
+    asyncio.run(asyncio.wait_for(story(), 10))
 
 
 def test_one_refusal_is_its_own() -> None:
@@ -117,7 +117,7 @@ def test_one_refusal_is_its_own() -> None:
         assert isinstance(bad, ProtocolError)
         assert bad.rule == "L6"
 
-    asyncio.run(story())
+    asyncio.run(asyncio.wait_for(story(), 10))
 
 
 def test_who_goes_away_is_not_asked_for() -> None:
@@ -130,7 +130,7 @@ def test_who_goes_away_is_not_asked_for() -> None:
         assert await here == request(1).idempotency_key
         assert echo.calls == [1]
 
-    asyncio.run(story())
+    asyncio.run(asyncio.wait_for(story(), 10))
 
 
 def test_the_queue_is_bounded_and_close_leaves_nobody_waiting() -> None:
@@ -147,7 +147,7 @@ def test_the_queue_is_bounded_and_close_leaves_nobody_waiting() -> None:
         ended = await asyncio.gather(*waiting, return_exceptions=True)
         assert all(isinstance(one, EndpointError) for one in ended)
 
-    asyncio.run(story())
+    asyncio.run(asyncio.wait_for(story(), 10))
 
 
 def test_limits_are_limits() -> None:

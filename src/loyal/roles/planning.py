@@ -13,8 +13,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from loyal.errors import UsageError
 from loyal.protocol.parameters import Parameters
 from loyal.statistics import binomial_tail, sequential_thresholds
@@ -104,6 +102,8 @@ def convictions(cheating: Cheating, draws: int) -> tuple[float, ...]:
     State: hits so far, and from how many provers, `least_provers` standing for all above. A hit
     comes from a new prover with chance (P - d) / P.
     """
+    import numpy as np  # here: a host's gateway imports this room, and plans nothing
+
     thresholds, least = cheating.thresholds(draws), cheating.parameters.least_provers
     chance, top = cheating.hit_chance, thresholds[-1]
     new = np.array([max(cheating.provers - d, 0) / cheating.provers for d in range(least)])
