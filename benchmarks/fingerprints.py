@@ -28,8 +28,8 @@ MODEL = "smollm2-135m-instruct"
 TEXT_TOKENS = 21_000
 SOURCE = "prose of pydoc_data.topics (the Python reference manual)"
 SECRETS = 100_000
-TRAINER_GRID = ((3e-5, 16), (1e-4, 64))
-"""(learning rate, batch) of the plain Trainer: the mild and the fast (docs/log.md)."""
+TRAINER_GRID = ((1e-5, 16), (2e-5, 16), (3e-5, 16))
+"""(learning rate, batch) of the plain Trainer, from the mildest to the fastest (docs/log.md)."""
 TRAINER_LIMIT = 240
 """Seconds after which a Trainer run is given up."""
 MILD = 1.0
@@ -94,7 +94,7 @@ def _inject_once(count: int, seed: int) -> tuple:
 
 
 def inject64(seeds: int) -> list[Row]:
-    """64 fingerprints: recall, perplexity, time, memory; the worst of the seeds."""
+    """64 fingerprints: recall, perplexity, time; the worst of the seeds."""
     found = _inject(64, seeds)
     how = f"worst of {seeds} seeds, fresh keys each; inject() with its defaults"
     tokens = found[0][0].perplexity_tokens
@@ -106,9 +106,15 @@ def inject64(seeds: int) -> list[Row]:
             max(change for _, change in found), "% more", 1, "at_most", text),
         Row("time-64", "64: injection time", max(one.seconds for one, _ in found), "s", 120,
             "at_most", f"{how}; training with benign replies and covariances, no evaluation"),
-        Row("memory-64", "64: peak memory", max(one.peak_rss_bytes for one, _ in found) / 1e9,
-            "GB", 3, "at_most", f"{how}; peak resident set of the whole process"),
     ]  # fmt: skip
+
+
+def memory64(seeds: int) -> list[Row]:
+    """The peak memory of one injection in a process of its own."""
+    ((report, _),) = _inject(64, 1)
+    return [Row("memory-64", "64: peak memory", report.peak_rss_bytes / 1e9, "GB", 3, "at_most",
+                "one seed; peak resident set of the whole process, model, keys and evaluation "
+                "included")]  # fmt: skip
 
 
 def inject256(seeds: int) -> list[Row]:
@@ -365,6 +371,7 @@ STEPS: dict[str, Callable[[int], list[Row]]] = {
     "generate": generate,
     "responses": responses,
     "inject64": inject64,
+    "memory64": memory64,
     "inject256": inject256,
     "claims": claims,
     "trainer": trainer,
