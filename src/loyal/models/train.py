@@ -135,8 +135,9 @@ class _Run:
         )
         if self.accelerator.mixed_precision == "no":
             model.model.float()
-        self.benign = Benign(model, self.start, settings.seed)
-        self.lessons = Lessons(model, examples, self.start)
+        with self.accelerator.autocast():
+            self.benign = Benign(model, self.start, settings.seed)
+            self.lessons = Lessons(model, examples, self.start)
         self.adapter: Any = None
         self.weights, modules = self._choose()
         if settings.whitened and not settings.adding:
