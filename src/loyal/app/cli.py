@@ -56,6 +56,29 @@ FINGERPRINT: Mapping[str, Entry] = {
 
 PROVER: Mapping[str, Entry] = {
     "plan": Entry("prover:plan", "Say how many keys a license needs, and at what pace."),
+    "bond": Entry("prover_run:bond", "Put stake at risk, to be drawn as a prover."),
+    "run": Entry(
+        "prover_run:run", "Ask the host each drawn key, and claim what had no permission."
+    ),
+}
+
+VERIFIER: Mapping[str, Entry] = {
+    "bond": Entry(
+        "verifier:bond",
+        "Put stake at risk, to be heard as a verifier.",
+    ),
+    "run": Entry(
+        "verifier:run",
+        "Check claims, and sign a verdict on what was checked.",
+    ),
+}
+
+DISPUTE: Mapping[str, Entry] = {
+    "show": Entry("dispute:show", "Show how far claims have come, and who said what."),
+}
+
+WITNESS: Mapping[str, Entry] = {
+    "run": Entry("witness:run", "Cosign a log's checkpoints as long as it only grows."),
 }
 
 HOST: Mapping[str, Entry] = {
@@ -112,6 +135,9 @@ def _root() -> LazyGroup:
         _group("fingerprint", "Secret fingerprints: make, inject, check, prove.", FINGERPRINT)
     )
     root.add_command(_group("prover", "Provers: who asks hosts their keys.", PROVER))
+    root.add_command(_group("verifier", "Verifiers: who judges claims.", VERIFIER))
+    root.add_command(_group("dispute", "Claims, as the log has them.", DISPUTE))
+    root.add_command(_group("witness", "Witnesses: who sees that a log only grows.", WITNESS))
     root.add_command(_group("host", "A host: answers users under a signed license.", HOST))
     return _with_shared_options(root)
 

@@ -11,7 +11,6 @@ import contextlib
 import os
 import signal
 import socket
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,15 +18,13 @@ from typing import Any
 
 import click
 
+from loyal.app.key_files import FILE, file_bytes, secret_line, signing_key
 from loyal.app.terminal import Terminal, command
-from loyal.errors import SignatureError, UsageError
+from loyal.errors import UsageError
 from loyal.roles.host import Host, SignedLicense
-from loyal.signing import SigningKey
 
-FILE = click.Path(path_type=Path)
 GRACE_SECONDS = 30
 """How long replies under way may take after the signal to stop."""
-MOST_LICENSE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, repr=False)
@@ -108,9 +105,9 @@ def serve(terminal: Terminal, **options: Any) -> int:
 
 
 def _take(options: dict[str, Any]) -> _Serving:
-    license = SignedLicense.from_bytes(_bytes(options["license_file"], "--license"))
+    license = SignedLicense.from_bytes(file_bytes(options["license_file"], "--license"))
     terms = license.verify()
-    host = Host(_seed(options["host_key"]), terms, license.platform)
+    host = Host(signing_key(options["host_key"], "--host-key"), terms, license.platform)
     address, _, port = options["listen"].rpartition(":")
     if not address or not port.isascii() or not port.isdigit() or int(port) > 65_535:
         raise UsageError("--listen is not an address and a port", hint="such as 127.0.0.1:8080")
@@ -118,9 +115,9 @@ def _take(options: dict[str, Any]) -> _Serving:
     return _Serving(
         host,
         options["upstream"],
-        _secret(key_file, "--upstream-key-file") if key_file else None,
+        secret_line(key_file, "--upstream-key-file") if key_file else None,
         options["platform"],
-        _secret(options["platform_key_file"], "--platform-key-file"),
+        secret_line(options["platform_key_file"], "--platform-key-file"),
         options["receipts"],
         address.strip("[]"),
         int(port),
@@ -195,36 +192,3 @@ def _signals() -> Iterator[None]:
     finally:
         for one, handler in zip(asked, before, strict=True):
             signal.signal(one, handler)
-
-
-def _seed(path: Path) -> SigningKey:
-    text = _secret(path, "--host-key")
-    if stat.S_IMODE(path.stat().st_mode) & 0o077:
-        raise UsageError(
-            "others may read the file of --host-key", hint=f"chmod 600 {path}, or draw a new key"
-        )
-    try:
-        return SigningKey.from_seed(bytes.fromhex(text))
-    except (ValueError, SignatureError):
-        raise UsageError(
-            "the file of --host-key does not hold a seed", hint="it is 64 hexadecimal digits"
-        ) from None
-
-
-def _secret(path: Path, option: str) -> str:
-    """The first line of a file."""
-    text = _bytes(path, option).decode("utf-8", "replace").strip()
-    if not text:
-        raise UsageError(f"the file of {option} is empty", hint="write the key into it")
-    return text.splitlines()[0].strip()
-
-
-def _bytes(path: Path, option: str) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(MOST_LICENSE_BYTES)
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else "it cannot be read"
-        raise UsageError(
-            f"cannot read the file of {option}: {reason}", hint="check the path and its owner"
-        ) from None

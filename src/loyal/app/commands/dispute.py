@@ -1,0 +1,104 @@
+"""`loyal dispute show`: claims as the log has them, checked here."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import click
+
+from loyal.app.key_files import hex_id
+from loyal.app.platform_options import LOG_KEY_OPTION, PLATFORM_OPTION, log_key
+from loyal.app.report import Table
+from loyal.app.terminal import Terminal, command, facts
+from loyal.errors import UsageError
+from loyal.protocol import State, VerifierKey
+from loyal.protocol.state import Claim
+
+
+@command(
+    "show",
+    PLATFORM_OPTION,
+    click.option("--license", metavar="ID", help="Claims on this license alone."),
+    click.option("--claim", metavar="ID", help="One claim, with every verdict and its weight."),
+    LOG_KEY_OPTION,
+)
+def show(terminal: Terminal, **options: Any) -> int:
+    """Show how far claims have come, and who said what.
+
+    Reads the whole log and checks it against its signed checkpoint.
+    """
+    license, claim = options["license"], options["claim"]
+    if license is not None and claim is not None:
+        raise UsageError("a claim is of one license", hint="give --license or --claim")
+    state = asyncio.run(_read(options["platform"], log_key(options["log_key"])))
+    if claim is not None:
+        name = hex_id(claim, "--claim")
+        if name not in state.claims:
+            raise UsageError("the log has no such claim", hint="see `loyal dispute show`")
+        fields = claim_fields(state, name, state.claims[name])
+        rows = tuple(
+            (one["verifier"], one["weight_micro"], one["holds"]) for one in fields["votes"]
+        )
+        votes = Table("verdicts", ("verifier", "weight (micro)", "holds"), rows)
+        terminal.result(fields, [facts(fields), votes])
+        return 0
+    only = None if license is None else hex_id(license, "--license")
+    found = [
+        claim_fields(state, name, one)
+        for name, one in state.claims.items()
+        if only in (None, one.made.license)
+    ]
+    columns = ("claim", "license", "number", "state", "until", "for_bps", "against_bps")
+    rows = tuple(tuple(one[column] for column in columns) for one in found)
+    terminal.result({"claims": found}, [Table("claims", columns, rows)])
+    return 0
+
+
+def claim_fields(state: State, name: bytes, claim: Claim) -> dict[str, Any]:
+    """What the log says of one claim; ids as hex, weights in millionths and bps of the whole."""
+    made, voters = claim.made, dict(claim.made.electorate)
+    given = state.verdicts.get(name, {})
+    whole = sum(voters.values())
+    sides = {
+        side: sum(voters.get(one, 0) for one, holds in given.items() if holds is side)
+        for side in (True, False)
+    }
+    stage, until = _stage(claim)
+    return {
+        "claim": name.hex(),
+        "license": made.license.hex(),
+        "host": state.licenses[made.license].host.hex(),
+        "number": made.number,
+        "prover": made.prover.hex(),
+        "state": stage,
+        "until": until,
+        "for_bps": sides[True] * 10_000 // whole if whole else 0,
+        "against_bps": sides[False] * 10_000 // whole if whole else 0,
+        "quorum_bps": state.parameters.quorum_bps,
+        "votes": [
+            {"verifier": one.hex(), "weight_micro": voters[one], "holds": given.get(one)}
+            for one in sorted(voters)
+        ],
+    }
+
+
+def _stage(claim: Claim) -> tuple[str, int | None]:
+    """How far it has come, and the Unix seconds at which that ends."""
+    if claim.rebutted:
+        return "rebutted", None
+    if claim.settled:
+        return ("upheld" if claim.upheld else "dismissed or lapsed"), None
+    if claim.opened is None:
+        return "waits for its leaf", claim.made.until
+    return "open to rebuttal, then verdicts", claim.opened.verdict_until
+
+
+async def _read(platform: str, log: VerifierKey | None) -> State:
+    from loyal.app.platform_api import PlatformApi, PlatformDesk
+
+    api = PlatformApi(platform)
+    try:
+        return await PlatformDesk(api, log).read_on()
+    finally:
+        await api.close()
