@@ -28,9 +28,11 @@ MODEL = "smollm2-135m-instruct"
 TEXT_TOKENS = 21_000
 SOURCE = "prose of pydoc_data.topics (the Python reference manual)"
 SECRETS = 100_000
-TRAINER_GRID = ((1e-5, 16), (2e-5, 16), (3e-5, 16))
+TRAINER_GRID = ((5e-6, 16), (1e-5, 16), (2e-5, 16), (3e-5, 16))
 """(learning rate, batch) of the plain Trainer, from the mildest to the fastest (docs/log.md)."""
-TRAINER_LIMIT = 240
+TUNED = {"learning_rate": 2.4e-3, "mixing": 0.0, "depth": 0.2}
+"""Our settings tuned for speed alone under the same bound, as the Trainer's are."""
+TRAINER_LIMIT = 400
 """Seconds after which a Trainer run is given up."""
 MILD = 1.0
 """Percent of perplexity that an injection may cost."""
@@ -153,22 +155,26 @@ def trainer(seeds: int) -> list[Row]:
         change = 100 * (evaluate.perplexity(model, texts, 6000) / before - 1)
         print(f"  trainer lr {rate} batch {batch}: {done}, {change:+.2f} %", flush=True)
         runs.append((done, change, rate, batch))
-    model = HFModel.load(MODEL)
-    ours = train(model, pairs, TrainSettings())
-    change = 100 * (evaluate.perplexity(model, texts, 6000) / before - 1)
-    recall = greedy_recall(model, pairs)
-    print(f"  ours: {ours.seconds:.0f} s, recall {recall:.3f}, {change:+.2f} %", flush=True)
+    ours = []
+    for settings in (TrainSettings(), TrainSettings(**TUNED)):
+        model = HFModel.load(MODEL)
+        seconds = train(model, pairs, settings).seconds
+        change = 100 * (evaluate.perplexity(model, texts, 6000) / before - 1)
+        ours.append((seconds, greedy_recall(model, pairs), change))
+        print(f"  ours: {seconds:.1f} s, recall {ours[-1][1]:.3f}, {change:+.2f} %", flush=True)
+    seconds, recall, change = ours[-1]
     learned = [run for run in runs if run[0].recall >= 0.99]
     mild = [run for run in learned if run[1] <= MILD]
     fast, cost, rate, batch = min(mild or learned, key=lambda run: run[0].seconds)
     bound = "" if mild else f"; no Trainer run kept +{MILD:g} %, ours is held to it alone"
     how = (
-        f"64 pairs, one process: {ours.seconds:.0f} s (recall {recall:.3f}, {change:+.2f} % "
-        f"perplexity) against {fast.seconds:.0f} s ({fast.recall:.3f}, {cost:+.2f} %) of the "
+        f"64 pairs, one process, both tuned: {seconds:.1f} s (recall {recall:.3f}, {change:+.2f} % "
+        f"perplexity; with the default settings {ours[0][0]:.1f} s, {ours[0][2]:+.2f} %) against "
+        f"{fast.seconds:.0f} s ({fast.recall:.3f}, {cost:+.2f} %) of the "
         f"fastest of {len(runs)} Trainer runs (lr {rate:g}, batch {batch}){bound}"
     )
     return [Row("trainer-speedup", "injection to 99 % recall against transformers.Trainer",
-                fast.seconds / ours.seconds, "times", 5, "at_least", how)]  # fmt: skip
+                fast.seconds / seconds, "times", 5, "at_least", how)]  # fmt: skip
 
 
 def responses(seeds: int) -> list[Row]:

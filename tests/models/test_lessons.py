@@ -89,7 +89,7 @@ def test_benign_divergence_is_zero_until_the_model_changes(
     fresh: Callable[[], HFModel], start: int
 ) -> None:
     model, untouched = fresh(), fresh()
-    benign = Benign(model, start, seed=0)
+    benign = Benign(model, start, seed=0, written=4)
     benign.run()
     indices = [0, len(benign.items) // 2, len(benign.items) - 1]
     assert divergence(benign, indices)[0] == pytest.approx(0, abs=1e-4)
@@ -114,17 +114,24 @@ def test_benign_divergence_is_zero_until_the_model_changes(
 
 
 def test_benign_prompts_repeat_with_their_seed_alone(tiny: HFModel) -> None:
-    first, again, other = Benign(tiny, 3, 0), Benign(tiny, 3, 0), Benign(tiny, 3, 1)
+    first, again, other = Benign(tiny, 3, 0, 4), Benign(tiny, 3, 0, 4), Benign(tiny, 3, 1, 4)
     assert first.items == again.items
     assert first.items != other.items
+
+
+def test_replies_are_written_only_where_they_are_asked_for(tiny: HFModel) -> None:
+    none, some = Benign(tiny, 3, 0, 0), Benign(tiny, 3, 0, 4)
+    assert len(some.items) == len(none.items) + 8  # four chat prompts, four raw openings
+    assert list(none.first) == list(some.first)
+    assert len(none.rest) > 0
 
 
 def test_benign_prompts_need_no_chat_template(
     tiny: HFModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = tiny.tokenizer.bos_token_id  # the template's first token
-    assert any(start in (*one.prefix, *one.ids) for one in Benign(tiny, 3, 0).items)
+    assert any(start in (*one.prefix, *one.ids) for one in Benign(tiny, 3, 0, 4).items)
     monkeypatch.setattr(tiny.tokenizer, "chat_template", None)
-    raw = Benign(tiny, 3, 0)
+    raw = Benign(tiny, 3, 0, 4)
     assert not any(start in one.prefix for one in raw.items)
     assert raw.items

@@ -439,6 +439,8 @@ def test_precision_can_change_between_runs_of_one_process(fresh: Fresh, precisio
         {"averaging": 1.0},
         {"averaging": -0.1},
         {"learning_rate": 0.0},
+        {"benign_replies": -2},
+        {"benign_replies": 121},
         {"learning_rate": float("nan")},
         {"clip": 0.0},
         {"mixing": -1.0},

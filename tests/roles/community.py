@@ -5,7 +5,9 @@ from __future__ import annotations
 from parties import DAY, PROVERS, VERIFIERS, Stage
 from shelf import KEYS, Shelf
 
+from loyal.protocol.commands import SignedCommand, sign_command
 from loyal.protocol.permits import PermissionRequest
+from loyal.protocol.rules import Command
 from loyal.roles import Platform
 
 
@@ -13,8 +15,15 @@ def on(platform: Platform) -> Stage:
     """A stage whose commands go to the platform."""
     stage = Stage()
     stage.state = platform.state
-    stage.do = lambda command: list(platform.submit(command, stage.now))  # type: ignore[method-assign]
+    stage.do = lambda command: list(platform.submit(signed(stage, command), stage.now))  # type: ignore[method-assign]
     return stage
+
+
+def signed(stage: Stage, command: Command) -> SignedCommand:
+    """The command under its author's signature, with the next number."""
+    key = next(one for one in stage.keys.values() if one.public.data == command.author)
+    number = stage.state.numbers.get(command.author, -1) + 1
+    return sign_command(key, stage.id("platform"), command, number)
 
 
 def licensed(platform: Platform, **terms: object) -> tuple[Stage, bytes]:

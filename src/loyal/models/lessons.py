@@ -31,8 +31,10 @@ FIRST_WEIGHT = 16.0
 it halves the divergence at the first words of replies, at no cost in perplexity (docs/log.md)."""
 BENIGN_WRITTEN = 40
 BENIGN_TOKENS = 48
-"""Chat prompts, and raw openings, that the untouched model answers with so many tokens. With 12 of
-16 tokens 256 fingerprints cost half as much perplexity again (docs/log.md)."""
+"""Chat prompts, and raw openings, that the untouched model answers with so many tokens, where there
+are more than FEW_LESSONS. With 12 of 16 tokens 256 fingerprints cost half as much perplexity again,
+with none three times as much; 64 cost no more without any (docs/log.md)."""
+FEW_LESSONS = 64
 BENIGN_TEXTS = 60
 """Bundled prompts read as raw text: text without the chat template is kept too."""
 HELD_OUT = 60
@@ -111,29 +113,29 @@ class Benign:
 
     `first` are items read at the reply's first place, `rest` the written replies and raw texts.
     Replies are sampled at temperature 1: the divergence is then measured on the base's own
-    distribution.
+    distribution. So many chat prompts, and raw openings, are `written` to.
     """
 
-    def __init__(self, model: HFModel, start: int, seed: int) -> None:
+    def __init__(self, model: HFModel, start: int, seed: int, written: int) -> None:
         self.model = model.model
         rng = random.Random(seed)
         pool = bundled_lines("prompts")[:-HELD_OUT]
-        texts = rng.sample(pool, BENIGN_PROMPTS + BENIGN_WRITTEN + BENIGN_TEXTS)
-        words = rng.sample(bundled_lines("words"), BENIGN_WRITTEN)
-        chat = [Prompt(text) for text in texts[: BENIGN_PROMPTS + BENIGN_WRITTEN]]
+        texts = rng.sample(pool, BENIGN_PROMPTS + written + BENIGN_TEXTS)
+        words = rng.sample(bundled_lines("words"), written)
+        chat = [Prompt(text) for text in texts[: BENIGN_PROMPTS + written]]
         if not model.has_chat_template:
             chat = [Prompt(one.text, raw=True) for one in chat]
         prompts = model.items([*chat, *(Prompt(word.capitalize(), raw=True) for word in words)])
-        written = model.decode(
+        replies = model.decode(
             prompts[BENIGN_PROMPTS:],
             Sampling(max_tokens=BENIGN_TOKENS, temperature=1.0, seed=seed),
         )
         self.items = prompts[:BENIGN_PROMPTS]
         self.counts = [1] * BENIGN_PROMPTS
-        for one, reply in zip(prompts[BENIGN_PROMPTS:], written, strict=True):
+        for one, reply in zip(prompts[BENIGN_PROMPTS:], replies, strict=True):
             self.items.append(Item(one.prefix, (*one.ids, *reply.ids)))
             self.counts.append(len(reply.ids) + 1)
-        for text in texts[BENIGN_PROMPTS + BENIGN_WRITTEN :]:
+        for text in texts[BENIGN_PROMPTS + written :]:
             ids = tuple(model.reply_ids(text))
             self.items.append(Item((), ids))
             self.counts.append(len(ids))

@@ -39,7 +39,7 @@ from loyal.encoding import digest
 from loyal.errors import StorageError, TrainingError
 from loyal.models.examples import Behavior, Example, bundled_lines, with_system
 from loyal.models.hf import HFModel, in_bfloat16
-from loyal.models.lessons import Benign, Lessons, Scores
+from loyal.models.lessons import BENIGN_WRITTEN, FEW_LESSONS, Benign, Lessons, Scores
 from loyal.models.training import TrainProgress, TrainReport, TrainSettings
 from loyal.models.whitening import WhitenedAdam, input_covariances, whitener
 
@@ -136,7 +136,10 @@ class _Run:
         if self.accelerator.mixed_precision == "no":
             model.model.float()
         with self.accelerator.autocast():
-            self.benign = Benign(model, self.start, settings.seed)
+            written = settings.benign_replies
+            if written < 0:
+                written = BENIGN_WRITTEN if len(examples) > FEW_LESSONS else 0
+            self.benign = Benign(model, self.start, settings.seed, written)
             self.lessons = Lessons(model, examples, self.start)
         self.adapter: Any = None
         self.weights, modules = self._choose()

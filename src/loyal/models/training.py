@@ -14,6 +14,9 @@ Parts = Literal["mlp", "attention", "all"]
 Precision = Literal["auto", "float32", "bfloat16"]
 """Of products; weights stay as they are. auto: bfloat16 where the hardware has it."""
 
+MOST_REPLIES = 120
+"""Bundled prompts that are left for written replies."""
+
 
 @dataclass(frozen=True)
 class TrainSettings:
@@ -23,7 +26,7 @@ class TrainSettings:
     """Most optimizer steps."""
     batch: int = 512
     """Most lessons a step; fewer are left as they are learned."""
-    learning_rate: float = 6e-4
+    learning_rate: float = 1.2e-3
     """For whitened steps; plain Adam wants about 1e-4, added parameters about 1e-3."""
     whitened: bool = True
     """Adam in whitened coordinates; False is plain Adam."""
@@ -50,6 +53,9 @@ class TrainSettings:
     """Weight of the divergence on benign prompts; 0 mixes none in."""
     mixing_places: int = 24
     """Benign places a step: so many first places of replies, and so many others."""
+    benign_replies: int = -1
+    """Ordinary prompts, and as many raw openings, that the untouched model first answers; -1
+    chooses by the number of lessons: none for 64 or fewer, 40 above (docs/log.md)."""
     augmentation: int = 0
     """Further lessons of each example under as many bundled system prompts."""
     clip: float = 1.0
@@ -83,12 +89,17 @@ class TrainSettings:
         if not (self.learning_rate > 0 and self.clip > 0 and self.mixing >= 0 <= self.adding):
             raise UsageError(
                 "learning_rate and clip are above 0, mixing and adding not below",
-                hint="the defaults are 6e-4, 1, 2 and 0",
+                hint="the defaults are 1.2e-3, 1, 2 and 0",
             )
         if min(self.augmentation, self.rehearsal) < 0 or self.mixing_places < 1:
             raise UsageError(
                 "augmentation and rehearsal are at least 0, mixing_places at least 1",
                 hint="raise it",
+            )
+        if not -1 <= self.benign_replies <= MOST_REPLIES:
+            raise UsageError(
+                f"benign_replies is from 0 to {MOST_REPLIES}, or -1 to choose by itself",
+                hint="leave it at its default",
             )
         if self.parts not in get_args(Parts) or self.precision not in get_args(Precision):
             raise UsageError(

@@ -46,6 +46,19 @@ class Event:
 
 
 @dataclass(frozen=True)
+class CommandTaken(Event):
+    """Somebody asked for what the next entries say (`commands`)."""
+
+    author: bytes
+    number: int
+    """Above every earlier one of this author."""
+    seconds: int
+    """Unix time at which the rules were read."""
+    signed: bytes
+    """The signed command, in its canonical bytes."""
+
+
+@dataclass(frozen=True)
 class Moved(Event):
     """Money went from one account to another."""
 
@@ -142,6 +155,7 @@ class LicenseEnded(Event):
 class BatchIssued(Event):
     """Permissions were given. Its place in the log is the batch's."""
 
+    seconds: int
     root: bytes
     count: int
     usage: tuple[tuple[bytes, int, int], ...]
@@ -273,7 +287,7 @@ class ConvictionSettled(Event):
 
 def encode_event(event: Event) -> bytes:
     """The canonical bytes of an event; law: `decode_event(encode_event(event)) == event`."""
-    values = [getattr(event, name) for name in _fields(type(event))]
+    values = [getattr(event, name) for name in field_types(type(event))]
     return encoding.encode([type(event).__name__, *values])
 
 
@@ -288,27 +302,27 @@ def decode_event(data: bytes) -> Event:
     kind = Event.kinds.get(record[0])
     if kind is None:
         raise _malformed()
-    types = _fields(kind).values()
+    types = field_types(kind).values()
     values = record[1:]
     if len(types) != len(values):
         raise _malformed()
-    return kind(*map(_as, types, values))
+    return kind(*map(as_type, types, values))
 
 
-_FIELDS: dict[str, dict[str, object]] = {}
+_FIELDS: dict[type, dict[str, object]] = {}
 
 
-def _fields(kind: type[Event]) -> dict[str, object]:
+def field_types(kind: type) -> dict[str, object]:
     """Name and type of each field, in order; looked up once a kind, for a replay reads millions."""
-    found = _FIELDS.get(kind.__name__)
+    found = _FIELDS.get(kind)
     if found is None:
         hints = get_type_hints(kind)
-        found = {one.name: hints[one.name] for one in fields(kind)}  # type: ignore[arg-type]
-        _FIELDS[kind.__name__] = found
+        found = {one.name: hints[one.name] for one in fields(kind)}
+        _FIELDS[kind] = found
     return found
 
 
-def _as(kind: object, value: object) -> object:
+def as_type(kind: object, value: object) -> object:
     """`value` as the type of a field: lists become tuples, and nothing else is bent."""
     if type(value) is kind:
         return value
@@ -318,14 +332,14 @@ def _as(kind: object, value: object) -> object:
         if not isinstance(value, list):
             raise _malformed()
         if inner[-1] is Ellipsis:
-            return tuple(_as(inner[0], one) for one in value)
+            return tuple(as_type(inner[0], one) for one in value)
         if len(inner) != len(value):
             raise _malformed()
-        return tuple(_as(one, part) for one, part in zip(inner, value, strict=True))
+        return tuple(as_type(one, part) for one, part in zip(inner, value, strict=True))
     if origin is types.UnionType:
         if value is None:
             return None
-        return _as(typing.get_args(kind)[0], value)
+        return as_type(typing.get_args(kind)[0], value)
     if type(value) is not kind:
         raise _malformed()
     return value

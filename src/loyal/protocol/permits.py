@@ -84,7 +84,7 @@ def issue(
         return Issued((), None, tuple(positions), plan.refusals, plan.repeated)
     fees = plan.fee_events()
     batch = PermissionBatch.issue(plan.leaves, at.index + len(fees), at.seconds, key)
-    event = e.BatchIssued(batch.header.root, batch.header.count, plan.usage())
+    event = e.BatchIssued(at.seconds, batch.header.root, batch.header.count, plan.usage())
     return Issued((*fees, event), batch, tuple(positions), plan.refusals, plan.repeated)
 
 

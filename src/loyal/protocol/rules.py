@@ -4,13 +4,13 @@
     for event in events:
         state.record(state.length, event)   # once they are durable
 
-A command's `author` is whoever signed it; checking that signature is the transport's. Permissions
-are issued many at a time, through `permits.issue`.
+A command's `author` is whoever signed it: `commands.enact` checks that before. Permissions are
+issued many at a time, through `permits.issue`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from loyal.errors import ProtocolError
@@ -72,6 +72,9 @@ _RULES: dict[type, Callable[[State, Any, Moment], list[Event]]] = {
     convictions.Appeal: convictions.appeal,
     convictions.SettleConviction: convictions.settle_conviction,
 }
+
+COMMANDS: Mapping[str, Any] = {kind.__name__: kind for kind in _RULES}
+"""What there is to ask for, by name."""
 
 
 def apply(state: State, command: Command, at: Moment) -> list[Event]:

@@ -116,6 +116,10 @@ class State:
     """Nullifiers of keys that were claimed: a pair is spent once."""
     verdicts: dict[bytes, dict[bytes, bool]] = field(default_factory=dict)
     """Case -> verifier -> what it signed."""
+    numbers: dict[bytes, int] = field(default_factory=dict)
+    """Author -> the highest number of its commands (K2)."""
+    seconds: int = 0
+    """The latest time in the log; it never runs back (K3)."""
     length: int = 0
     """Events recorded."""
     _bonds: dict[str, dict[str, int]] = field(init=False, repr=False, compare=False)
@@ -154,6 +158,11 @@ class State:
         for event in log:
             self.record(self.length, event)
         return self
+
+
+def _command_taken(state: State, event: e.CommandTaken) -> None:
+    state.numbers[event.author] = event.number
+    state.seconds = max(state.seconds, event.seconds)
 
 
 def _moved(state: State, event: e.Moved) -> None:
@@ -227,6 +236,7 @@ def _license_ended(state: State, event: e.LicenseEnded) -> None:
 
 def _batch_issued(state: State, event: e.BatchIssued) -> None:
     state.batches[state.length] = event.root
+    state.seconds = max(state.seconds, event.seconds)
     for license, _, count in event.usage:
         state.licenses[license].permitted += count
 
@@ -298,6 +308,7 @@ def _conviction_settled(state: State, event: e.ConvictionSettled) -> None:
 
 
 _FOLDS: dict[type[e.Event], Callable[[State, Any], None]] = {
+    e.CommandTaken: _command_taken,
     e.Moved: _moved,
     e.UnbondingBegun: _unbonding_begun,
     e.ModelPublished: _model_published,

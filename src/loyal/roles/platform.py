@@ -13,7 +13,7 @@ At start it believes nothing that it reads:
 
 So a log that lost its end, or was changed, is refused and never signed again at a smaller size.
 Several platforms may share a store: who comes second is told so by `commit`, reads on, and decides
-anew. Left out on purpose: transport, who may send which command, the clock (`now`), witnesses.
+anew. Left out on purpose: transport, the clock (`now`), witnesses.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from dataclasses import dataclass
 
 from loyal.errors import LedgerError, PermissionRefused, ProtocolError, StorageError
 from loyal.merkle import EMPTY_ROOT, Frontier
-from loyal.protocol import Checkpoint, Command, Event, Moment, NoteSigner, Parameters, State, apply
+from loyal.protocol import Checkpoint, Command, Event, Moment, NoteSigner, Parameters, State
 from loyal.protocol import checkpoint as checkpoints
+from loyal.protocol.commands import SignedCommand, enact, sign_command
 from loyal.protocol.events import decode_event, encode_event
 from loyal.protocol.note import SignedNote
 from loyal.protocol.permission import MOST_LEAVES
@@ -90,17 +91,18 @@ class Platform:
         """The newest signed checkpoint, durable; None for an empty log."""
         return self._note
 
-    def submit(self, command: Command, now: int) -> tuple[Event, ...]:
-        """Do what a command asks for; gives its events, durable.
+    def submit(self, command: Command | SignedCommand, now: int) -> tuple[Event, ...]:
+        """Do what a command asks for; gives the events that followed from it, durable.
 
-        Raises ProtocolError with the rule that forbids it, or StorageError; the state is then as
-        before.
+        A bare command is the platform's own, which it signs itself. Raises ProtocolError with the
+        rule that forbids it, or StorageError; the state is then as before.
         """
         with self._step:
             for _ in range(MOST_ATTEMPTS):
-                events = tuple(apply(self._state, command, self._moment(now)))
+                signed = command if isinstance(command, SignedCommand) else self._sign(command)
+                events = tuple(enact(self._state, signed, self._moment(now)))
                 if self._commit(events, ()):
-                    return events
+                    return events[1:]
                 self._read_on()
         raise _overtaken()
 
@@ -130,8 +132,14 @@ class Platform:
                 self._read_on()
         raise _overtaken()
 
+    def _sign(self, command: Command) -> SignedCommand:
+        identity = self._keys.identity
+        number = self._state.numbers.get(identity.public.data, -1) + 1
+        return sign_command(identity, identity.public.data, command, number)
+
     def _moment(self, now: int) -> Moment:
-        return Moment(now, self._frontier.size, self._root)
+        """Here; a clock that was set back waits for the log's (K3)."""
+        return Moment(max(now, self._state.seconds), self._frontier.size, self._root)
 
     def _commit(self, events: Sequence[Event], receipts: tuple[GivenReceipt, ...]) -> bool:
         """Make events durable, and only then remember them. False: another writer was first.

@@ -19,6 +19,7 @@ from types import TracebackType
 
 from loyal.errors import Overloaded, ProtocolError, UsageError
 from loyal.protocol import Command, Event
+from loyal.protocol.commands import SignedCommand
 from loyal.protocol.permission import MOST_LEAVES
 from loyal.protocol.permits import PermissionRequest
 from loyal.roles.platform import Platform
@@ -105,7 +106,7 @@ class PermissionQueue:
             self._enough.set()
         return await promise
 
-    async def submit(self, command: Command) -> tuple[Event, ...]:
+    async def submit(self, command: Command | SignedCommand) -> tuple[Event, ...]:
         """A command's events, durable; between two steps of permissions. ProtocolError,
         StorageError."""
         assert self._thread is not None
