@@ -176,11 +176,12 @@ class StageHost:
         return Heard(reply, (signed.signed.to_bytes(),))
 
 
-def court() -> Court:
+def court(now: int | None = None) -> Court:
     """Provers, verifiers and a delivered license, its set drawn by the log's root after its own."""
     shelf = Shelf()
     platform = Platform(shelf, KEYS)
     stage = on(platform)
+    stage.now = stage.now if now is None else now
     stage.enroll("verifier", *VERIFIERS)
     stage.enroll("prover", *PROVERS)
     stage.fund("owner", "member", "host")

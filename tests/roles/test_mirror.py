@@ -10,7 +10,7 @@ from shelf import KEYS
 from loyal.errors import LedgerError
 from loyal.protocol import Checkpoint, Parameters
 from loyal.protocol.checkpoint import sign_checkpoint
-from loyal.protocol.events import BatchIssued, encode_event
+from loyal.protocol.events import LicenseEnded, encode_event
 from loyal.roles.mirror import Mirror
 
 
@@ -67,7 +67,7 @@ def test_a_log_that_goes_back_or_is_another_is_refused() -> None:
 def test_an_entry_that_no_rule_wrote_is_refused() -> None:
     here = court()
     one = mirror(here)
-    bad = [*here.shelf.log, encode_event(BatchIssued(bytes(32), 1, ((b"x" * 32, 0, 1),)))]
+    bad = [*here.shelf.log, encode_event(LicenseEnded(b"x" * 32))]
     frontier = one._frontier.extend(bad)
     head = Checkpoint(KEYS.log.name, frontier.size, frontier.root())
     with pytest.raises(LedgerError) as caught:
