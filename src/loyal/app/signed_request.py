@@ -1,14 +1,18 @@
-"""Who asks: a request to the platform that carries its caller's signature in a header.
+"""Requests that are signed by whoever asks, so that reading needs no account and no password.
 
-`Authorization: Loyal BASE64URL` is a signed record of method, path with its query, and time, for
-one purpose. So it fits no other request, and none later than ten minutes. Left out: bodies (a
-command is signed itself), TLS, and repeating within these minutes, which only reads again.
+    headers = {"Authorization": authorization(key, "GET", "/v1/draws/8d…", now)}
+
+The signature covers the method, the path with its query, and the second. It may be repeated for ten
+minutes, so it is only for reading: what changes something is a signed command
+(loyal.protocol.commands).
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
+
 from loyal import signing
-from loyal.app.platform_client import from_base64url, to_base64url
 from loyal.encoding import Value
 from loyal.errors import EncodingError, ProtocolError, SignatureError
 from loyal.protocol.permission import SKEW_SECONDS
@@ -20,31 +24,34 @@ MOST_LETTERS = 4_096
 
 
 def authorization(key: SigningKey, method: str, path: str, now: int) -> str:
-    """The header's value. `path` with its query, as it is sent; `now` in Unix seconds."""
-    signed = signing.sign(key, [method, path, now], PURPOSE)
-    return f"{SCHEME}{to_base64url(signed.to_bytes())}"
+    """The value of the header `Authorization`; `path` with its query, `now` in Unix seconds."""
+    signed = signing.sign(key, [method.upper(), path, now], PURPOSE)
+    return SCHEME + base64.urlsafe_b64encode(signed.to_bytes()).rstrip(b"=").decode()
 
 
 def caller(value: str, method: str, path: str, now: int) -> bytes:
-    """The public key (32 bytes) of whoever signed this very request.
+    """Whose key signed this request, 32 bytes.
 
-    ProtocolError where nobody did: another scheme, method or path, a signature that does not hold,
-    or a time more than 600 seconds away.
+    ProtocolError for a header that is none, of another request, or more than ten minutes off.
     """
-    if value.startswith(SCHEME) and len(value) <= MOST_LETTERS:
-        try:
-            signed = Signed[Value].from_bytes(from_base64url(value.removeprefix(SCHEME)))
-            record = signing.verify(signed, PURPOSE)
-        except (ValueError, SignatureError, EncodingError):
-            record = None
-        match record:
-            case [str(said), str(where), int(when)] if (said, where) == (method, path):
-                if abs(when - now) <= SKEW_SECONDS:
-                    return signed.public.data
-                raise ProtocolError(
-                    "the request was signed at another time",
-                    hint="set the clock, and ask again",
-                )
-    raise ProtocolError(
-        "the request is not signed by its caller", hint="sign it with the party's own key"
-    )
+    if not value.startswith(SCHEME) or len(value) > MOST_LETTERS:
+        raise _refused("the request is not signed")
+    text = value.removeprefix(SCHEME).encode()
+    try:
+        data = base64.b64decode(text + b"=" * (-len(text) % 4), b"-_", validate=True)
+        signed = Signed[Value].from_bytes(data)
+        record = signing.verify(signed, PURPOSE)
+    except (ValueError, binascii.Error, EncodingError, SignatureError) as error:
+        raise _refused("the request's signature does not hold") from error
+    match record:
+        case [str(verb), str(target), int(seconds)] if type(seconds) is int:
+            if (verb, target) != (method.upper(), path):
+                raise _refused("the request was signed for another path")
+            if abs(now - seconds) > SKEW_SECONDS:
+                raise _refused("the request was signed more than ten minutes ago or ahead")
+            return signed.public.data
+    raise _refused("the request's signature does not hold")
+
+
+def _refused(message: str) -> ProtocolError:
+    return ProtocolError(message, hint="sign this very request, with a clock that is right")
