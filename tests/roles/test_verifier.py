@@ -10,6 +10,7 @@ import pytest
 from actors_stage import Court, StageDesk, court, usage_set, wait_for
 from parties import VERIFIERS
 
+from loyal.errors import UsageError
 from loyal.fingerprints import Beacon, Proof, commitment, fingerprint
 from loyal.models import Prompt, Reply, Sampling
 from loyal.protocol.disputes import SettleClaim
@@ -174,9 +175,9 @@ class Copy:
 
 def test_a_copy_of_the_model_has_the_last_word(here: Court, tmp_path: Path) -> None:
     here.claimed(tmp_path)
-    other = here.verifier("verifier 1", model=Copy(here, "something else"))
+    other = here.verifier("verifier 1", model=Copy(here, "x"), license=here.license)
     assert results(wait_for(other.step(here.stage.now))) == [("does not hold", "model")]
-    same = here.verifier("verifier 2", model=Copy(here, None))
+    same = here.verifier("verifier 2", model=Copy(here, None), license=here.license)
     assert results(wait_for(same.step(here.stage.now))) == [("holds", "match")]
 
 
@@ -188,3 +189,11 @@ def test_nothing_that_a_verifier_says_shows_a_key_or_a_reply(here: Court, tmp_pa
     shown = f"{found} {given} {verifier}"
     assert given.key not in shown
     assert given.reply not in shown
+
+
+def test_a_model_judges_its_own_license_alone(here: Court, tmp_path: Path) -> None:
+    here.claimed(tmp_path)
+    with pytest.raises(UsageError):
+        here.verifier("verifier 1", model=Copy(here, None))
+    other = here.verifier("verifier 1", model=Copy(here, "x"), license=b"o" * 32)
+    assert wait_for(other.step(here.stage.now)) == ()

@@ -21,6 +21,8 @@ from loyal.protocol.audit import Auditor
 from loyal.protocol.checkpoint import open_checkpoint
 from loyal.protocol.events import ModelDelivered, UsageCommitted, decode_event
 
+MOST_ROOTS = 4_096
+"""Roots after a set that are kept as beacons, where its model is long in coming."""
 _HINT = "stop: do not act on this log; keep its checkpoints, and ask a witness for its own"
 
 
@@ -75,7 +77,8 @@ class Mirror:
 
     def drew_between(self, license: bytes, beacon: bytes) -> bool:
         """Whether a beacon is a root of this log after the license's set was committed and before
-        its model was delivered: nobody could have known it when the set was made."""
+        its model was delivered (one of the first 4,096): nobody could have known it when the set
+        was made."""
         return beacon in self._between.get(license, set())
 
     def _read(self, entry: bytes) -> None:
@@ -85,5 +88,8 @@ class Mirror:
             self._waiting.discard(event.license)
         elif isinstance(event, UsageCommitted):
             self._waiting.add(event.license)
-        for license in self._waiting:
-            self._between.setdefault(license, set()).add(self._auditor.root)
+        for license in tuple(self._waiting):
+            roots = self._between.setdefault(license, set())
+            roots.add(self._auditor.root)
+            if len(roots) >= MOST_ROOTS:
+                self._waiting.discard(license)

@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from loyal.errors import EndpointError, ProofError, ProtocolError
+from loyal.errors import EndpointError, ProofError, ProtocolError, UsageError
 from loyal.fingerprints import VerifiedLeaf, commitment
 from loyal.models import LanguageModel, Prompt, Sampling
 from loyal.protocol import State
@@ -116,13 +116,22 @@ class Verifier:
     """Its public key, 32 bytes."""
     desk: EvidenceDesk
     model: LanguageModel | None = None
-    """A copy of M.oml of the license's host, for obligation 5; None leaves that out."""
+    """The copy of `license`'s host, for obligation 5; None leaves that out."""
+    license: bytes | None = None
+    """Whose claims are judged; None: every license's. Each host's copy is its own, so a model goes
+    with one license."""
     beacons: Mapping[bytes, bytes] = field(default_factory=dict)
     """License -> the beacon that drew its set, where it is no root of the log."""
     believes_platform: bool = False
     """Whether the platform's word for a beacon is enough."""
     unchecked: Callable[[Verdict], None] = lambda verdict: None
     """Told of each claim that could not be checked."""
+
+    def __post_init__(self) -> None:
+        if self.model is not None and self.license is None:
+            raise UsageError(
+                "a model is one host's copy", hint="name the license that it was made for"
+            )
 
     def __repr__(self) -> str:
         return f"Verifier({self.id.hex()[:8]})"
@@ -147,6 +156,7 @@ class Verifier:
         opened = claim.opened
         return (
             opened is not None
+            and self.license in (None, claim.made.license)
             and not claim.settled
             and opened.rebuttal_until < now <= opened.verdict_until
             and self.id in dict(claim.made.electorate)
