@@ -85,11 +85,11 @@ async def _run(
 
     async def one(now: int) -> None:
         for verdict in await verifier.step(now):
-            if told.get(verdict.claim) == verdict.why:  # it could not be checked before either
+            if told.get(verdict.case) == verdict.why:  # it could not be checked before either
                 continue
-            told[verdict.claim] = verdict.why
+            told[verdict.case] = verdict.why
             found[verdict.result] += 1
-            terminal.note(f"claim {verdict.claim.hex()}: {verdict.result} ({verdict.why})")
+            terminal.note(f"case {verdict.case.hex()}: {verdict.result} ({verdict.why})")
 
     try:
         await rounds(terminal, Pace(options["once"], options["every_seconds"]), one)
