@@ -13,16 +13,7 @@ from typing import Any
 
 import msgspec
 
-from loyal.app.asgi import (
-    ClientGone,
-    Receive,
-    Scope,
-    Send,
-    read_body,
-    send_json,
-    send_refusal,
-    to_json,
-)
+from loyal.app.asgi import ClientGone, Receive, Scope, Send, read_body, send_json, send_refusal, to_json
 from loyal.app.openai_form import CHAT, RAW, Refused
 from loyal.errors import LoyalError
 from loyal.models import LanguageModel, Prompt, Sampling
@@ -104,9 +95,7 @@ def _question(path: str, data: bytes, most: int) -> tuple[Prompt, Sampling]:
     prompt = _chat(body) if path == CHAT else _raw(body)
     tokens = body.get("max_tokens") or body.get("max_completion_tokens") or TOKENS
     temperature, top_p = body.get("temperature", 0.0), body.get("top_p", 1.0)
-    sound = type(tokens) is int and all(
-        isinstance(one, int | float) for one in (temperature, top_p)
-    )
+    sound = type(tokens) is int and all(isinstance(one, int | float) for one in (temperature, top_p))
     if not sound:
         raise Refused(400, "malformed", "max_tokens, temperature and top_p are numbers")
     try:

@@ -84,10 +84,7 @@ class Cheat:
         await self._model(scope, again, keep)
         start, body = said
         if self._conduct.signs and start["status"] == 200:
-            start["headers"] = [
-                *start["headers"],
-                (b"loyal-answer", self._sign(data, body["body"])),
-            ]
+            start["headers"] = [*start["headers"], (b"loyal-answer", self._sign(data, body["body"]))]
         await send(start)
         await send(body)
 

@@ -140,7 +140,8 @@ class Community:
         self.provers = [self._bonded("prover", n) for n in range(PROVERS)]
         self.verifiers = [self._bonded("verifier", n) for n in range(VERIFIERS)]
         shares = tuple(
-            (key.public.data, share) for key, (_, share) in zip(self.owners, OWNERS, strict=True)
+            (key.public.data, share)
+            for key, (_, share) in zip(self.owners, OWNERS, strict=True)
         )
         publish = PublishModel(self.owners[0].public.data, weights, None, lineage_root, shares)
         self.do(self.owners[0], publish)

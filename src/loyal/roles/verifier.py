@@ -76,8 +76,8 @@ class Verdict:
     """A claim's id, or the license's whose conviction is appealed."""
     result: Result
     why: str
-    """A word: match, appeal, response, model; or what could not be checked: digest, opening, nullifier,
-    beacon, key, set, a proof's reason, fetch, or refused with the rule."""
+    """A word: match, appeal, response, model; or what could not be checked: digest, opening,
+    nullifier, beacon, key, set, a proof's reason, fetch, or refused with the rule."""
 
 
 def examine(
