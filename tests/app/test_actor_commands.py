@@ -199,3 +199,9 @@ def test_a_key_that_others_may_read_is_refused(
     bad = run(*options)
     assert bad.code == 2
     assert seed.read_text() not in bad.out + bad.err
+
+
+def test_a_model_needs_its_license(served: CourtServer, run: Run, tmp_path: Path) -> None:
+    assert verify(served, run, "verifier 1", tmp_path, "--model", tmp_path).code == 2
+    only = verify(served, run, "verifier 1", tmp_path, "--license", served.court.license.hex())
+    assert only.code == 0

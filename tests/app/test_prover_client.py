@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from gateway_stage import REPLY, play, playing, says
 from talking_server import talking
 
 from loyal.app.prover_client import AskerSettings, ChatAsker
 from loyal.errors import UsageError
+from loyal.protocol import SignedAnswer
+from loyal.protocol.answers import message_digest
 from loyal.roles.prover import Heard
+from loyal.signing import PublicKey, Signed
 
 
 def ask(url: str, message: str = "a question", model: str | None = "m") -> Heard | None:
@@ -85,3 +90,41 @@ def test_a_manner_that_cannot_be_meant_is_refused() -> None:
         AskerSettings("http://h", system_share=1.5)
     with pytest.raises(UsageError):
         ChatAsker(AskerSettings("ftp://h"))
+
+
+@pytest.mark.parametrize("length", [1, 20_000])
+def test_what_a_real_gateway_signed_is_found(tmp_path: Path, length: int) -> None:
+    """Short conversations have their answer in a header, long ones on the receipt route."""
+
+    async def story() -> None:
+        async with playing(tmp_path) as stage:
+            settings = AskerSettings(stage.url, "m", least_pause_seconds=0, most_pause_seconds=0)
+            asker = ChatAsker(settings)
+            message = "question " * length
+            heard = await asker.ask(message)
+            await asker.close()
+            assert heard is not None
+            assert heard.reply == REPLY
+            issuing = stage.platform.issuer.stage
+            answer = SignedAnswer(Signed.from_bytes(heard.answers[0])).verify(issuing.id("host"))
+            assert answer.messages == (message_digest(message),)
+            assert answer.reply == message_digest(heard.reply)
+            assert answer.receipt is not None
+            permission = answer.receipt.verify(PublicKey(issuing.id("platform")))
+            assert permission.covers(message, answer.salts)
+
+    play(story())
+
+
+def test_a_host_whose_model_server_fails_gave_no_reply(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with playing(tmp_path) as stage:
+            settings = AskerSettings(stage.url, "m", least_pause_seconds=0, most_pause_seconds=0)
+            asker = ChatAsker(settings)
+            stage.model.behave = says(500, b"{}")
+            assert await asker.ask("a question") is None
+            stage.model.behave = says(200, b'{"choices": [{"message": {"content": null}}]}')
+            assert await asker.ask("a question") is None
+            await asker.close()
+
+    play(story())
