@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import pytest
-from parties import CANDIDATES, DAY, STAKE, VERIFIERS, Stage, convicted, licensed, refused
+from parties import (
+    CANDIDATES,
+    DAY,
+    PROVERS,
+    STAKE,
+    VERIFIERS,
+    Stage,
+    convicted,
+    licensed,
+    refused,
+)
 
 from loyal.errors import ProtocolError
 from loyal.protocol import Moment, apply, convictions, disputes, licenses, permits, voting
 from loyal.protocol import events as e
 from loyal.protocol.permission import MessageDigest
 from loyal.statistics import binomial_tail, sequential_hits
+
+OWNERS = ("owner", "member")
 
 
 def test_quotas_stop_exactly_at_the_limit() -> None:
@@ -88,6 +100,42 @@ def test_an_appeal_that_fails_costs_its_bond_too() -> None:
     stage.do(convictions.SettleConviction(stage.id("host"), license))
     assert stage.free("host") == host - stage.parameters.appeal_bond_micro
     assert stage.state.staked(licenses.purpose(license), stage.id("host")) == 0
+
+
+@pytest.mark.parametrize("votes", [(), (False, False), (True, True), (True, False, False)], ids=str)
+def test_an_appeal_that_nobody_decides_leaves_the_conviction_standing(
+    votes: tuple[bool, ...],
+) -> None:
+    """Two of three verifiers are no quorum, whatever they say; the bond comes back."""
+    stage, license = licensed()
+    convicted(stage, license)
+    host = stage.free("host")
+    stage.do(convictions.Appeal(stage.id("host"), license))
+    for role, holds in zip(VERIFIERS, votes, strict=False):
+        stage.do(voting.GiveVerdict(stage.id(role), license, holds))
+    settle = convictions.SettleConviction(stage.id("owner"), license)
+    stage.wait(stage.parameters.appeal_seconds)
+    assert refused(lambda: stage.do(settle)) == "C12"  # the last second is the verifiers'
+    stage.wait(1)
+    burned, others = stage.state.balance(e.BURNED), sum(map(stage.free, (*PROVERS, *OWNERS)))
+    assert stage.do(settle)[-1] == e.ConvictionSettled(license, True)
+    assert stage.state.staked(licenses.purpose(license), stage.id("host")) == 0
+    assert stage.free("host") == host
+    paid = sum(map(stage.free, (*PROVERS, *OWNERS))) - others
+    assert stage.state.balance(e.BURNED) - burned + paid == STAKE  # of the bond, nothing
+    assert refused(lambda: stage.do(settle)) == "C13"
+
+
+def test_a_quorum_that_says_no_quashes_however_late_it_is_settled() -> None:
+    stage, license = licensed()
+    convicted(stage, license)
+    stage.do(convictions.Appeal(stage.id("host"), license))
+    for role in VERIFIERS:
+        stage.do(voting.GiveVerdict(stage.id(role), license, False))
+    stage.wait(10 * stage.parameters.appeal_seconds)
+    settled = stage.do(convictions.SettleConviction(stage.id("owner"), license))
+    assert settled[-1] == e.ConvictionSettled(license, False)
+    assert stage.state.staked(licenses.purpose(license), stage.id("host")) == STAKE
 
 
 def test_a_log_with_a_gap_or_a_reader_behind_it_is_refused() -> None:

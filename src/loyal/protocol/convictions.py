@@ -3,8 +3,10 @@
 C11 A host is convicted when its upheld claims among all draws reach an e-value of one over the
     false conviction bound, and come from `least_provers` provers. After a conviction that was
     quashed the count is anew: draws from before it, and claims on them, are no part of it.
-C12 A convicted host may appeal with a bond; a quorum must then uphold the conviction itself, of
-    those who could judge the claim that made it: stake that comes later buys no vote here either.
+C12 A convicted host may appeal with a bond. Those who could judge the claim that made the
+    conviction decide: stake that comes later buys no vote here either. A quorum that says no
+    quashes it, and nothing else does: quorums upheld each of its claims, so silence undoes none.
+    The bond is burned where a quorum says yes, and goes back where none found it frivolous.
 C13 A slash takes the license's stake, on its way back or not, and never more than it. Of it the
     bounty goes to the provers, `owners_bps` to the owners but for the host itself, the rest burns.
 """
@@ -67,12 +69,11 @@ def settle_conviction(state: State, command: SettleConviction, at: Moment) -> li
     if stands is None and at.seconds <= license.appeal.until:
         refuse("C12", f"the verifiers have time until {license.appeal.until}", "wait for them")
     account = e.bond(f"appeal:{command.license.hex()}", license.host)
-    held = state.balance(account)
-    if stands:
-        burned = e.Moved(account, e.BURNED, held)
-        return [burned, *_slash(state, command.license, license), _settled(command.license, True)]
-    back = e.Moved(account, e.free(license.host), held)
-    return [back, _settled(command.license, False)]
+    target = e.BURNED if stands else e.free(license.host)
+    bond = e.Moved(account, target, state.balance(account))
+    if stands is False:
+        return [bond, _settled(command.license, False)]
+    return [bond, *_slash(state, command.license, license), _settled(command.license, True)]
 
 
 def convict(state: State, name: bytes, one: Claim, at: Moment) -> list[e.Event]:

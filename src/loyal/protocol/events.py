@@ -279,7 +279,7 @@ class Appealed(Event):
 
 @dataclass(frozen=True)
 class ConvictionSettled(Event):
-    """The conviction stands and the stake is slashed, or it is quashed."""
+    """The conviction stands and the stake is slashed, or a quorum quashed it."""
 
     license: bytes
     slashed: bool
