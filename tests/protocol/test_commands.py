@@ -15,7 +15,7 @@ from loyal.protocol.rules import COMMANDS, Command
 from loyal.protocol.state import Moment
 
 KEY = key_of("owner")
-BOND = stake.Bond(KEY.public.data, "prover", 5)
+BOND = stake.Bond(KEY.public.data, "prover", 1_000_000)
 
 
 def signed(stage: Stage, command: Command = BOND, number: int = 1) -> SignedCommand:

@@ -33,7 +33,8 @@ def test_a_small_simulation_holds_and_tries_everything() -> None:
     assert made == sum(outcome.claims[one] for one in ("upheld", "dismissed", "lapsed", "rebutted"))
     assert all(outcome.claims[one] for one in ("upheld", "dismissed", "lapsed", "rebutted"))
     expected = {"C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9", "C10", "C12", "C13", "L3", "L5"}
-    expected |= {"M1", "M2", "M4", "M5", "P1", "P3", "S1", "S2", "S3", "S4", "S5", "V1", "V2"}
+    expected |= {"M1", "M2", "M4", "M5", "P1", "P3", "S1", "S2", "S3", "S4", "S5", "S6"}
+    expected |= {"V1", "V2"}
     assert set(outcome.refusals) >= expected
     assert seen[-1] == (20_000, 20_000)
 
@@ -131,6 +132,30 @@ def test_red_any_number_of_demands(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_red_a_stake_that_is_never_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stake, "_over", lambda *_: True)
     assert "Unbond of an adversary was let through" in _broken()
+
+
+def test_red_dust_that_is_a_bond(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rule S2 as it once stood, without S6."""
+    dusty = lambda state, command, at: [  # noqa: E731
+        stake.move(
+            state,
+            e.free(command.author),
+            e.bond(command.purpose, command.author),
+            command.amount_micro,
+        )
+    ]
+    monkeypatch.setitem(rules._RULES, stake.Bond, dusty)
+    assert "Bond of an adversary was let through" in _broken()
+
+
+@pytest.mark.parametrize("least", [1, 1_000_000, 60_000_000])
+def test_more_names_than_a_bond_pays_for_are_no_provers(least: int) -> None:
+    crowd = replace(SMALL, sybils=60, parameters=Parameters(role_bond_micro=least))
+    assert simulate(crowd, 300).broken == ()
+    bonds = dict(World(crowd, 0).state.electorate("prover"))
+    assert min(bonds.values()) >= least
+    ones = SMALL.honest_provers + SMALL.withholding_provers + SMALL.adverse_provers
+    assert len(bonds) == ones + {1: 60, 1_000_000: 50, 60_000_000: 1}[least]
 
 
 def test_red_money_that_anybody_credits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,8 @@ class Parameters:
     """How long a new model can be challenged ("one week after onboarding", Sentient's docs)."""
     publish_bond_micro: int = 1_000_000
     """What a publisher risks on the lineage it states."""
+    role_bond_micro: int = 1_000_000
+    """The least bond of a prover or a verifier: ten claims' worth, so that each name costs one."""
     claim_bond_micro: int = 100_000
     """What a prover risks on each claim."""
     appeal_bond_micro: int = 1_000_000

@@ -9,6 +9,9 @@ S4  What is on its way back can be slashed up to and including the second at whi
     and is free only after it: no instant is both, and none is neither.
 S5  A license's stake cannot be asked back while the license gives permissions, a claim on it is
     open, or a conviction stands.
+S6  A prover or a verifier has a bond of at least `role_bond_micro`, or none: a bond that makes less
+    is refused, and so is asking back a part that leaves less. So three provers at a time cost three
+    bonds, and dust takes no part in the lottery. What is on its way back counts for nothing here.
 """
 
 from __future__ import annotations
@@ -85,15 +88,23 @@ def withdraw(state: State, command: Withdraw, at: Moment) -> list[e.Event]:
 
 
 def bond(state: State, command: Bond, at: Moment) -> list[e.Event]:
-    """S2."""
+    """S2 and S6."""
     if command.purpose not in ROLES:
         refuse("S2", "a bond is for a verifier or a prover", f"name one of {', '.join(ROLES)}")
     target = e.bond(command.purpose, command.author)
-    return [move(state, e.free(command.author), target, command.amount_micro)]
+    moved = move(state, e.free(command.author), target, command.amount_micro)
+    least, held = state.parameters.role_bond_micro, state.balance(target) + command.amount_micro
+    if held < least:
+        refuse(
+            "S6",
+            f"a {command.purpose}'s bond is at least {least} micro, this makes {held}",
+            f"bond {least - state.balance(target)} or more",
+        )
+    return [moved]
 
 
 def unbond(state: State, command: Unbond, at: Moment) -> list[e.Event]:
-    """S3 and S5."""
+    """S3, S5 and S6."""
     license = _license_of(state, command.purpose)
     if license is None and command.purpose not in ROLES:
         refuse("S3", "there is no such bond", "name a role, or a license of yours")
@@ -105,11 +116,16 @@ def unbond(state: State, command: Unbond, at: Moment) -> list[e.Event]:
         )
     source = e.bond(command.purpose, command.author)
     target = e.unbonding(command.purpose, command.author)
+    moved = move(state, source, target, command.amount_micro)
+    left, least = state.balance(source) - command.amount_micro, state.parameters.role_bond_micro
+    if license is None and 0 < left < least:
+        refuse(
+            "S6",
+            f"a {command.purpose}'s bond is at least {least} micro or none, this leaves {left}",
+            f"ask for all of it, {state.balance(source)}, or leave {least}",
+        )
     until = at.seconds + state.parameters.unbond_seconds
-    return [
-        move(state, source, target, command.amount_micro),
-        e.UnbondingBegun(command.author, command.purpose, until),
-    ]
+    return [moved, e.UnbondingBegun(command.author, command.purpose, until)]
 
 
 def release(state: State, command: Release, at: Moment) -> list[e.Event]:

@@ -205,18 +205,33 @@ def overdraft(world: World, deal: Deal) -> None:
 
 def late_stake(world: World, deal: Deal) -> None:
     """A vote is bought when the case is known, signed twice, cast in one's own case."""
-    buyer = world.rng.choice(world.adverse)
+    buyer, least = world.rng.choice(world.adverse), world.scenario.parameters.role_bond_micro
     for claim in list(world.claimed)[-3:]:
         one = world.state.claims[claim]
         if one.opened is None or one.settled:
             continue
-        world.do(stake.Bond(buyer, "verifier", 1), adverse=True)
+        world.do(stake.Bond(buyer, "verifier", least), adverse=True)
         world.never(voting.GiveVerdict(buyer, claim, False))
         world.never(voting.GiveVerdict(one.made.prover, claim, True))
-        world.do(stake.Unbond(buyer, "verifier", 1), adverse=True)
+        world.do(stake.Unbond(buyer, "verifier", least), adverse=True)
         for liar in world.liars:  # before the rebuttal's time is over
             world.never(voting.GiveVerdict(liar, claim, False))
         world.never(disputes.SettleClaim(buyer, claim))
+
+
+def dust(world: World, deal: Deal) -> None:
+    """A bond too small to risk anything, new or what is left of one."""
+    least = world.scenario.parameters.role_bond_micro
+    if least == 1:
+        return  # then nothing is too small
+    for who in (*world.adverse, *world.sybils):
+        for purpose in stake.ROLES:
+            held = world.state.balance(e.bond(purpose, who))
+            if held:
+                world.never(stake.Unbond(who, purpose, held - least + 1))
+                world.never(stake.Unbond(who, purpose, held - 1))
+            else:
+                world.never(stake.Bond(who, purpose, least - 1))
 
 
 def nothing_there(world: World, deal: Deal) -> None:
@@ -282,6 +297,7 @@ PROWLING: Mapping[str, Prowling] = {
     "early unbonding": early_unbonding,
     "overdraft": overdraft,
     "late stake": late_stake,
+    "dust": dust,
     "nothing there": nothing_there,
     "wrong permissions": wrong_permissions,
     "stolen model": stolen_model,

@@ -249,12 +249,14 @@ class World:
         for party in (*self.owners, *self.verifiers, *self.honest_provers, *self.withholding,
                       *self.adverse, *self.sybils):  # fmt: skip
             self.do(stake.Deposit(self.platform.public.data, party, PLENTY))
+        least = one.parameters.role_bond_micro
+        bond = max(BOND, least)
         for party in self.verifiers:
-            self.do(stake.Bond(party, "verifier", BOND))
+            self.do(stake.Bond(party, "verifier", bond))
         for party in (*self.honest_provers, *self.withholding, *self.adverse):
-            self.do(stake.Bond(party, "prover", BOND))
-        for party in self.sybils:
-            self.do(stake.Bond(party, "prover", BOND // len(self.sybils)))
+            self.do(stake.Bond(party, "prover", bond))
+        for party in self.sybils[: bond // least]:  # as many names as one bond pays for (S6)
+            self.do(stake.Bond(party, "prover", max(bond // len(self.sybils), least)))
         self.model = self.publish(self.owners[0], self.bits("weights"))
         for conduct, count in one.hosts.items():
             for number in range(count):
