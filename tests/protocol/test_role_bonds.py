@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from parties import PLENTY, STAKE, Stage, licensed, refused
 
-from loyal.protocol import events as e
 from loyal.errors import ProtocolError
+from loyal.protocol import events as e
 from loyal.protocol import licenses, stake
 from loyal.protocol.parameters import Parameters
 
