@@ -86,6 +86,13 @@ HOST: Mapping[str, Entry] = {
 }
 
 
+PLATFORM: Mapping[str, Entry] = {
+    "init": Entry("platform:init", "Make a platform: its secret keys, its settings."),
+    "key": Entry("platform:key", "Give a host an API key, or take its keys back."),
+    "serve": Entry("platform:serve", "Serve the platform: permissions, commands, the log."),
+}
+
+
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are called; listing them imports nothing."""
 
@@ -138,6 +145,7 @@ def _root() -> LazyGroup:
     root.add_command(_group("verifier", "Verifiers: who judges claims.", VERIFIER))
     root.add_command(_group("dispute", "Claims, as the log has them.", DISPUTE))
     root.add_command(_group("witness", "Witnesses: who sees that a log only grows.", WITNESS))
+    root.add_command(_group("platform", "A platform: permits, keeps the log.", PLATFORM))
     root.add_command(_group("host", "A host: answers users under a signed license.", HOST))
     return _with_shared_options(root)
 

@@ -48,6 +48,16 @@ Outcome = bytes | ProtocolError
 
 
 @dataclass(frozen=True)
+class Taken:
+    """A command that stands in the log."""
+
+    index: int
+    """The place of the signed command; what followed from it stands right after."""
+    events: tuple[Event, ...]
+    """What followed."""
+
+
+@dataclass(frozen=True)
 class PlatformKeys:
     """What the platform signs with."""
 
@@ -97,12 +107,17 @@ class Platform:
         A bare command is the platform's own, which it signs itself. Raises ProtocolError with the
         rule that forbids it, or StorageError; the state is then as before.
         """
+        return self.take(command, now).events
+
+    def take(self, command: Command | SignedCommand, now: int) -> Taken:
+        """The same as `submit`, with the place in the log."""
         with self._step:
             for _ in range(MOST_ATTEMPTS):
                 signed = command if isinstance(command, SignedCommand) else self._sign(command)
                 events = tuple(enact(self._state, signed, self._moment(now)))
+                index = self._frontier.size
                 if self._commit(events, ()):
-                    return events[1:]
+                    return Taken(index, events[1:])
                 self._read_on()
         raise _overtaken()
 
