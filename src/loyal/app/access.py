@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loyal.encoding import atomic_write
-from loyal.errors import UsageError
+from loyal.errors import StorageError, UsageError
 
 PREFIX = "loyal-"
 KEY_BYTES = 32
@@ -92,7 +92,7 @@ def _parse(text: str) -> dict[str, bytes]:
         except ValueError:
             host = digest = b""
         if len(host) != 32 or len(digest) != 32:
-            raise UsageError(
+            raise StorageError(
                 f"line {number} of the API keys is none",
                 hint="it is a host's public key and the SHA-256 of its key, in hexadecimal",
             )
