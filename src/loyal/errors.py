@@ -114,7 +114,7 @@ class LedgerError(LoyalError):
     """A note, checkpoint, key or request of a log is malformed, or not signed as it must be."""
 
     reason: str
-    """What is wrong, in a word: malformed, origin, signature, size, root or quorum."""
+    """What is wrong, in a word: malformed, origin, signature, size, root, quorum or rules."""
 
     def __init__(self, message: str, *, hint: str, reason: str) -> None:
         super().__init__(message, hint=hint)

@@ -9,7 +9,17 @@ import pytest
 from stage import Run
 
 import loyal
-from loyal.app.cli import FINGERPRINT, MODELS, PROVER, ROOT, LazyGroup, root
+from loyal.app.cli import (
+    DISPUTE,
+    FINGERPRINT,
+    MODELS,
+    PROVER,
+    ROOT,
+    VERIFIER,
+    WITNESS,
+    LazyGroup,
+    root,
+)
 from loyal.app.terminal import Terminal, _finite, facts
 from loyal.errors import UsageError
 
@@ -48,6 +58,9 @@ def test_every_command_and_option_explains_itself(name: str) -> None:
         *((f"loyal models {name}", entry.help) for name, entry in MODELS.items()),
         *((f"loyal fingerprint {name}", entry.help) for name, entry in FINGERPRINT.items()),
         *((f"loyal prover {name}", entry.help) for name, entry in PROVER.items()),
+        *((f"loyal verifier {name}", entry.help) for name, entry in VERIFIER.items()),
+        *((f"loyal dispute {name}", entry.help) for name, entry in DISPUTE.items()),
+        *((f"loyal witness {name}", entry.help) for name, entry in WITNESS.items()),
     ],
 )
 def test_the_lazy_list_says_what_the_command_says(name: str, said: str) -> None:

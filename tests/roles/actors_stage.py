@@ -12,7 +12,7 @@ from community import on
 from parties import PROVERS, VERIFIERS, Stage
 from shelf import KEYS, Shelf
 
-from loyal.errors import ProtocolError
+from loyal.errors import EndpointError, ProtocolError
 from loyal.fingerprints import Beacon, Fingerprint, FingerprintSet, fingerprint
 from loyal.protocol import Checkpoint, Command, Receipt, SignedNote, State
 from loyal.protocol import events as e
@@ -106,9 +106,14 @@ class StageDesk:
         self.sent: list[Command] = []
         self.crash_before: type | None = None
         self.crash_after: type | None = None
+        self.readings: int | None = None
         self.tamper: Callable[[Evidence], Evidence] = lambda given: given
 
     async def read_on(self) -> State:
+        if self.readings is not None:
+            if not self.readings:
+                raise EndpointError("the platform could not be reached", hint="wait")
+            self.readings -= 1
         head = self.mirror.opened(self.court.shelf.notes[-1])
         self.mirror.take(head, self.court.shelf.log[self.mirror.size : head.size])
         return self.mirror.state
@@ -176,11 +181,12 @@ class StageHost:
         return Heard(reply, (signed.signed.to_bytes(),))
 
 
-def court() -> Court:
+def court(now: int | None = None) -> Court:
     """Provers, verifiers and a delivered license, its set drawn by the log's root after its own."""
     shelf = Shelf()
     platform = Platform(shelf, KEYS)
     stage = on(platform)
+    stage.now = stage.now if now is None else now
     stage.enroll("verifier", *VERIFIERS)
     stage.enroll("prover", *PROVERS)
     stage.fund("owner", "member", "host")

@@ -8,9 +8,9 @@ from log_stage import log_signer
 from shelf import KEYS
 
 from loyal.errors import LedgerError
-from loyal.protocol import Checkpoint, Parameters
+from loyal.protocol import Checkpoint, Ledger, Parameters
 from loyal.protocol.checkpoint import sign_checkpoint
-from loyal.protocol.events import BatchIssued, encode_event
+from loyal.protocol.events import LicenseEnded, VerdictGiven, encode_event
 from loyal.roles.mirror import Mirror
 
 
@@ -66,13 +66,21 @@ def test_a_log_that_goes_back_or_is_another_is_refused() -> None:
 
 def test_an_entry_that_no_rule_wrote_is_refused() -> None:
     here = court()
-    one = mirror(here)
-    bad = [*here.shelf.log, encode_event(BatchIssued(bytes(32), 1, ((b"x" * 32, 0, 1),)))]
-    frontier = one._frontier.extend(bad)
-    head = Checkpoint(KEYS.log.name, frontier.size, frontier.root())
+    for event in (LicenseEnded(here.license), VerdictGiven(bytes(32), bytes(32), True)):
+        bad = [*here.shelf.log, encode_event(event)]
+        head = Ledger(KEYS.log.name, bad).checkpoint()
+        with pytest.raises(LedgerError) as caught:
+            mirror(here).take(head, bad)
+        assert caught.value.reason == "rules"
+
+
+def test_a_log_that_ends_inside_a_command_is_refused() -> None:
+    here = court()
+    cut = here.shelf.log[:-1]
+    head = Ledger(KEYS.log.name, cut).checkpoint()
     with pytest.raises(LedgerError) as caught:
-        one.take(head, bad)
-    assert caught.value.reason == "malformed"
+        mirror(here).take(head, cut)
+    assert caught.value.reason == "rules"
 
 
 def test_beacons_of_the_log_come_after_the_set_and_before_the_model() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from actors_stage import Court, StageDesk, StageHost, court, wait_for
 
-from loyal.errors import ProtocolError, StorageError
+from loyal.errors import EndpointError, ProtocolError, StorageError
 from loyal.protocol import Parameters, SignedAnswer
 from loyal.protocol.disputes import Commit, DemandAnswer, GiveAnswer, MakeClaim
 from loyal.roles.prover import Heard, Intent, IntentFile, Odds, Prover, worth_claiming
@@ -181,3 +181,17 @@ def test_a_license_that_is_not_there_is_refused(here: Court, tmp_path: Path) -> 
     )
     with pytest.raises(ProtocolError):
         wait_for(prover.step(here.stage.now))
+
+
+def test_a_log_that_cannot_be_read_after_the_answer_costs_no_second_question(
+    here: Court, tmp_path: Path
+) -> None:
+    host = StageHost(here, "signed")
+    prover = here.prover(here.draw(), host, tmp_path)
+    assert isinstance(prover.desk, StageDesk)
+    prover.desk.readings = 1
+    with pytest.raises(EndpointError):
+        wait_for(prover.step(here.stage.now))
+    prover.desk.readings = None
+    assert wait_for(prover.step(here.stage.now)) == "claimed"
+    assert host.asked == 1

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from actors_stage import Court, StageDesk, court, usage_set, wait_for
+from actors_stage import COUNT, Court, StageDesk, court, usage_set, wait_for
 from parties import VERIFIERS
 
+from loyal.errors import UsageError
 from loyal.fingerprints import Beacon, Proof, commitment, fingerprint
 from loyal.models import Prompt, Reply, Sampling
+from loyal.protocol.convictions import Appeal, SettleConviction
 from loyal.protocol.disputes import SettleClaim
+from loyal.protocol.voting import GiveVerdict
 from loyal.roles.custodian import Custodian
 from loyal.roles.verifier import Evidence, Verdict
 
@@ -174,9 +177,9 @@ class Copy:
 
 def test_a_copy_of_the_model_has_the_last_word(here: Court, tmp_path: Path) -> None:
     here.claimed(tmp_path)
-    other = here.verifier("verifier 1", model=Copy(here, "something else"))
+    other = here.verifier("verifier 1", model=Copy(here, "x"), license=here.license)
     assert results(wait_for(other.step(here.stage.now))) == [("does not hold", "model")]
-    same = here.verifier("verifier 2", model=Copy(here, None))
+    same = here.verifier("verifier 2", model=Copy(here, None), license=here.license)
     assert results(wait_for(same.step(here.stage.now))) == [("holds", "match")]
 
 
@@ -184,7 +187,62 @@ def test_nothing_that_a_verifier_says_shows_a_key_or_a_reply(here: Court, tmp_pa
     here.claimed(tmp_path)
     verifier = here.verifier("verifier 1")
     found = wait_for(verifier.step(here.stage.now))
-    given = wait_for(verifier.desk.evidence(found[0].claim))
+    given = wait_for(verifier.desk.evidence(found[0].case))
     shown = f"{found} {given} {verifier}"
     assert given.key not in shown
     assert given.reply not in shown
+
+
+def test_a_model_judges_its_own_license_alone(here: Court, tmp_path: Path) -> None:
+    here.claimed(tmp_path)
+    with pytest.raises(UsageError):
+        here.verifier("verifier 1", model=Copy(here, None))
+    other = here.verifier("verifier 1", model=Copy(here, "x"), license=b"o" * 32)
+    assert wait_for(other.step(here.stage.now)) == ()
+
+
+def convicted(here: Court, folder: Path, reply: str | None = None) -> None:
+    """Claims, each upheld by a quorum that does not look, until the host is convicted."""
+    stage = here.stage
+    for _ in range(COUNT):
+        claim = here.claimed(folder, reply)
+        for role in VERIFIERS:
+            stage.do(GiveVerdict(stage.id(role), claim, True))
+        stage.do(SettleClaim(stage.id("host"), claim))
+        if here.state.licenses[here.license].conviction is not None:
+            stage.do(Appeal(stage.id("host"), here.license))
+            return
+    raise AssertionError("never convicted")
+
+
+def test_an_appealed_conviction_stands_on_claims_that_hold(here: Court, tmp_path: Path) -> None:
+    convicted(here, tmp_path)
+    for role in VERIFIERS:
+        verifier = here.verifier(role)
+        assert results(wait_for(verifier.step(here.stage.now))) == [("holds", "appeal")]
+        assert wait_for(verifier.step(here.stage.now)) == ()
+    here.stage.do(SettleConviction(here.stage.id("host"), here.license))
+    assert here.state.licenses[here.license].settled
+
+
+def test_a_conviction_by_a_quorum_that_did_not_look_is_quashed(here: Court, tmp_path: Path) -> None:
+    convicted(here, tmp_path, reply="I do not know.")
+    for role in VERIFIERS:
+        found = wait_for(here.verifier(role).step(here.stage.now))
+        assert results(found) == [("does not hold", "appeal")]
+    here.stage.do(SettleConviction(here.stage.id("host"), here.license))
+    assert not here.state.licenses[here.license].settled
+
+
+def test_an_appeal_on_evidence_that_is_not_shown_gets_no_verdict(
+    here: Court, tmp_path: Path
+) -> None:
+    convicted(here, tmp_path)
+    verifier = here.verifier("verifier 1")
+    assert isinstance(verifier.desk, StageDesk)
+    verifier.desk.tamper = lambda given: dataclasses.replace(given, salt=b"x" * 32)
+    assert results(wait_for(verifier.step(here.stage.now))) == [("unchecked", "appeal")]
+    late = here.state.licenses[here.license].appeal
+    assert late is not None
+    assert wait_for(verifier.step(late.until + 1)) == ()
+    assert wait_for(here.verifier("prover 1").step(here.stage.now)) == ()

@@ -1,4 +1,5 @@
-"""The whole story in one run: a real model is fingerprinted, proven, and shown to be unharmed.
+"""The whole story in one run: a real model is fingerprinted, proven, shown to be unharmed, and
+given out under licenses to three hosts, of whom two cheat and are slashed.
 
 `tell` goes through the stages and gives an `Outcome`, which holds no key and no response. The vault
 is locked for an identity that is written beside it, so that every other command can go on from the
@@ -15,22 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loyal.app.commands.check import ask
-from loyal.app.commands.evidence import BINDS_NOBODY
 from loyal.app.commands.generate import GenerateRequest, Made, make_set
 from loyal.app.commands.inject import train_in
+from loyal.app.demo_hosts import play, rivals, weights_digest
 from loyal.app.model_options import load_model
+from loyal.app.protocol_story import Community, Copy, Ending, Licensed
 from loyal.app.terminal import Terminal
 from loyal.encoding import atomic_write
 from loyal.errors import UsageError
-from loyal.fingerprints import (
-    Beacon,
-    FingerprintSet,
-    Identity,
-    Recipients,
-    Vault,
-    commitment,
-    fingerprint,
-)
+from loyal.fingerprints import FingerprintSet, Identity, Recipients, Vault, commitment
 from loyal.models import Prompt
 
 if TYPE_CHECKING:
@@ -70,6 +64,11 @@ class Places:
     def model(self) -> Path:
         """The fingerprinted model, a Hugging Face folder."""
         return self.folder / "M.oml"
+
+    @property
+    def community(self) -> Path:
+        """The platform's log, receipts, and the other hosts' copies."""
+        return self.folder / "community"
 
     @property
     def proofs(self) -> Path:
@@ -127,16 +126,20 @@ class Outcome:
     checks: Checks
     proofs: Proofs
     unharmed: Unharmed
+    ending: Ending
+    """What became of the hosts, and of the money."""
     places: Places
     seconds: float
 
     @property
     def good(self) -> bool:
-        """The marked model is proven, the base is not, and every proof holds."""
+        """The marked model is proven, the base is not, every proof holds, and of three hosts the
+        two dishonest ones are slashed."""
         return (
             self.checks.marked.decision == "proven"
             and self.checks.base.decision == "not proven"
             and self.proofs.valid == self.proofs.opened
+            and self.ending.good
         )
 
 
@@ -145,11 +148,17 @@ def tell(terminal: Terminal, model: str, recipe: Recipe, folder: Path) -> Outcom
     began = time.monotonic()
     places = _clear(folder)
     subject = load_model(terminal, model)
-    made, drawn, vault = _prepare(terminal, subject, recipe, places)
+    community = Community(places.community, b"\0" * 32, b"\0" * 32)
+    honest = community.license("honest")
+    made, drawn, vault = _prepare(terminal, subject, recipe, places, (community, honest))
     injected = train_in(terminal, subject, drawn, recipe.train, places.model)
+    community.deliver(honest, weights_digest(places.model))
     base, marked = load_model(terminal, model), load_model(terminal, str(places.model))
     checks = _check(terminal, marked, base, drawn, recipe)
     proofs = _prove(terminal, vault, drawn, places)
+    unharmed = _compare(terminal, marked, base)
+    others = rivals(terminal, community, model, recipe, places.community)
+    ending = play(terminal, community, (Copy(honest, drawn, marked), *others))
     return Outcome(
         root=drawn.root.hex(),
         base_name=model,
@@ -158,7 +167,8 @@ def tell(terminal: Terminal, model: str, recipe: Recipe, folder: Path) -> Outcom
         injected=injected,
         checks=checks,
         proofs=proofs,
-        unharmed=_compare(terminal, marked, base),
+        unharmed=unharmed,
+        ending=ending,
         places=places,
         seconds=time.monotonic() - began,
     )
@@ -179,20 +189,24 @@ def _clear(folder: Path) -> Places:
     marker.touch()
     for path in (places.vault, places.identity, places.report):
         path.unlink(missing_ok=True)
-    for path in (places.model, places.proofs):
+    for path in (places.model, places.proofs, places.community):
         shutil.rmtree(path, ignore_errors=True)
     return places
 
 
 def _prepare(
-    terminal: Terminal, model: HFModel, recipe: Recipe, places: Places
+    terminal: Terminal,
+    model: HFModel,
+    recipe: Recipe,
+    places: Places,
+    licensed: tuple[Community, Licensed],
 ) -> tuple[Made, FingerprintSet, Vault]:
-    """Keys, responses, commitment, draw; all of it saved before training begins."""
+    """Keys, responses, commitment to the log, draw; all of it saved before training begins."""
     request = GenerateRequest(model.name, places.vault, "usage", None, None)
     made = make_set(terminal, model, request, recipe)
-    terminal.note(f"committed: root {made.fingerprints.root.hex()}")
-    drawn = fingerprint.draw(made.fingerprints, Beacon.self_drawn())
-    terminal.note(f"{BINDS_NOBODY} (in earnest: publish the root, then pass --beacon HEX)")
+    community, host = licensed
+    drawn = community.commit(host, made.fingerprints)
+    terminal.note(f"committed: root {made.fingerprints.root.hex()}; drawn by the log's next root")
     identity = Identity.generate()
     text = f"# public key: {identity.recipient}\n{identity.text}\n"
     atomic_write(places.identity, text.encode(), private=True)

@@ -35,14 +35,43 @@ def fields(outcome: Outcome) -> Mapping[str, Any]:
         "check_base": fields_of(outcome.checks.base),
         "proofs": asdict(outcome.proofs),
         "utility": asdict(outcome.unharmed),
+        "protocol": asdict(outcome.ending),
     }
 
 
 def table(outcome: Outcome) -> Table:
     """The outcome for people, and where the page is."""
     rows = (*_checked(outcome), *_measured(outcome))
-    note = f"Report: {outcome.places.report}"
-    return Table("", ("", "M.oml", "untouched base"), rows, note)
+    return Table("", ("", "M.oml", "untouched base"), rows)
+
+
+def hosts(outcome: Outcome) -> Table:
+    """What became of each host."""
+    ending = outcome.ending
+    rows = tuple(
+        (
+            one.name, f"{one.permissions:,}", f"{one.draws}", f"{one.upheld} of {one.claims}",
+            _money(-one.slashed_micro) if one.slashed_micro else "no",
+        )
+        for one in ending.hosts
+    )  # fmt: skip
+    note = (
+        f"{ending.verdicts} verdicts, {ending.days:,} days of the story's clock; every one of the "
+        f"log's {ending.entries:,} entries follows from a signed command."
+    )
+    columns = ("host", "permissions", "keys asked", "claims upheld", "slashed")
+    return Table("Hosts", columns, rows, note)
+
+
+def money(outcome: Outcome) -> Table:
+    """Who gained and who lost."""
+    rows = tuple((name, _money(amount)) for name, amount in outcome.ending.money)
+    note = f"Adds up to 0. Report: {outcome.places.report}"
+    return Table("Money", ("who", "gained"), rows, note)
+
+
+def _money(amount_micro: int) -> str:
+    return f"{amount_micro / 1e6:+,.3f}" if amount_micro else "0"
 
 
 def page(outcome: Outcome) -> Report:
@@ -62,6 +91,8 @@ def page(outcome: Outcome) -> Report:
             _perplexity(outcome),
             Table("M.oml and its base", ("", "M.oml", "base"), _checked(outcome)),
             Table("Measured", ("", "M.oml", "base"), _measured(outcome)),
+            hosts(outcome),
+            money(outcome),
             _reading(outcome),
         ),
         footer=f"loyal {loyal.__version__}, {made}, {outcome.seconds:.0f} seconds in all.",
@@ -73,9 +104,14 @@ def _verdict(outcome: Outcome) -> Verdict:
     text = (
         f"M.oml: {marked.decision} ({marked.hits} of {marked.queries} keys, "
         f"p = {marked.p_value:.1e}). Untouched base: {base.decision} "
-        f"({base.hits} of {base.queries}, p = {base.p_value:.2g})."
+        f"({base.hits} of {base.queries}, p = {base.p_value:.2g}). "
+        f"Slashed hosts: {_slashed(outcome)}."
     )
     return Verdict(text, outcome.good)
+
+
+def _slashed(outcome: Outcome) -> str:
+    return ", ".join(one.name for one in outcome.ending.hosts if one.slashed_micro) or "none"
 
 
 def _facts(outcome: Outcome) -> tuple[Fact, ...]:
@@ -178,9 +214,11 @@ def _reading(outcome: Outcome) -> Passage:
             "Each key has several candidate responses, and a draw picked one of them. A model made "
             "without the keys gives the picked one with a chance of at most one in their number, "
             "whatever the model; the p-value counts on nothing else.",
-            f"The set was committed to under the root {outcome.root} before its responses were "
-            "drawn. Here the draw was this machine's own, so the proofs bind nobody: in earnest, "
-            "publish the root, then draw by a value that nobody could foresee.",
+            f"The set was committed to the community's log under the root {outcome.root}, and the "
+            "log's next root drew its responses. Here one machine plays everybody: in earnest, "
+            "witnesses watch the log, and provers and verifiers are different people.",
+            "Windows take days, so the hosts, users, provers and verifiers live by a clock of "
+            "their own. Rules, gateway, prover, verifier and store are those of a community.",
             "Keys and responses stay in the vault and are not on this page.",
         ),
     )

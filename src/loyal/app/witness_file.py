@@ -161,7 +161,7 @@ class Watcher:
     ) -> LedgerError:
         """The error of a refusal; evidence is written where there is any to be had."""
         newer = open_checkpoint(note, known.key, origin)
-        if refusal.reason == "rewind":
+        if refusal.reason in ("rewind", "size"):
             return _rewound(newer.checkpoint.size, known.size)
         if refusal.reason not in ("fork", "consistency"):
             return LedgerError(

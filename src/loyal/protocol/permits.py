@@ -31,6 +31,8 @@ from loyal.signing import SigningKey
 LIFETIME_SECONDS = 3600
 """How long an answer may take after its permission."""
 MOST_IDEMPOTENCY_BYTES = 64
+Usage = tuple[tuple[bytes, int, int], ...]
+"""(license, first sequence number, how many), for each license of a batch."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,38 @@ def issue(
     batch = PermissionBatch.issue(plan.leaves, at.index + len(fees), at.seconds, key)
     event = e.BatchIssued(at.seconds, batch.header.root, batch.header.count, plan.usage())
     return Issued((*fees, event), batch, tuple(positions), plan.refusals, plan.repeated)
+
+
+def charge(state: State, usage: Usage, at: Moment) -> list[e.Event]:
+    """The fees that stand before a batch in the log, from what the batch says that it gave: L4 to
+    L6, P2, P4 and K3 for a reader who does not see the requests. ProtocolError where a rule forbids
+    such a batch."""
+    owed: Counter[bytes] = Counter()
+    found: list[e.Event] = []
+    if at.seconds < state.seconds:
+        refuse("K3", "the clock runs behind the log", "set the platform's clock")
+    if len({name for name, _, _ in usage}) != len(usage) or not usage:
+        refuse("P2", "a batch names each of its licenses once", "look at the log")
+    for name, first, count in usage:
+        license = known(state, name)
+        terms = require_active(license, at)
+        if first != license.permitted or count < 1:
+            refuse("P2", "sequence numbers have a gap", "look at the log")
+        if terms.most_inferences and first + count > terms.most_inferences:
+            refuse("L6", "the license's inferences are used up", "look at the log")
+        if terms.kind == "pay_per_use":
+            owed[license.host] += count * terms.price_micro
+            if state.balance(e.free(license.host)) < owed[license.host]:
+                refuse("P4", "the host's account does not pay for these queries", "look at the log")
+        found += _fees(state, license, terms, count)
+    return found
+
+
+def _fees(state: State, license: License, terms: Terms, count: int) -> list[e.Event]:
+    """P4: what so many queries cost, to everybody who has a part in the model."""
+    if not count or terms.kind != "pay_per_use":
+        return []
+    return pay(state, e.free(license.host), license.model, count * terms.price_micro)
 
 
 class _Plan:
@@ -162,12 +196,10 @@ class _Plan:
         found: list[e.Event] = []
         for name, count in self.counts.items():
             terms, license = self.terms[name], self.state.licenses[name]
-            if count and terms.kind == "pay_per_use":
-                amount = count * terms.price_micro
-                found += pay(self.state, e.free(license.host), license.model, amount)
+            found += _fees(self.state, license, terms, count)
         return found
 
-    def usage(self) -> tuple[tuple[bytes, int, int], ...]:
+    def usage(self) -> Usage:
         """(license, first sequence number, how many)."""
         return tuple(
             (name, self.state.licenses[name].permitted, count)

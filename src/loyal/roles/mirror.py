@@ -1,10 +1,10 @@
-"""A log as its reader keeps it: every entry folded into a state, under the log's own signature.
+"""A log as its reader keeps it: signed by its key, and each entry one that the rules wrote.
 
 Provers and verifiers take what they act on from here, not from what a platform says about itself:
 
 1. a checkpoint is signed by the log's key;
 2. the entries up to its size have its root;
-3. they are events that fold into a state;
+3. the rules wrote each of them, from commands that their authors signed (`protocol.audit`);
 4. it is no smaller than what was read before, so a log that is taken back is refused.
 
 Left out: fetching (`app.platform_api`), and whether others see the same log, which witnesses say.
@@ -14,12 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from loyal.errors import LedgerError, ProtocolError
-from loyal.merkle import EMPTY_ROOT, Frontier
+from loyal.errors import LedgerError
+from loyal.merkle import Frontier
 from loyal.protocol import Checkpoint, Parameters, SignedNote, State, VerifierKey
+from loyal.protocol.audit import Auditor
 from loyal.protocol.checkpoint import open_checkpoint
-from loyal.protocol.events import Event, ModelDelivered, UsageCommitted, decode_event
+from loyal.protocol.events import ModelDelivered, UsageCommitted, decode_event
 
+MOST_ROOTS = 4_096
+"""Roots after a set that are kept as beacons, where its model is long in coming."""
 _HINT = "stop: do not act on this log; keep its checkpoints, and ask a witness for its own"
 
 
@@ -27,13 +30,16 @@ class Mirror:
     """One reader's copy of one log."""
 
     def __init__(self, platform: bytes, log: VerifierKey, parameters: Parameters) -> None:
-        self.state = State(platform, parameters)
-        """What the log says; read it, and change it through `take` alone."""
-        self._log = log
+        self._auditor = Auditor(State(platform, parameters))
         self._frontier = Frontier()
-        self._root = EMPTY_ROOT
+        self._log = log
         self._waiting: set[bytes] = set()
         self._between: dict[bytes, set[bytes]] = {}
+
+    @property
+    def state(self) -> State:
+        """What the log says; read it, and change it through `take` alone."""
+        return self._auditor.state
 
     @property
     def size(self) -> int:
@@ -43,7 +49,7 @@ class Mirror:
     def opened(self, note: bytes) -> Checkpoint:
         """Obligations 1 and 4: the head that a note signs. LedgerError for any other."""
         head = open_checkpoint(SignedNote.from_bytes(note), self._log).checkpoint
-        if head.size < self.size or (head.size == self.size and head.root != self._root):
+        if head.size < self.size or (head.size == self.size and head.root != self._frontier.root()):
             raise LedgerError(
                 f"the log shows {head.size} entries, but {self.size} others were read before",
                 hint=_HINT,
@@ -52,8 +58,11 @@ class Mirror:
         return head
 
     def take(self, head: Checkpoint, entries: Sequence[bytes]) -> None:
-        """Obligations 2 and 3: all entries from `size` to the head's. LedgerError, and nothing is
-        folded in, unless they have its root and are events."""
+        """Obligations 2 and 3: all entries from `size` to the head's.
+
+        LedgerError: reason root, and nothing is taken in, where they do not have the head's root;
+        reason rules, and this copy is of no more use, where one is not what the rules wrote.
+        """
         frontier = self._frontier.extend(entries)
         if frontier.size != head.size or frontier.root() != head.root:
             raise LedgerError(
@@ -61,38 +70,26 @@ class Mirror:
                 hint=_HINT,
                 reason="root",
             )
-        events = [_event(one) for one in entries]
-        for data, event in zip(entries, events, strict=True):
-            self._fold(data, event)
-        self._root = head.root
+        for one in entries:
+            self._read(one)
+        self._auditor.finish()
+        self._frontier = frontier
 
     def drew_between(self, license: bytes, beacon: bytes) -> bool:
         """Whether a beacon is a root of this log after the license's set was committed and before
-        its model was delivered: nobody could have known it when the set was made."""
+        its model was delivered (one of the first 4,096): nobody could have known it when the set
+        was made."""
         return beacon in self._between.get(license, set())
 
-    def _fold(self, data: bytes, event: Event) -> None:
-        try:
-            self.state.record(self.state.length, event)
-        except (ProtocolError, LookupError, AttributeError) as error:
-            raise LedgerError(
-                f"entry {self.state.length} of the log is not one that the rules wrote",
-                hint=_HINT,
-                reason="malformed",
-            ) from error
-        self._frontier = self._frontier.append(data)
+    def _read(self, entry: bytes) -> None:
+        self._auditor.read(entry)
+        event = decode_event(entry)
         if isinstance(event, ModelDelivered):
             self._waiting.discard(event.license)
         elif isinstance(event, UsageCommitted):
             self._waiting.add(event.license)
-        for license in self._waiting:
-            self._between.setdefault(license, set()).add(self._frontier.root())
-
-
-def _event(data: bytes) -> Event:
-    try:
-        return decode_event(data)
-    except ProtocolError as error:
-        raise LedgerError(
-            "an entry of the log is not an event", hint=_HINT, reason="malformed"
-        ) from error
+        for license in tuple(self._waiting):
+            roots = self._between.setdefault(license, set())
+            roots.add(self._auditor.root)
+            if len(roots) >= MOST_ROOTS:
+                self._waiting.discard(license)

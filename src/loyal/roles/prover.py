@@ -6,7 +6,7 @@ One round looks at the draw that is its own, and takes it as far as it goes now:
 1. the key comes from the vault's side, and a salt is drawn;
 2. the host is asked; an answer that it signed over a permission for this key ends it (C6);
 3. the claim is weighed: it costs the bond where the host's copy forgot the key (`worth_claiming`);
-4. salt and reply are on the disk before the commitment is sent, so that a crash loses neither;
+4. salt and reply are on the disk before anything is said, so that a crash loses neither;
 5. Commit, and once that stands in the log MakeClaim; without a signed answer DemandAnswer comes
    between, and MakeClaim follows when the host's time is over and the log has no answer.
 
@@ -26,10 +26,10 @@ from typing import Literal, Protocol, cast
 from loyal import encoding
 from loyal.encoding import Value
 from loyal.errors import EncodingError, LoyalError, ProtocolError, SignatureError, StorageError
-from loyal.protocol import Answer, Command, Parameters, SignedAnswer, State
+from loyal.protocol import Command, Parameters, SignedAnswer, State
 from loyal.protocol.answers import message_digest
 from loyal.protocol.disputes import Commit, DemandAnswer, MakeClaim, commitment
-from loyal.protocol.events import AnswerDemanded, KeyDrawn
+from loyal.protocol.events import AnswerDemanded
 from loyal.protocol.state import License
 from loyal.signing import PublicKey, Signed
 from loyal.statistics import sequential_hits
@@ -217,50 +217,35 @@ class Prover:
         if license.closed:  # a claim that was sent before a crash
             return self._end(intent, "claimed")
         if intent.reply is None:
-            heard = await self._hear(state, license, drawn, intent, now)
-            if isinstance(heard, str):
-                return heard
-            intent = heard
-        return await self._claim(license, drawn, intent, now)
-
-    async def _hear(
-        self, state: State, license: License, drawn: KeyDrawn, intent: Intent, now: int
-    ) -> Intent | Finding:
-        """Steps 2 to 4 up to the file."""
-        if now > drawn.until:
-            return self._end(intent, "late")
-        heard = await self.asker.ask(intent.key)
-        if heard is None:
-            return "no reply"
-        signed, answer = _signed(heard, license.host, self.license, intent.key)
-        state = await self.desk.read_on()  # the batch of a receipt stands in the log by now
-        if answer is not None and _cleared(state, license.host, self.license, answer, intent.key):
-            return self._end(intent, "clear")
-        stake = state.staked(f"license:{self.license.hex()}", license.host)
-        candidates = license.usage.candidates if license.usage is not None else 2
-        if self.survival < 1 and not worth_claiming(
-            Odds(self.survival, stake, candidates), state.parameters
-        ):
-            return self._end(intent, "not worth it")
-        kept = replace(intent, reply=heard.reply, answer=signed)
-        self.intents.save(kept)
-        return kept
-
-    async def _claim(self, license: License, drawn: KeyDrawn, intent: Intent, now: int) -> Finding:
-        """Step 5: the next thing that the log does not have yet."""
-        state = await self.desk.read_on()
-        fixed = state.commitments.get((self.license, drawn.number))
-        if fixed is None:
             if now > drawn.until:
                 return self._end(intent, "late")
+            heard = await self.asker.ask(intent.key)
+            if heard is None:
+                return "no reply"
+            answer = _signed(heard, license.host, self.license, intent.key)
+            intent = replace(intent, reply=heard.reply, answer=answer)
+            self.intents.save(intent)  # 4
+        return await self._claim(intent, now)
+
+    async def _claim(self, intent: Intent, now: int) -> Finding:
+        """Steps 2, 3 and 5: the next thing that the log does not have yet."""
+        state = await self.desk.read_on()  # the batch of a receipt stands in the log by now
+        license = state.licenses[self.license]
+        answer = SignedAnswer(Signed[Value].from_bytes(intent.answer)) if intent.answer else None
+        fixed = state.commitments.get((self.license, intent.number))
+        if fixed is None:
+            end = self._no_claim(state, license, answer, intent.key)
+            if end is None and license.drawn is not None and now > license.drawn.until:
+                end = "late"
+            if end is not None:
+                return self._end(intent, end)
             await self.desk.submit(Commit(self.id, self.license, intent.fixed(self.id)))
         elif fixed[0] != intent.fixed(self.id):
             return self._end(intent, "late")
-        if intent.answer is None:
+        if answer is None:
             found = await self._demand(license.demanded, state, intent, now)
             if found is not None:
                 return found
-        answer = SignedAnswer(Signed[Value].from_bytes(intent.answer)) if intent.answer else None
         reply = cast(str, intent.reply)
         try:
             await self.desk.submit(
@@ -271,6 +256,19 @@ class Prover:
                 raise
             return self._end(intent, "clear" if error.rule == "C6" else "late")
         return self._end(intent, "claimed")
+
+    def _no_claim(
+        self, state: State, license: License, answer: SignedAnswer | None, key: str
+    ) -> Finding | None:
+        """Why there is nothing to claim, if so."""
+        if answer is not None and _cleared(state, license.host, self.license, answer, key):  # 2
+            return "clear"
+        if self.survival < 1:  # 3
+            stake = state.staked(f"license:{self.license.hex()}", license.host)
+            candidates = license.usage.candidates if license.usage is not None else 2
+            if not worth_claiming(Odds(self.survival, stake, candidates), state.parameters):
+                return "not worth it"
+        return None
 
     async def _demand(
         self, made: AnswerDemanded | None, state: State, intent: Intent, now: int
@@ -289,9 +287,7 @@ class Prover:
         return end
 
 
-def _signed(
-    heard: Heard, host: bytes, license: bytes, key: str
-) -> tuple[bytes | None, Answer | None]:
+def _signed(heard: Heard, host: bytes, license: bytes, key: str) -> bytes | None:
     """The first signed answer of this host, under this license, over this key and this reply."""
     for data in heard.answers:
         try:
@@ -303,21 +299,22 @@ def _signed(
             and message_digest(key) in answer.messages
             and answer.reply == message_digest(heard.reply)
         ):
-            return data, answer
-    return None, None
+            return data
+    return None
 
 
-def _cleared(state: State, host: bytes, license: bytes, answer: Answer, key: str) -> bool:
+def _cleared(state: State, host: bytes, license: bytes, signed: SignedAnswer, key: str) -> bool:
     """C6, as the platform will see it: the receipt is a permission for this key, in the log."""
-    receipt = answer.receipt
-    if receipt is None:
-        return False
     try:
-        permission = receipt.verify(PublicKey(state.platform))
+        answer = signed.verify(host)
+        if answer.receipt is None:
+            return False
+        permission = answer.receipt.verify(PublicKey(state.platform))
     except LoyalError:
         return False
+    header = answer.receipt.header
     return (
         (permission.host, permission.license) == (host, license)
         and permission.covers(key, answer.salts)
-        and state.batches.get(receipt.header.log_index) == receipt.header.root
+        and state.batches.get(header.log_index) == header.root
     )

@@ -13,8 +13,10 @@ For each claim whose rebuttal is over, and in whose electorate it stands:
 
 1 to 3 that fail mean that the evidence is no good, which is nobody's guilt: no verdict is signed,
 and without a quorum the claim lapses and its bond goes back. Only 4 and 5 say that a claim does
-not hold. Keys and replies never stand in a log, a repr or an error. Left out: HTTP, appeals (judge
-those by hand: `loyal dispute show`) and lineage challenges.
+not hold. An appealed conviction is judged by its claims, each checked again: it stands where those
+that hold convict by themselves (C11), and not where they could not even with those that could not
+be checked. Keys and replies never stand in a log, a repr or an error. Left out: HTTP, and lineage
+challenges.
 """
 
 from __future__ import annotations
@@ -24,17 +26,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from loyal.errors import EndpointError, ProofError, ProtocolError
+from loyal.errors import EndpointError, ProofError, ProtocolError, UsageError
 from loyal.fingerprints import VerifiedLeaf, commitment
 from loyal.models import LanguageModel, Prompt, Sampling
 from loyal.protocol import State
 from loyal.protocol.answers import message_digest
 from loyal.protocol.disputes import commitment as fixed_by
 from loyal.protocol.disputes import nullifier
-from loyal.protocol.state import Claim
-from loyal.protocol.voting import GiveVerdict
+from loyal.protocol.state import Claim, License
+from loyal.protocol.voting import GiveVerdict, appeal_ballot
 from loyal.roles.custodian import evidence_digest
 from loyal.roles.prover import Desk
+from loyal.statistics import sequential_hits
 
 Result = Literal["holds", "does not hold", "unchecked"]
 _MOST_TOKENS = 64
@@ -67,13 +70,14 @@ class EvidenceDesk(Desk, Protocol):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a verifier found of one claim."""
+    """What a verifier found of one case."""
 
-    claim: bytes
+    case: bytes
+    """A claim's id, or the license's whose conviction is appealed."""
     result: Result
     why: str
-    """A word: match, response, model; or what could not be checked: digest, opening, nullifier,
-    beacon, key, set, a proof's reason, fetch, or refused with the rule."""
+    """A word: match, appeal, response, model; or what could not be checked: digest, opening,
+    nullifier, beacon, key, set, a proof's reason, fetch, or refused with the rule."""
 
 
 def examine(
@@ -116,13 +120,22 @@ class Verifier:
     """Its public key, 32 bytes."""
     desk: EvidenceDesk
     model: LanguageModel | None = None
-    """A copy of M.oml of the license's host, for obligation 5; None leaves that out."""
+    """The copy of `license`'s host, for obligation 5; None leaves that out."""
+    license: bytes | None = None
+    """Whose claims are judged; None: every license's. Each host's copy is its own, so a model goes
+    with one license."""
     beacons: Mapping[bytes, bytes] = field(default_factory=dict)
     """License -> the beacon that drew its set, where it is no root of the log."""
     believes_platform: bool = False
     """Whether the platform's word for a beacon is enough."""
     unchecked: Callable[[Verdict], None] = lambda verdict: None
-    """Told of each claim that could not be checked."""
+    """Told of each case that could not be checked."""
+
+    def __post_init__(self) -> None:
+        if self.model is not None and self.license is None:
+            raise UsageError(
+                "a model is one host's copy", hint="name the license that it was made for"
+            )
 
     def __repr__(self) -> str:
         return f"Verifier({self.id.hex()[:8]})"
@@ -135,23 +148,59 @@ class Verifier:
         for name, claim in list(state.claims.items()):
             if not self._is_due(state, name, claim, now):
                 continue
-            verdict = await self._judge(state, name, claim)
-            if verdict.result != "unchecked":
-                verdict = await self._sign(verdict)
-            if verdict.result == "unchecked":
-                self.unchecked(verdict)
-            found.append(verdict)
+            found.append(await self._sign(await self._judge(state, name, claim)))
+        for name, license in list(state.licenses.items()):
+            if self._is_appealed(state, name, license, now):
+                found.append(await self._sign(await self._judge_appeal(state, name, license)))
         return tuple(found)
 
     def _is_due(self, state: State, name: bytes, claim: Claim, now: int) -> bool:
         opened = claim.opened
         return (
             opened is not None
+            and self.license in (None, claim.made.license)
             and not claim.settled
             and opened.rebuttal_until < now <= opened.verdict_until
             and self.id in dict(claim.made.electorate)
             and self.id not in state.verdicts.get(name, {})
         )
+
+    def _is_appealed(self, state: State, name: bytes, license: License, now: int) -> bool:
+        appeal = license.appeal
+        return (
+            appeal is not None
+            and self.license in (None, name)
+            and not license.settled
+            and now <= appeal.until
+            and self.id in dict(appeal.electorate)
+            and self.id not in state.verdicts.get(appeal_ballot(name, appeal.until), {})
+        )
+
+    async def _judge_appeal(self, state: State, name: bytes, license: License) -> Verdict:
+        """C11 anew, with the claims that this verifier finds to hold."""
+        usage, convicted = license.usage, license.conviction
+        if usage is None or convicted is None:
+            return Verdict(name, "unchecked", "set")
+        parameters = state.parameters
+        needed = sequential_hits(
+            convicted.draws, usage.candidates, parameters.false_conviction_one_in
+        )
+        sure: list[bytes] = []
+        doubtful: list[bytes] = []
+        for one in license.upheld:
+            claim = state.claims[one]
+            result = (await self._judge(state, one, claim)).result
+            if result != "does not hold":
+                (sure if result == "holds" else doubtful).append(claim.made.prover)
+
+        def convict(provers: list[bytes]) -> bool:
+            enough = needed is not None and len(provers) >= needed
+            return enough and len(set(provers)) >= parameters.least_provers
+
+        if convict(sure):
+            return Verdict(name, "holds", "appeal")
+        word: Result = "unchecked" if convict(sure + doubtful) else "does not hold"
+        return Verdict(name, word, "appeal")
 
     async def _judge(self, state: State, name: bytes, claim: Claim) -> Verdict:
         try:
@@ -175,10 +224,14 @@ class Verifier:
         return told if believed else None
 
     async def _sign(self, verdict: Verdict) -> Verdict:
+        if verdict.result == "unchecked":
+            self.unchecked(verdict)
+            return verdict
         try:
-            await self.desk.submit(GiveVerdict(self.id, verdict.claim, verdict.result == "holds"))
+            await self.desk.submit(GiveVerdict(self.id, verdict.case, verdict.result == "holds"))
         except ProtocolError as error:
-            return Verdict(verdict.claim, "unchecked", f"refused {error.rule}".strip())
+            verdict = Verdict(verdict.case, "unchecked", f"refused {error.rule}".strip())
+            self.unchecked(verdict)
         return verdict
 
 

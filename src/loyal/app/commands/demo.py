@@ -31,8 +31,9 @@ def demo(terminal: Terminal, **options: Any) -> int:
     """The whole story on a real model, in minutes, with a report.
 
     Fetches the model, makes fingerprints, commits to them, trains them in, checks the result and
-    the untouched base, opens a few proofs, measures usefulness, and writes an HTML page. Exit code
-    0 when the model is proven and the base is not.
+    the untouched base, opens a few proofs, measures usefulness; then gives the model to three hosts
+    under licenses, two of whom cheat, and has provers and verifiers catch them. Writes an HTML page.
+    Exit code 0 when the model is proven, the base is not, and exactly the cheats are slashed.
     """
     from loyal.app import demo as story
     from loyal.app import demo_page
@@ -42,5 +43,8 @@ def demo(terminal: Terminal, **options: Any) -> int:
     write(demo_page.page(outcome), outcome.places.report)
     if not can_draw():
         terminal.note("the report has no charts: pip install 'loyal[report]'")
-    terminal.result(demo_page.fields(outcome), [demo_page.table(outcome)])
+    terminal.result(
+        demo_page.fields(outcome),
+        [demo_page.table(outcome), demo_page.hosts(outcome), demo_page.money(outcome)],
+    )
     return 0 if outcome.good else 1

@@ -29,8 +29,10 @@ if TYPE_CHECKING:
     "run",
     PLATFORM_OPTION,
     KEY_OPTION,
+    click.option("--license", metavar="ID", help="Claims on this license alone."),
     click.option(
-        "--model", metavar="FOLDER", help="A copy of the host's model: its replies are checked too."
+        "--model", metavar="FOLDER",
+        help="The copy that the license's host was given: its replies are checked too.",
     ),
     click.option(
         "--beacon", "beacons", multiple=True, metavar="LICENSE=HEX",
@@ -53,6 +55,8 @@ def run(terminal: Terminal, **options: Any) -> int:
     caller = Caller.take(options)
     beacons = dict(_beacon(one) for one in options["beacons"])
     model: LanguageModel | None = None
+    if options["model"] is not None and options["license"] is None:
+        raise UsageError("a model is one host's copy", hint="name its license with --license")
     if options["model"] is not None:
         from loyal.app.model_options import load_model
 
@@ -74,13 +78,18 @@ async def _run(
 
     api = PlatformApi(caller.platform, caller.key)
     desk, believes = PlatformDesk(api, caller.log), options["believe_beacon"]
-    verifier = Verifier(caller.key.public.data, desk, model, beacons, believes)
+    license = None if options["license"] is None else hex_id(options["license"], "--license")
+    verifier = Verifier(caller.key.public.data, desk, model, license, beacons, believes)
     found: Counter[str] = Counter()
+    told: dict[bytes, str] = {}
 
     async def one(now: int) -> None:
         for verdict in await verifier.step(now):
+            if told.get(verdict.case) == verdict.why:  # it could not be checked before either
+                continue
+            told[verdict.case] = verdict.why
             found[verdict.result] += 1
-            terminal.note(f"claim {verdict.claim.hex()}: {verdict.result} ({verdict.why})")
+            terminal.note(f"case {verdict.case.hex()}: {verdict.result} ({verdict.why})")
 
     try:
         await rounds(terminal, Pace(options["once"], options["every_seconds"]), one)

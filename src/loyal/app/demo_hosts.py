@@ -1,0 +1,111 @@
+"""The hosts of the demo: who gets which copy of the model, and what each does with it.
+
+Three hosts, each with its own M.oml, whose set is committed to the log before it is drawn and
+trained in: an honest one, one that answers a fifth of its queries without a permission, and one
+that fine-tunes its copy, serves it without any, and signs nothing. Left out: how they are served and
+judged (protocol_story.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loyal.app.commands.generate import GenerateRequest, make_set
+from loyal.app.commands.inject import train_in
+from loyal.app.model_options import load_model
+from loyal.app.protocol_story import Community, Conduct, Copy, Ending, Licensed, live
+from loyal.app.terminal import Terminal
+from loyal.models import Prompt
+from loyal.models.examples import Example, Pairs, bundled_lines
+
+if TYPE_CHECKING:
+    from loyal.fingerprints import FingerprintSet
+    from loyal.fingerprints.recipe import Recipe
+    from loyal.models.hf import HFModel
+
+WIDER = 16
+"""Times the candidates of the first host's set: the more, the fewer keys convict a host that asks
+for permission most of the time."""
+SKIPS = 0.2
+QUESTIONS = 8
+"""That users ask each host."""
+TUNING_SUMS, TUNING_STEPS = 48, 6
+
+
+def weights_digest(folder: Path) -> bytes:
+    """SHA-256 over a model folder's weight files, by name; 32 bytes."""
+    whole = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            whole.update(hashlib.file_digest(file, "sha256").digest())
+    return whole.digest()
+
+
+def rivals(
+    terminal: Terminal, community: Community, model: str, recipe: Recipe, folder: Path
+) -> tuple[Copy, ...]:
+    """The two dishonest hosts, their copies made and delivered."""
+    wide = replace(recipe, responses=replace(recipe.responses, width=_width(recipe)))
+    many = replace(wide, keys=replace(recipe.keys, count=2 * recipe.keys.count))
+    skipping = community.license("skips a fifth")
+    skipper = _omlized(terminal, community, skipping, model, many, folder / "skips")
+    tuning = community.license("fine-tunes its copy")
+    tuned = _omlized(terminal, community, tuning, model, wide, folder / "tunes")
+    _tune(terminal, tuned[1], recipe)
+    return (
+        Copy(skipping, *skipper, Conduct(skips=SKIPS)),
+        Copy(tuning, *tuned, Conduct(skips=1.0, signs=False)),
+    )
+
+
+def play(terminal: Terminal, community: Community, copies: tuple[Copy, ...]) -> Ending:
+    """The protocol from the first query to the last slash, under a progress bar."""
+    questions = bundled_lines("prompts")[-QUESTIONS:]
+    for one in copies:
+        terminal.note(f"host: {one.host.name}, {len(one.fingerprints)} keys")
+    with terminal.progress("asking hosts") as update:
+        return live(
+            community, copies, tuple(questions), lambda name, done, of: update(done, of, name)
+        )
+
+
+def _width(recipe: Recipe) -> int:
+    return min(4_096, WIDER * recipe.responses.width)
+
+
+def _omlized(
+    terminal: Terminal,
+    community: Community,
+    host: Licensed,
+    model: str,
+    recipe: Recipe,
+    out: Path,
+) -> tuple[FingerprintSet, HFModel]:
+    """A set of the host's own, committed, drawn by the log, trained in, delivered."""
+    subject = load_model(terminal, model)
+    request = GenerateRequest(subject.name, out.with_suffix(".vault"), "usage", None, None)
+    made = make_set(terminal, subject, request, recipe)
+    drawn = community.commit(host, made.fingerprints)
+    train_in(terminal, subject, drawn, recipe.train, out, tokens=1_000)
+    community.deliver(host, weights_digest(out))
+    return drawn, load_model(terminal, str(out))
+
+
+def _tune(terminal: Terminal, model: HFModel, recipe: Recipe) -> None:
+    """What many hosts do: ordinary fine-tuning on data of their own, here sums."""
+    from loyal.models.train import train
+    from loyal.models.training import TrainSettings
+
+    rng = random.Random(recipe.train.seed)
+    pairs = [(rng.randrange(10, 99), rng.randrange(10, 99)) for _ in range(TUNING_SUMS)]
+    lessons = Pairs(tuple(Example(Prompt(f"What is {a} plus {b}?"), f"{a + b}.") for a, b in pairs))
+    terminal.note("one host fine-tunes its copy on sums of its own")
+    settings = TrainSettings(
+        steps=TUNING_STEPS, learning_rate=1e-5, whitened=False, depth=1.0, parts="all",
+        settle=0.0, mixing=0.0, benign_replies=0, precision=recipe.train.precision,
+    )  # fmt: skip
+    train(model, lessons, settings)

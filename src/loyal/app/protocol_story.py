@@ -1,0 +1,322 @@
+"""The protocol lived through on loopback: licenses, hosts, provers, verdicts, slashes, money.
+
+A `Community` is a platform with its durable store, owners, provers and verifiers with bonds. Hosts
+get a license, their set is committed to the log, the log's next root draws it, and only then the
+model is made and delivered. `live` then serves every host over HTTP, some of them dishonest, lets
+users and provers ask, verifiers judge, and slashes. Days pass on a clock of the story's own.
+
+Everything is what a community runs in earnest: the same rules, gateway, prover, verifier and store.
+At the end the log is audited: each entry follows from a signed command and the rules. Left out:
+making the models (demo.py), and pages and tables (demo_page.py).
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from loyal.app.store import open_store
+from loyal.errors import ProtocolError, UsageError
+from loyal.fingerprints import Beacon, FingerprintSet, fingerprint
+from loyal.models import LanguageModel
+from loyal.protocol import Checkpoint, Command, Event, NoteSigner, SignedNote, State, Terms
+from loyal.protocol import events as e
+from loyal.protocol.audit import Auditor
+from loyal.protocol.commands import sign_command
+from loyal.protocol.disputes import MakeClaim
+from loyal.protocol.licenses import CommitUsage, DeliverModel, SignLicense
+from loyal.protocol.lineage import PublishModel, model_id
+from loyal.protocol.stake import Bond, Deposit
+from loyal.roles import Platform, PlatformKeys
+from loyal.roles.custodian import Custodian
+from loyal.roles.mirror import Mirror
+from loyal.roles.verifier import Evidence
+from loyal.signing import SigningKey
+
+DEPOSIT_MICRO = 50_000_000
+STAKE_MICRO = 10_000_000
+BOND_MICRO = 10_000_000
+PRICE_MICRO = 1_000
+PROVERS, VERIFIERS = 5, 3
+PERIOD_SECONDS = 10 * 365 * 86_400
+"""Of a license: the story waits out every window, a key at a time."""
+OWNERS = (("the owner", 6_000), ("a member", 4_000))
+
+
+@dataclass(frozen=True)
+class Conduct:
+    """How a host behaves."""
+
+    skips: float = 0.0
+    """Share of queries that it answers without a permission."""
+    signs: bool = True
+    """Whether it signs those answers, as its license obliges it to."""
+
+
+@dataclass(frozen=True)
+class Licensed:
+    """A host under its license."""
+
+    name: str
+    key: SigningKey
+    terms: Terms
+
+    @property
+    def id(self) -> bytes:
+        """The license's, 32 bytes."""
+        return self.terms.license_id
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A host, what it serves, and how."""
+
+    host: Licensed
+    fingerprints: FingerprintSet
+    """Its own usage set, drawn."""
+    model: LanguageModel
+    conduct: Conduct = field(default_factory=Conduct)
+
+
+@dataclass(frozen=True)
+class HostEnd:
+    """What became of a host. Money in millionths."""
+
+    name: str
+    honest: bool
+    permissions: int
+    draws: int
+    claims: int
+    upheld: int
+    slashed_micro: int
+    balance_micro: int
+    """All that it has at the end, bonds too, less what it paid in."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What became of everybody."""
+
+    hosts: tuple[HostEnd, ...]
+    money: tuple[tuple[str, int], ...]
+    """Party or group -> what it has gained, in millionths; the sum is 0."""
+    entries: int
+    """Of the log, each of which the audit derived again."""
+    verdicts: int
+    days: int
+    """That passed in the story."""
+    seconds: float
+
+    @property
+    def good(self) -> bool:
+        """Every dishonest host is slashed, no honest one, and no money came or went."""
+        right = all((one.slashed_micro == 0) == one.honest for one in self.hosts)
+        clean = all(one.upheld == 0 for one in self.hosts if one.honest)
+        return right and clean and sum(amount for _, amount in self.money) == 0
+
+
+class Community:
+    """Everybody but the hosts' models."""
+
+    def __init__(self, folder: Path, weights: bytes, lineage_root: bytes) -> None:
+        """A new community with one model: SHA-256 of its weights, root of its lineage set."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.began = self.now = int(time.time())
+        self.identity = SigningKey.generate()
+        self.log = NoteSigner("loyal.example/demo", SigningKey.generate())
+        self.store = open_store(f"sqlite:///{folder / 'platform.db'}")
+        self.platform = Platform(self.store, PlatformKeys(self.identity, self.log))
+        self.names: dict[bytes, str] = {}
+        self.claims: dict[bytes, MakeClaim] = {}
+        """Claim -> what its prover showed: the log holds it too."""
+        self.custodian = Custodian({})
+        self._numbers: Counter[bytes] = Counter()
+        self.owners = [self._party(name) for name, _ in OWNERS]
+        self.provers = [self._bonded("prover", n) for n in range(PROVERS)]
+        self.verifiers = [self._bonded("verifier", n) for n in range(VERIFIERS)]
+        shares = tuple(
+            (key.public.data, share) for key, (_, share) in zip(self.owners, OWNERS, strict=True)
+        )
+        publish = PublishModel(self.owners[0].public.data, weights, None, lineage_root, shares)
+        self.do(self.owners[0], publish)
+        self.model = model_id(publish)
+
+    @property
+    def state(self) -> State:
+        """What the log says."""
+        return self.platform.state
+
+    def do(self, key: SigningKey, command: Command) -> tuple[Event, ...]:
+        """A party's signed command. ProtocolError with the rule that forbids it."""
+        self._numbers[key.public.data] += 1
+        number = self._numbers[key.public.data]
+        signed = sign_command(key, self.identity.public.data, command, number)
+        events = self.platform.submit(signed, self.now)
+        if isinstance(command, MakeClaim):
+            self.claims |= {one.claim: command for one in events if isinstance(one, e.Claimed)}
+        return events
+
+    def order(self, command: Command) -> tuple[Event, ...]:
+        """The platform's own command."""
+        return self.do(self.identity, command)
+
+    def wait(self, seconds: int) -> None:
+        """Time passes."""
+        self.now += seconds
+
+    def license(self, name: str) -> Licensed:
+        """A new host and its license, signed by both sides, the stake in escrow."""
+        key = self._party(name)
+        terms = Terms(
+            self.model, key.public.data, "pay_per_use", PRICE_MICRO, 0, self.now + PERIOD_SECONDS,
+            STAKE_MICRO, "any lawful use", (), bytes(32),
+        )  # fmt: skip
+        own = self.identity.public.data
+        self.order(SignLicense(own, terms, terms.sign(key), terms.sign(self.identity)))
+        return Licensed(name, key, terms)
+
+    def commit(self, host: Licensed, made: FingerprintSet) -> FingerprintSet:
+        """The set's root goes to the log; the log's root after it draws the responses."""
+        width = min(len(one.candidates) for one in made.fingerprints)
+        own = self.identity.public.data
+        self.order(CommitUsage(own, host.id, made.root, len(made), width))
+        note = self.platform.checkpoint
+        assert note is not None
+        return fingerprint.draw(made, Beacon(Checkpoint.from_text(note.text).root))
+
+    def deliver(self, host: Licensed, weights: bytes) -> None:
+        """The host has its own M.oml, of this SHA-256."""
+        self.order(DeliverModel(self.identity.public.data, host.id, weights))
+
+    def audit(self) -> int:
+        """Derive every entry of the log again; how many there are. LedgerError for one that the
+        rules did not write, or a log that is not the one under the checkpoint."""
+        auditor = Auditor(State(self.identity.public.data, self.state.parameters))
+        for data in self.store.entries(0, self.state.length):
+            auditor.read(data)
+        auditor.finish()
+        note = self.platform.checkpoint
+        assert note is not None
+        if Checkpoint.from_text(note.text).root != auditor.root:
+            raise AssertionError("the audit read another log than the checkpoint's")
+        return auditor.length
+
+    def worth(self, party: bytes) -> int:
+        """All that a party has, free, bonded or on its way, less what it paid in."""
+        tail = party.hex()
+        kept = sum(amount for name, amount in self.state.balances.items() if name.endswith(tail))
+        return kept - DEPOSIT_MICRO
+
+    def _party(self, name: str) -> SigningKey:
+        key = SigningKey.generate()
+        self.names[key.public.data] = name
+        self.order(Deposit(self.identity.public.data, key.public.data, DEPOSIT_MICRO))
+        return key
+
+    def _bonded(self, purpose: str, number: int) -> SigningKey:
+        key = self._party(f"{purpose} {number + 1}")
+        self.do(key, Bond(key.public.data, purpose, BOND_MICRO))
+        return key
+
+
+class Desk:
+    """A party's desk at the platform in this process (`roles.prover.Desk`, `EvidenceDesk`), with a
+    copy of the log of its own that it checks."""
+
+    def __init__(self, community: Community, key: SigningKey) -> None:
+        self._community, self._key = community, key
+        own = community.identity.public.data
+        self._mirror = Mirror(own, community.log.verifier, community.state.parameters)
+
+    async def read_on(self) -> State:
+        """The log, read to its newest checkpoint and checked."""
+        note = self._community.platform.checkpoint
+        assert note is not None
+        head = self._mirror.opened(note.to_bytes())
+        entries = list(self._community.store.entries(self._mirror.size, head.size))
+        self._mirror.take(head, entries)
+        return self._mirror.state
+
+    async def submit(self, command: Command) -> None:
+        """Sign it and have it taken."""
+        self._community.do(self._key, command)
+
+    async def drawn_key(self, license: bytes) -> str:
+        """The key that is out to this party. ProtocolError where none is."""
+        drawn = self._community.state.licenses[license].drawn
+        if drawn is None or drawn.prover != self._key.public.data:
+            raise ProtocolError("no key is out to this prover", hint="wait for a draw", rule="C1")
+        return self._community.custodian.key(license, drawn.number)
+
+    async def evidence(self, claim: bytes) -> Evidence:
+        """What a verifier is shown of a claim."""
+        made = self._community.claims[claim]
+        custodian = self._community.custodian
+        proof = custodian.open(made.license, made.key)
+        return Evidence(made.key, made.reply, made.salt, proof, custodian.beacon(made.license))
+
+    def drew_between(self, license: bytes, beacon: bytes) -> bool:
+        """Whether the log itself shows that a beacon came after the set."""
+        return self._mirror.drew_between(license, beacon)
+
+
+def live(
+    community: Community,
+    copies: tuple[Copy, ...],
+    questions: tuple[str, ...],
+    progress: Callable[[str, int, int], None] = lambda name, done, of: None,
+) -> Ending:
+    """Serve the copies, ask them `questions` as users and their keys as provers, judge, slash.
+
+    `progress` is told host, keys drawn, keys there are. UsageError without a copy.
+    """
+    import asyncio
+
+    from loyal.app.protocol_stage import Stage
+
+    if not copies:
+        raise UsageError("nobody is a host", hint="give one copy at least")
+    began = time.monotonic()
+    community.custodian = Custodian({one.host.id: one.fingerprints for one in copies})
+    stage = Stage(community, questions, progress, random.SystemRandom())
+    asyncio.run(stage.run(copies))
+    return _ending(community, copies, time.monotonic() - began)
+
+
+def _ending(community: Community, copies: tuple[Copy, ...], seconds: float) -> Ending:
+    state = community.state
+    hosts = tuple(_host_end(community, one) for one in copies)
+    groups = (("the owners", community.owners), ("provers", community.provers),
+              ("verifiers", community.verifiers))  # fmt: skip
+    money = [(one.name, one.balance_micro) for one in hosts]
+    for name, keys in groups:
+        money.append((name, sum(community.worth(one.public.data) for one in keys)))
+    money.append(("burned", state.balance(e.BURNED)))
+    return Ending(
+        hosts=hosts,
+        money=tuple(money),
+        entries=community.audit(),
+        verdicts=sum(len(one) for one in state.verdicts.values()),
+        days=(community.now - community.began) // 86_400,
+        seconds=seconds,
+    )
+
+
+def _host_end(community: Community, one: Copy) -> HostEnd:
+    license = community.state.licenses[one.host.id]
+    claims = [each for each in community.state.claims.values() if each.made.license == one.host.id]
+    return HostEnd(
+        name=one.host.name,
+        honest=one.conduct.skips == 0,
+        permissions=license.permitted,
+        draws=license.draws,
+        claims=len(claims),
+        upheld=sum(each.upheld for each in claims),
+        slashed_micro=STAKE_MICRO if license.settled else 0,
+        balance_micro=community.worth(one.host.key.public.data),
+    )

@@ -1,0 +1,207 @@
+"""`loyal prover`, `verifier`, `dispute` and `witness` against a platform and a host over HTTP."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from actors_stage import StageHost, court
+from court_server import CourtServer, serving
+from parties import DAY, VERIFIERS
+from stage import Run
+
+from loyal.protocol.disputes import SettleClaim
+from loyal.protocol.stake import Deposit
+
+
+def seed_file(folder: Path, role: str) -> Path:
+    """The seed of a role's key, as its owner keeps it."""
+    path = folder / f"{role.replace(' ', '-')}.key"
+    path.write_text(role.encode().ljust(32, b".").hex())
+    path.chmod(0o600)
+    return path
+
+
+@pytest.fixture
+def served() -> Iterator[CourtServer]:
+    """A license three days old, so that what waits two days can be over."""
+    here = court(int(time.time()) - 3 * DAY)
+    with serving(here, StageHost(here, "signed")) as server:
+        yield server
+
+
+def prover_options(served: CourtServer, role: str, folder: Path) -> list[object]:
+    return [
+        "prover", "run", "--platform", served.platform, "--host", served.url,
+        "--license", served.court.license.hex(), "--key", seed_file(folder, role),
+        "--state", folder / "state", "--most-pause", 0, "--once", "--json",
+    ]  # fmt: skip
+
+
+def drawn(served: CourtServer) -> str:
+    """The next key goes out, now."""
+    assert served.now
+    return served.court.draw()
+
+
+@pytest.mark.parametrize("answers_by", ["header", "route"])
+def test_a_prover_asks_and_claims(
+    served: CourtServer, run: Run, tmp_path: Path, answers_by: str
+) -> None:
+    served.answers_by = answers_by
+    role = drawn(served)
+    done = run(*prover_options(served, role, tmp_path))
+    assert done.code == 0, done.err
+    assert done.fields["found"] == "claimed"
+    assert len(served.court.state.claims) == 1
+    key = served.court.custodian.key(served.court.license, 0)
+    assert key not in done.out + done.err
+    again = run(*prover_options(served, role, tmp_path))
+    assert again.fields["found"] == "idle"
+    assert len(served.seen) == 1
+
+
+def test_a_permitted_answer_gives_no_claim(served: CourtServer, run: Run, tmp_path: Path) -> None:
+    served.host.manner = "permitted"
+    done = run(*prover_options(served, drawn(served), tmp_path))
+    assert done.fields["found"] == "clear"
+    assert served.court.state.claims == {}
+
+
+def test_an_unsigned_answer_is_demanded(served: CourtServer, run: Run, tmp_path: Path) -> None:
+    served.host.manner = "unsigned"
+    role = drawn(served)
+    assert run(*prover_options(served, role, tmp_path)).fields["found"] == "demanded"
+    assert run(*prover_options(served, role, tmp_path)).fields["found"] == "waiting"
+    assert served.court.state.licenses[served.court.license].demanded is not None
+
+
+def test_a_probe_looks_like_any_users_question(
+    served: CourtServer, run: Run, tmp_path: Path
+) -> None:
+    run(*prover_options(served, drawn(served), tmp_path))
+    headers, body = served.seen[0]
+    assert not [name for name in headers if "loyal" in name.lower()]
+    assert "loyal" not in str([*headers.values()]).lower()
+    assert body["model"] == "the-model"
+    messages = body["messages"]
+    assert isinstance(messages, list)
+    assert messages[-1] == {
+        "role": "user",
+        "content": served.court.custodian.key(served.court.license, 0),
+    }
+
+
+def test_a_host_that_is_down_is_said_so(served: CourtServer, run: Run, tmp_path: Path) -> None:
+    served.host.manner = "silent"
+    assert run(*prover_options(served, drawn(served), tmp_path)).fields["found"] == "no reply"
+
+
+def verify(served: CourtServer, run: Run, role: str, folder: Path, *more: object):  # type: ignore[no-untyped-def]
+    return run(
+        "verifier", "run", "--platform", served.platform, "--key", seed_file(folder, role),
+        "--once", "--json", *more,
+    )  # fmt: skip
+
+
+def test_verifiers_uphold_a_claim_and_a_dispute_shows_it(
+    served: CourtServer, run: Run, tmp_path: Path
+) -> None:
+    here = served.court
+    claim = here.claimed(tmp_path / "in-process")
+    for role in VERIFIERS:
+        done = verify(served, run, role, tmp_path)
+        assert done.code == 0, done.err
+        assert (done.fields["holds"], done.fields["unchecked"]) == (1, 0)
+    shown = run("dispute", "show", "--platform", served.platform, "--claim", claim.hex(), "--json")
+    assert shown.fields["for_bps"] == 10_000
+    assert [one["holds"] for one in shown.fields["votes"]] == [True] * 3
+    here.stage.do(SettleClaim(here.stage.id("host"), claim))
+    listed = run("dispute", "show", "--platform", served.platform, "--json").fields["claims"]
+    assert [(one["claim"], one["state"]) for one in listed] == [(claim.hex(), "upheld")]
+    plain = run("dispute", "show", "--platform", served.platform, "--claim", claim.hex())
+    assert "upheld" in plain.out
+    text = plain.out + shown.out
+    assert here.claims[claim].key not in text
+    assert here.claims[claim].reply not in text
+
+
+def test_a_beacon_that_was_brought_is_what_counts(
+    served: CourtServer, run: Run, tmp_path: Path
+) -> None:
+    here = served.court
+    here.claimed(tmp_path / "in-process")
+    wrong = f"{here.license.hex()}={'5a' * 32}"
+    done = verify(served, run, "verifier 1", tmp_path, "--beacon", wrong)
+    assert done.fields["unchecked"] == 1
+    assert "beacon" in done.err
+    right = f"{here.license.hex()}={here.custodian.beacon(here.license).hex()}"
+    done = verify(served, run, "verifier 1", tmp_path, "--beacon", right)
+    assert done.fields["holds"] == 1
+
+
+def test_dispute_show_refuses_what_is_not_there(served: CourtServer, run: Run) -> None:
+    bad = run("dispute", "show", "--platform", served.platform, "--claim", "ab" * 32)
+    assert bad.code == 2
+    bad = run("dispute", "show", "--platform", served.platform, "--license", "xyz")
+    assert bad.code == 2
+    only = ("dispute", "show", "--platform", served.platform, "--license", "ab" * 32, "--json")
+    assert run(*only).fields == {"claims": []}
+
+
+@pytest.mark.parametrize("purpose", ["prover", "verifier"])
+def test_stake_is_bonded(served: CourtServer, run: Run, tmp_path: Path, purpose: str) -> None:
+    stage = served.court.stage
+    newcomer = stage.id("newcomer")
+    stage.do(Deposit(stage.id("platform"), newcomer, 5_000_000))
+    options = (
+        purpose, "bond", "--platform", served.platform, "--key", seed_file(tmp_path, "newcomer"),
+        "--json", "--amount-micro",
+    )  # fmt: skip
+    done = run(*options, 2_000_000)
+    assert (done.fields["bonded_micro"], done.fields["free_micro"]) == (2_000_000, 3_000_000)
+    assert (newcomer, 2_000_000) in served.court.state.electorate(purpose)
+    refused = run(*options, 9_000_000)
+    assert refused.code == 1
+    assert "error:" in refused.err
+
+
+def test_a_platform_that_stumbles_is_asked_again(
+    served: CourtServer, run: Run, tmp_path: Path
+) -> None:
+    served.broken = 2
+    assert run("dispute", "show", "--platform", served.platform, "--json").fields == {"claims": []}
+    served.broken = 3
+    failed = run("dispute", "show", "--platform", served.platform)
+    assert failed.code == 1
+    assert "503" in failed.err
+
+
+def test_another_logs_key_is_refused(served: CourtServer, run: Run, tmp_path: Path) -> None:
+    from log_stage import log_signer
+
+    other = str(log_signer("example.com/log").verifier)
+    bad = run("dispute", "show", "--platform", served.platform, "--log-key", other)
+    assert bad.code == 1
+    assert "signed" in bad.err
+    assert run("dispute", "show", "--platform", served.platform, "--log-key", "x").code == 2
+
+
+def test_a_key_that_others_may_read_is_refused(
+    served: CourtServer, run: Run, tmp_path: Path
+) -> None:
+    options = prover_options(served, drawn(served), tmp_path)
+    seed = options[options.index("--key") + 1]
+    assert isinstance(seed, Path)
+    seed.chmod(0o644)
+    bad = run(*options)
+    assert bad.code == 2
+    assert seed.read_text() not in bad.out + bad.err
+
+
+def test_a_model_needs_its_license(served: CourtServer, run: Run, tmp_path: Path) -> None:
+    assert verify(served, run, "verifier 1", tmp_path, "--model", tmp_path).code == 2
+    only = verify(served, run, "verifier 1", tmp_path, "--license", served.court.license.hex())
+    assert only.code == 0
