@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 from parties import PROVERS, VERIFIERS
 from platform_stage import Played, playing_platform
+from shelf import KEYS
 
 from loyal.app.caretaker import Pace
+from loyal.app.platform_api import PlatformApi, PlatformDesk
 from loyal.app.platform_client import from_base64url
 from loyal.app.signed_request import authorization
+from loyal.errors import ProtocolError
 from loyal.fingerprints.commitment import Proof
 from loyal.protocol.disputes import Commit, MakeClaim, commitment
 from loyal.protocol.events import Claimed
@@ -141,5 +144,33 @@ def test_a_claim_on_no_key_of_the_vault_lapses(tmp_path: Path) -> None:
         stage.wait(stage.parameters.opening_seconds + 1)
         await caretaker.once()
         assert (one.settled, one.upheld) == (True, False)
+
+    playing_platform(tmp_path, story)
+
+
+def test_the_actors_client_reads_this_platform(tmp_path: Path) -> None:
+    async def story(play: Played) -> None:
+        stage = play.stage
+        await play.caretaker(SOON).once()
+        license = play.platform.state.licenses[play.license]
+        assert license.drawn is not None
+        prover = next(one for one in PROVERS if stage.id(one) == license.drawn.prover)
+        sides = [
+            PlatformApi(play.url, stage.key(role), clock=lambda: float(stage.now))
+            for role in (prover, VERIFIERS[0])
+        ]
+        mine, judge = sides
+        key = await mine.drawn_key(play.license)
+        with pytest.raises(ProtocolError):
+            await judge.drawn_key(play.license)
+        claim = await claimed(play, key, "a reply")
+        await play.caretaker(SOON).once()
+        evidence = await judge.evidence(claim)
+        assert (evidence.key, evidence.reply, evidence.salt) == (key, "a reply", SALT)
+        length = play.platform.state.length
+        assert len(await mine.consistency(length // 2, length)) > 0
+        assert await PlatformDesk(mine, KEYS.log.verifier).read_on() == play.platform.state
+        for one in sides:
+            await one.close()
 
     playing_platform(tmp_path, story)

@@ -66,6 +66,7 @@ class Caretaker:
     async def once(self) -> int:
         """One pass; gives how many commands were taken. StorageError."""
         parts, taken = self._parts, 0
+        await asyncio.to_thread(parts.platform.catch_up)
         custodian = await parts.queue.read(parts.desk.update)
         for claim, license in await parts.queue.read(self._closed_leaves):
             taken += await self._open(custodian, claim, license)

@@ -99,6 +99,9 @@ class LogView:
 
     def _command_of(self, name: bytes) -> object:
         self.read_on()
+        if name not in self._behind:  # another process may have written it
+            self._platform.catch_up()
+            self.read_on()
         place = self._behind.get(name)
         if place is None:
             return None

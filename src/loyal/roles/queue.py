@@ -114,8 +114,8 @@ class PermissionQueue:
         return outcomes
 
     async def read(self, view: Callable[[State], T]) -> T:
-        """What `view` says of the state, between two steps. It must be quick: steps wait for it."""
-        return await self._alone(lambda: view(self._platform.state))
+        """As `Platform.read`, without holding up the loop."""
+        return await self._alone(lambda: self._platform.read(view))
 
     async def submit(self, command: Command | SignedCommand) -> tuple[Event, ...]:
         """A command's events, durable; between two steps of permissions. ProtocolError,

@@ -1,4 +1,4 @@
-"""`loyal platform`: make one, give hosts their keys, serve it until it is told to stop.
+"""`loyal platform`: make one, give hosts keys, credit money, serve until it is told to stop.
 
 Holds the options and the start and stop of the parts. Left out: what the routes do
 (loyal.app.http), TLS (a proxy in front), and more than one process.
@@ -21,11 +21,13 @@ from loyal.app import listening
 from loyal.app.access import ApiKeys
 from loyal.app.key_files import FILE, hex_id
 from loyal.app.listening import listen_option, new_loop, open_door, parse_address, url_of
+from loyal.app.platform_desk import OPERATOR_OPTIONS, Operator
 from loyal.app.platform_folder import PlatformFolder
 from loyal.app.terminal import Decorator, Terminal, command
 from loyal.app.vaults import OPENING_OPTIONS, Access, open_vault
 from loyal.errors import UsageError
 from loyal.protocol import Parameters
+from loyal.protocol.stake import Deposit
 
 FOLDER_OPTION: Decorator = click.option(
     "--folder", type=FILE, required=True, metavar="DIR", help="The platform's folder."
@@ -81,6 +83,24 @@ def key(terminal: Terminal, **options: Any) -> int:
         terminal.result({"host": host.hex(), "revoked": keys.revoke(host)})
     else:
         terminal.result({"host": host.hex(), "key": keys.draw(host)})
+    return 0
+
+
+@command(
+    "credit",
+    *OPERATOR_OPTIONS,
+    click.option("--party", required=True, metavar="HEX", help="Whose money came in."),
+    click.option(
+        "--amount-micro", type=click.IntRange(min=1), required=True, help="How much, in millionths."
+    ),
+)
+def credit(terminal: Terminal, **options: Any) -> int:
+    """Credit money that came in from outside to a party's free account."""
+    operator = Operator.take(options)
+    party, amount = hex_id(options["party"], "--party"), options["amount_micro"]
+    platform = operator.folder.keys().identity.public.data
+    asyncio.run(operator.submit([Deposit(platform, party, amount)]))
+    terminal.result({"party": party.hex(), "credited_micro": amount})
     return 0
 
 
