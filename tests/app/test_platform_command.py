@@ -14,13 +14,19 @@ from pathlib import Path
 
 import pytest
 from gateway_stage import play
-from parties import key_of
+from parties import PROVERS, key_of
+from platform_stage import settled
+from shelf import KEYS
 from stage import Run, VaultCase
 
 from loyal.app.platform_api import PlatformApi
 from loyal.app.platform_folder import PlatformFolder
+from loyal.app.store import open_store
+from loyal.errors import ProtocolError
+from loyal.fingerprints import Identity, Recipients, Vault
 from loyal.protocol.commands import sign_command
 from loyal.protocol.stake import Bond, Deposit
+from loyal.roles import Platform as RolesPlatform
 
 
 @contextlib.asynccontextmanager
@@ -148,3 +154,43 @@ def test_a_log_of_another_platform_is_refused(tmp_path: Path, run: Run) -> None:
 def test_a_log_has_a_name_that_can_be_signed(tmp_path: Path, run: Run, origin: str) -> None:
     done = run("platform", "init", "--folder", tmp_path / "p", "--origin", origin)
     assert done.code == (0 if origin == "" else 2)
+
+
+def test_with_a_vault_it_draws_keys_for_their_provers(tmp_path: Path, run: Run) -> None:
+    folder = PlatformFolder(tmp_path / "p")
+    run("platform", "init", "--folder", folder.path, "--origin", KEYS.log.name)
+    for name, role in (("identity.key", "platform"), ("log.key", "log")):
+        (folder.path / name).write_text(key_of(role).seed().hex())
+    with contextlib.closing(open_store(folder.store_url)) as store:
+        stage, license, drawn = settled(RolesPlatform(store, folder.keys()))
+    identity = Identity.generate()
+    (tmp_path / "identity").write_text(f"{identity.text}\n")
+    Vault.create(tmp_path / "vault", drawn, Recipients((identity.recipient,)))
+    options = (
+        "--vault", str(tmp_path / "vault"), "--identity-file", str(tmp_path / "identity"),
+        "--pass-seconds", "0.1", "--draw-seconds", "0",
+    )  # fmt: skip
+
+    async def key_of_draw(url: str) -> str:
+        for _ in range(100):
+            for role in PROVERS:
+                api = PlatformApi(url, stage.key(role))
+                try:
+                    return await api.drawn_key(license)
+                except ProtocolError:
+                    continue
+                finally:
+                    await api.close()
+            await asyncio.sleep(0.1)
+        raise AssertionError("no key was drawn")
+
+    async def story() -> None:
+        async with running(folder.path, *options) as (process, url):
+            key = await key_of_draw(url)
+            assert key == drawn.fingerprints[0].key
+            process.send_signal(signal.SIGINT)
+            _, err = await asyncio.wait_for(process.communicate(), 20)
+            assert process.returncode == 0
+            assert key not in err.decode()
+
+    play(story())

@@ -274,3 +274,26 @@ def test_what_is_watched_tells_no_secret(tmp_path: Path, caplog: pytest.LogCaptu
             assert not [one for one in hidden if one in text]
 
     playing_platform(tmp_path, story)
+
+
+def test_what_fails_inside_is_said_in_one_form_and_quotes_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story(play: Played) -> None:
+        def broken(*_: int) -> Any:
+            raise RuntimeError("planted words")
+
+        def damaged(*_: int) -> Any:
+            raise full_disk()
+
+        length = play.app.log.read_on()
+        for fault, status in ((broken, 500), (damaged, 503)):
+            play.store.entries = fault
+            said = await play.get(f"/v1/log/entries?start=0&stop={length}")
+            assert (said.status, said.rule) == (status, None)
+            assert "planted" not in said.body.decode()
+        assert "planted" not in caplog.text
+        assert "unexpected RuntimeError at app/test_platform_http.py" in caplog.text
+        assert "the disk is full" in caplog.text
+
+    playing_platform(tmp_path, story)

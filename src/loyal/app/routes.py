@@ -8,6 +8,7 @@ who signs the request (`signed_request`); nothing that has passed through here i
 from __future__ import annotations
 
 import base64
+import logging
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import FastAPI, Path, Query, Request, Response
@@ -22,7 +23,7 @@ from loyal.app.log_view import LogView
 from loyal.app.openapi_page import complete
 from loyal.app.permission_route import read_limited
 from loyal.app.platform_client import to_base64url
-from loyal.app.problems import Problem, problem_of
+from loyal.app.problems import Problem, problem_of, unexpected
 from loyal.app.signed_request import caller
 from loyal.errors import LoyalError, ProtocolError, UsageError
 from loyal.protocol import State
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 Id = Annotated[str, Path(pattern="^[0-9a-f]{64}$", description="32 bytes in hexadecimal.")]
 Place = Annotated[int, Query(ge=0, lt=2**63)]
+
+_log = logging.getLogger("loyal.platform")
 
 
 def api_of(parts: Parts, log: LogView) -> App:
@@ -69,7 +72,14 @@ def _handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(LoyalError)
     async def _ours(_: Request, error: LoyalError) -> Response:
-        return answer(problem_of(error))
+        problem = problem_of(error)
+        if problem.status >= 500:  # the operator's to know, not the asker's
+            _log.warning("%s: %s", type(error).__name__, error)
+        return answer(problem)
+
+    @app.exception_handler(Exception)
+    async def _unexpected(_: Request, error: Exception) -> Response:
+        return answer(unexpected())  # raised again after it: `PlatformApp` notes the place
 
     @app.exception_handler(RequestValidationError)
     async def _form(_: Request, error: RequestValidationError) -> Response:
