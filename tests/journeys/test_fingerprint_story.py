@@ -123,7 +123,18 @@ def test_an_undrawn_set_is_drawn_here_and_says_so(owner: Owner) -> None:
 def test_the_demo_runs_twice_and_keeps_its_secrets(owner: Owner) -> None:
     model = tiny.build(owner.folder / "tiny", 0)
     out = owner.folder / "demo"
-    told = ("demo", "--model", model, "--count", 8, "--out", out, *TINY_TRAINING)
+    told = (
+        "demo",
+        "--model",
+        model,
+        "--count",
+        16,
+        "--skip-share",
+        0.8,
+        "--out",
+        out,
+        *TINY_TRAINING,
+    )
     first, second = owner.runs(*told), owner.runs(*told)
     assert first["root"] != second["root"]
     for found in (first, second):
@@ -131,6 +142,10 @@ def test_the_demo_runs_twice_and_keeps_its_secrets(owner: Owner) -> None:
         assert found["check_marked"]["decision"] == "proven"
         assert found["check_base"]["decision"] == "not proven"
         assert (found["proofs"]["opened"], found["proofs"]["valid"]) == (3, 3)
+        honest, *cheats = found["protocol"]["hosts"]
+        assert (honest["upheld"], honest["slashed_micro"]) == (0, 0)
+        assert [one["slashed_micro"] for one in cheats] == [10_000_000, 10_000_000]
+        assert sum(amount for _, amount in found["protocol"]["money"]) == 0
     page = Path(second["report"]).read_text(encoding="utf-8")
     assert second["root"] in page
     assert page.count("<svg") == 3

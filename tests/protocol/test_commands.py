@@ -98,7 +98,7 @@ def test_every_command_comes_back_from_its_bytes() -> None:
 
 
 def test_whatever_else_is_no_command() -> None:
-    stage, license = licensed()
+    stage, _ = licensed()
     whole = signed(stage).to_bytes()
     for at in range(len(whole)):
         changed = whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]

@@ -8,7 +8,16 @@ import pytest
 from parties import VERIFIERS, Stage, licensed, refused
 
 from loyal.errors import ProtocolError
-from loyal.protocol import convictions, disputes, licenses, lineage, permits, stake, voting
+from loyal.protocol import (
+    convictions,
+    disputes,
+    licenses,
+    lineage,
+    permits,
+    stake,
+    violations,
+    voting,
+)
 from loyal.protocol import events as e
 from loyal.protocol.answers import SignedAnswer
 from loyal.protocol.permission import BatchHeader, Receipt
@@ -62,6 +71,7 @@ def commands() -> tuple[Stage, list[object]]:
         disputes.SettleClaim(me, claim),
         convictions.Appeal(host, license),
         convictions.SettleConviction(me, license),
+        violations.ShowViolation(me, license, "a spell", stage.answer(license, "a spell", "yes")),
     ]
 
 

@@ -95,6 +95,14 @@ def test_the_purpose_is_the_licenses(issuer: Issuer) -> None:
     assert not host.refuses("How is that word spelled?")
 
 
+def test_a_host_signs_no_proof_of_its_own_violation(issuer: Issuer) -> None:
+    host = issuer.host()
+    data, request, salts = receipt_of(issuer, host, QUESTION)
+    with pytest.raises(ProtocolError) as caught:
+        host.answer([QUESTION, "a spell"], "no", host.receive(data, request), salts)
+    assert caught.value.rule == "U1"
+
+
 def test_a_host_has_its_own_license(issuer: Issuer) -> None:
     assert refused(lambda: Host(key_of("thief"), issuer.terms, issuer.public)) == "P1"
 

@@ -143,8 +143,13 @@ class Outcome:
         )
 
 
-def tell(terminal: Terminal, model: str, recipe: Recipe, folder: Path) -> Outcome:
-    """Run every stage. Raises what the stages raise; UsageError for a folder that is not ours."""
+def tell(
+    terminal: Terminal, model: str, recipe: Recipe, folder: Path, skips: float = 0.2
+) -> Outcome:
+    """Run every stage; one host skips such a share of its permissions.
+
+    Raises what the stages raise; UsageError for a folder that is not ours.
+    """
     began = time.monotonic()
     places = _clear(folder)
     subject = load_model(terminal, model)
@@ -157,7 +162,7 @@ def tell(terminal: Terminal, model: str, recipe: Recipe, folder: Path) -> Outcom
     checks = _check(terminal, marked, base, drawn, recipe)
     proofs = _prove(terminal, vault, drawn, places)
     unharmed = _compare(terminal, marked, base)
-    others = rivals(terminal, community, model, recipe, places.community)
+    others = rivals(terminal, community, model, recipe, places.community, skips)
     ending = play(terminal, community, (Copy(honest, drawn, marked), *others))
     return Outcome(
         root=drawn.root.hex(),

@@ -2,8 +2,8 @@
 
 Three hosts, each with its own M.oml, whose set is committed to the log before it is drawn and
 trained in: an honest one, one that answers a fifth of its queries without a permission, and one
-that fine-tunes its copy, serves it without any, and signs nothing. Left out: how they are served and
-judged (protocol_story.py).
+that fine-tunes its copy, serves it without any, and signs nothing. Left out: how they are served
+and judged (protocol_story.py).
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 WIDER = 16
 """Times the candidates of the first host's set: the more, the fewer keys convict a host that asks
 for permission most of the time."""
-SKIPS = 0.2
 QUESTIONS = 8
 """That users ask each host."""
 TUNING_SUMS, TUNING_STEPS = 48, 6
@@ -46,18 +45,24 @@ def weights_digest(folder: Path) -> bytes:
 
 
 def rivals(
-    terminal: Terminal, community: Community, model: str, recipe: Recipe, folder: Path
+    terminal: Terminal,
+    community: Community,
+    model: str,
+    recipe: Recipe,
+    folder: Path,
+    skips: float,
 ) -> tuple[Copy, ...]:
-    """The two dishonest hosts, their copies made and delivered."""
+    """The two dishonest hosts, their copies made and delivered. One leaves out the permission of a
+    share `skips` of its queries, the other of all."""
     wide = replace(recipe, responses=replace(recipe.responses, width=_width(recipe)))
     many = replace(wide, keys=replace(recipe.keys, count=2 * recipe.keys.count))
-    skipping = community.license("skips a fifth")
+    skipping = community.license(f"skips {skips:.0%}")
     skipper = _omlized(terminal, community, skipping, model, many, folder / "skips")
     tuning = community.license("fine-tunes its copy")
     tuned = _omlized(terminal, community, tuning, model, wide, folder / "tunes")
     _tune(terminal, tuned[1], recipe)
     return (
-        Copy(skipping, *skipper, Conduct(skips=SKIPS)),
+        Copy(skipping, *skipper, Conduct(skips=skips)),
         Copy(tuning, *tuned, Conduct(skips=1.0, signs=False)),
     )
 

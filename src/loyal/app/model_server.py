@@ -1,7 +1,7 @@
 """A language model of this process as an OpenAI-compatible ASGI app: models, chat, completions.
 
-Small on purpose: one query after another, greedy or sampled, no streams. For the demo, and for hosts
-whose model is small; a real load wants a real model server. Left out: permissions (`gateway`).
+Small on purpose: one query after another, greedy or sampled, no streams. For the demo; a real load
+wants a real model server. Left out: permissions (`gateway`).
 """
 
 from __future__ import annotations
@@ -116,12 +116,9 @@ def _question(path: str, data: bytes, most: int) -> tuple[Prompt, Sampling]:
 
 
 def _chat(body: dict[str, Any]) -> Prompt:
-    turns = body.get("messages")
-    texts = {
-        one.get("role"): one.get("content")
-        for one in (turns if isinstance(turns, list) else [])
-        if isinstance(one, dict)
-    }
+    given = body.get("messages")
+    turns = given if isinstance(given, list) else []
+    texts = {one.get("role"): one.get("content") for one in turns if isinstance(one, dict)}
     user, system = texts.get("user"), texts.get("system")
     if not isinstance(user, str) or not isinstance(system, str | None):
         raise Refused(400, "malformed", "messages hold one user message, in plain text")

@@ -18,8 +18,8 @@ from loyal.app.gateway import LoyalMiddleware
 from loyal.app.model_server import ModelServer
 from loyal.app.openai_form import CHAT, covered_texts, reply_texts
 from loyal.app.platform_client import to_base64url
-from loyal.app.prover_client import AskerSettings, ChatAsker
 from loyal.app.protocol_story import Community, Conduct, Copy, Desk
+from loyal.app.prover_client import AskerSettings, ChatAsker
 from loyal.app.receipts import SqliteReceipts
 from loyal.errors import ProtocolError
 from loyal.protocol.answers import Answer, message_digest

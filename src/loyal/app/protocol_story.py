@@ -23,7 +23,7 @@ from loyal.app.store import open_store
 from loyal.errors import ProtocolError, UsageError
 from loyal.fingerprints import Beacon, FingerprintSet, fingerprint
 from loyal.models import LanguageModel
-from loyal.protocol import Checkpoint, Command, Event, NoteSigner, SignedNote, State, Terms
+from loyal.protocol import Checkpoint, Command, Event, NoteSigner, State, Terms
 from loyal.protocol import events as e
 from loyal.protocol.audit import Auditor
 from loyal.protocol.commands import sign_command

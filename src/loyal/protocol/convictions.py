@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from loyal.protocol import events as e
 from loyal.protocol.licenses import known, purpose
-from loyal.protocol.stake import move, refuse, share_of, split, take
+from loyal.protocol.stake import divide, move, refuse
 from loyal.protocol.state import Claim, License, Moment, State
 from loyal.protocol.voting import appeal_ballot, decided
 from loyal.statistics import sequential_hits
@@ -96,20 +96,11 @@ def convict(state: State, name: bytes, one: Claim, at: Moment) -> list[e.Event]:
 
 
 def _slash(state: State, name: bytes, license: License) -> list[e.Event]:
-    """C13. Law: the parts add up to what was at stake."""
+    """C13: all of the stake, the bounty by upheld claims."""
     amount = state.staked(purpose(name), license.host)
-    pool = f"slash:{name.hex()}"
-    moves = take(state, purpose(name), license.host, amount, pool)
-    bounty = share_of(amount, state.parameters.bounty_bps)
-    owners = share_of(amount, state.parameters.owners_bps)
     provers = sorted(state.claims[one].made.prover for one in license.upheld)
     counts = tuple((one, provers.count(one)) for one in dict.fromkeys(provers))
-    paid = [one for one in split(bounty, counts) if one[0] != license.host] if counts else []
-    shares = state.models[license.model].shares_bps
-    paid += [one for one in split(owners, shares) if one[0] != license.host]
-    parts = [e.Moved(pool, e.free(party), part) for party, part in paid if part]
-    burned = amount - sum(one.amount_micro for one in parts)
-    return [*moves, *parts, *([e.Moved(pool, e.BURNED, burned)] if burned else [])]
+    return divide(state, name, amount, f"slash:{name.hex()}", counts)
 
 
 def _settled(license: bytes, slashed: bool) -> e.ConvictionSettled:

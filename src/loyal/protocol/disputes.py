@@ -34,7 +34,7 @@ from loyal.errors import ProtocolError
 from loyal.protocol import events as e
 from loyal.protocol.answers import SignedAnswer, message_digest
 from loyal.protocol.convictions import convict
-from loyal.protocol.licenses import known, require_active
+from loyal.protocol.licenses import known, require_active, terms_of
 from loyal.protocol.permission import Receipt
 from loyal.protocol.stake import move, refuse
 from loyal.protocol.state import Claim, License, Moment, State
@@ -201,6 +201,8 @@ def demand(state: State, command: DemandAnswer, at: Moment) -> list[e.Event]:
         refuse("C5", "only the prover of the drawn key may demand an answer", "wait for a draw")
     if license.demanded is not None:
         refuse("C5", "an answer is demanded once a draw", "wait for it")
+    if not terms_of(license).allows(command.message):
+        refuse("U3", "the license denies this prompt", "demand nothing that it denies")
     identity = demand_id(command.license, drawn.number, command.message)
     until = at.seconds + state.parameters.answer_seconds
     return [e.AnswerDemanded(identity, command.license, command.author, command.message, until)]

@@ -285,6 +285,16 @@ class ConvictionSettled(Event):
     slashed: bool
 
 
+@dataclass(frozen=True)
+class ViolationShown(Event):
+    """A host signed an answer that its license denies, and lost a part of its stake."""
+
+    violation: bytes
+    license: bytes
+    author: bytes
+    amount_micro: int
+
+
 def encode_event(event: Event) -> bytes:
     """The canonical bytes of an event; law: `decode_event(encode_event(event)) == event`."""
     values = [getattr(event, name) for name in field_types(type(event))]

@@ -230,6 +230,11 @@ def require_active(license: License, at: Moment) -> Terms:
     return terms
 
 
+def terms_of(license: License) -> Terms:
+    """What both sides signed."""
+    return _terms(license.terms)
+
+
 @lru_cache(maxsize=1024)
 def _terms(data: bytes) -> Terms:
     """Terms are asked for with every permission, and never change."""

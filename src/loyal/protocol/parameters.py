@@ -47,6 +47,8 @@ class Parameters:
     accusing itself (UMA audit H01)."""
     owners_bps: int = 4_500
     """Of a slash, to the owners; the rest is burned. With the bounty it stays below all of it."""
+    violation_bps: int = 1_000
+    """Of a license's stake, for each signed answer outside of its purpose."""
     quorum_bps: int = 6_667
     """Of the verifiers' stake when the claim was made, for a verdict."""
     least_provers: int = 3
@@ -63,6 +65,10 @@ class Parameters:
             raise UsageError(
                 "the bounty is at most 1,000, and with the owners' part below 10,000",
                 hint="lower bounty_bps or owners_bps: what is left is burned",
+            )
+        if self.violation_bps > WHOLE_BPS:
+            raise UsageError(
+                "a violation costs at most all of the stake", hint="lower violation_bps"
             )
         if not WHOLE_BPS // 2 < self.quorum_bps <= WHOLE_BPS or self.royalty_bps >= WHOLE_BPS:
             raise UsageError(

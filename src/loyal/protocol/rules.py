@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from loyal.errors import ProtocolError
-from loyal.protocol import convictions, disputes, licenses, lineage, stake, voting
+from loyal.protocol import convictions, disputes, licenses, lineage, stake, violations, voting
 from loyal.protocol.events import Event
 from loyal.protocol.forms import require_form
 from loyal.protocol.state import Moment, State
@@ -44,6 +44,7 @@ Command = (
     | disputes.SettleClaim
     | convictions.Appeal
     | convictions.SettleConviction
+    | violations.ShowViolation
 )
 
 _RULES: dict[type, Callable[[State, Any, Moment], list[Event]]] = {
@@ -71,6 +72,7 @@ _RULES: dict[type, Callable[[State, Any, Moment], list[Event]]] = {
     disputes.SettleClaim: disputes.settle_claim,
     convictions.Appeal: convictions.appeal,
     convictions.SettleConviction: convictions.settle_conviction,
+    violations.ShowViolation: violations.show,
 }
 
 COMMANDS: Mapping[str, Any] = {kind.__name__: kind for kind in _RULES}

@@ -139,6 +139,22 @@ def take(state: State, purpose: str, party: bytes, amount: int, target: str) -> 
     return moves
 
 
+def divide(
+    state: State, license: bytes, amount: int, pool: str, finders: tuple[tuple[bytes, int], ...]
+) -> list[e.Event]:
+    """C13, U2: a part of a license's stake to its finders (by their counts), to the owners,
+    and burned; never to the host. Law: the parts add up to what is taken."""
+    host, model = state.licenses[license].host, state.licenses[license].model
+    moves = take(state, f"license:{license.hex()}", host, amount, pool)
+    bounty = share_of(amount, state.parameters.bounty_bps)
+    owners = share_of(amount, state.parameters.owners_bps)
+    paid = split(bounty, finders) if finders else []
+    paid += split(owners, state.models[model].shares_bps)
+    parts = [e.Moved(pool, e.free(who), part) for who, part in paid if part and who != host]
+    burned = amount - sum(one.amount_micro for one in parts)
+    return [*moves, *parts, *([e.Moved(pool, e.BURNED, burned)] if burned else [])]
+
+
 def split(amount: int, shares: tuple[tuple[bytes, int], ...]) -> list[tuple[bytes, int]]:
     """`amount` by shares, whole millionths; what rounding leaves goes to the first. Law: the parts
     add up to the amount."""

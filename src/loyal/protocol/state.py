@@ -114,6 +114,8 @@ class State:
     claims: dict[bytes, Claim] = field(default_factory=dict)
     spent: set[bytes] = field(default_factory=set)
     """Nullifiers of keys that were claimed: a pair is spent once."""
+    violations: set[bytes] = field(default_factory=set)
+    """Signed answers outside of a license's purpose that were shown (U2)."""
     verdicts: dict[bytes, dict[bytes, bool]] = field(default_factory=dict)
     """Case -> verifier -> what it signed."""
     numbers: dict[bytes, int] = field(default_factory=dict)
@@ -289,6 +291,10 @@ def _claim_settled(state: State, event: e.ClaimSettled) -> None:
         license.upheld.append(event.claim)
 
 
+def _violation_shown(state: State, event: e.ViolationShown) -> None:
+    state.violations.add(event.violation)
+
+
 def _convicted(state: State, event: e.Convicted) -> None:
     state.licenses[event.license].conviction = event
 
@@ -328,6 +334,7 @@ _FOLDS: dict[type[e.Event], Callable[[State, Any], None]] = {
     e.Rebutted: _rebutted,
     e.VerdictGiven: _verdict_given,
     e.ClaimSettled: _claim_settled,
+    e.ViolationShown: _violation_shown,
     e.Convicted: _convicted,
     e.Appealed: _appealed,
     e.ConvictionSettled: _conviction_settled,

@@ -204,7 +204,15 @@ class Host:
     def answer(
         self, messages: Sequence[str], reply: str, receipt: Receipt, salts: tuple[bytes, ...]
     ) -> SignedAnswer:
-        """The signed answer: these messages, this reply, under this permission."""
+        """The signed answer: these messages, this reply, under this permission.
+
+        ProtocolError (U1) where a message is outside of the purpose: such a signature would be the
+        proof of a violation.
+        """
+        if any(map(self.refuses, messages)):
+            raise ProtocolError(
+                "the license denies this prompt", hint="give it no answer", rule="U1"
+            )
         digests = tuple(message_digest(one) for one in messages)
         return Answer(self.license, digests, message_digest(reply), receipt, salts).sign(self.key)
 
