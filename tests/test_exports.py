@@ -97,6 +97,7 @@ DOORS: dict[str, tuple[str, ...]] = {
         "Scenario",
         "SignedLicense",
         "Store",
+        "Taken",
     ),
 }
 

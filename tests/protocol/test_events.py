@@ -27,6 +27,9 @@ VALUES: dict[object, st.SearchStrategy[object]] = {
     tuple[tuple[bytes, int], ...]: st.lists(
         st.tuples(st.binary(max_size=32), NUMBERS), max_size=3
     ).map(tuple),
+    tuple[tuple[int, bytes], ...]: st.lists(
+        st.tuples(NUMBERS, st.binary(max_size=32)), max_size=3
+    ).map(tuple),
     tuple[tuple[bytes, int, int], ...]: st.lists(
         st.tuples(st.binary(max_size=32), NUMBERS, NUMBERS), max_size=3
     ).map(tuple),

@@ -15,6 +15,7 @@ from loyal.protocol import (
     lineage,
     permits,
     stake,
+    tokens,
     violations,
     voting,
 )
@@ -72,6 +73,8 @@ def commands() -> tuple[Stage, list[object]]:
         convictions.Appeal(host, license),
         convictions.SettleConviction(me, license),
         violations.ShowViolation(me, license, "a spell", stage.answer(license, "a spell", "yes")),
+        tokens.BuyTokens(host, license, 5),
+        tokens.ReportTokens(host, license, ((0, bytes(32)),)),
     ]
 
 

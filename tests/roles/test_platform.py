@@ -249,3 +249,24 @@ def test_the_stage_is_the_same_on_both() -> None:
     platform = Platform(Shelf(), KEYS)
     _, license = licensed(platform)
     assert license in platform.state.licenses
+
+
+def test_a_platform_that_is_behind_reads_on_before_it_refuses() -> None:
+    shelf, first, stage, license = opened()
+    second = reopened(shelf)
+    member = stage.id("member")
+    spent = first.state.balance(e.free(member))
+    first.submit(signed(stage, Withdraw(member, spent)), stage.now)
+    with pytest.raises(ProtocolError):
+        second.submit(signed(stage, Withdraw(member, 1)), stage.now)
+    first.submit(Deposit(stage.id("platform"), member, 7), stage.now)
+    second.submit(signed(stage, Withdraw(member, 7)), stage.now)
+    host = stage.id("host")
+    left = first.state.balance(e.free(host))
+    first.catch_up()
+    first.submit(signed(stage, Withdraw(host, left)), stage.now)
+    second.catch_up()
+    assert second.state == first.state
+    first.submit(Deposit(stage.id("platform"), host, 1_000), stage.now)
+    (outcome,) = second.permit([request(stage, license, 0)], stage.now)
+    assert isinstance(outcome, bytes)

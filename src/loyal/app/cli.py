@@ -86,6 +86,36 @@ HOST: Mapping[str, Entry] = {
 }
 
 
+PLATFORM: Mapping[str, Entry] = {
+    "init": Entry("platform:init", "Make a platform: its secret keys, its settings."),
+    "key": Entry("platform:key", "Give a host an API key, or take its keys back."),
+    "credit": Entry(
+        "platform:credit", "Credit money that came in from outside to a party's free account."
+    ),
+    "serve": Entry("platform:serve", "Serve the platform: permissions, commands, the log."),
+}
+
+LICENSE: Mapping[str, Entry] = {
+    "request": Entry(
+        "license:request", "Sign the terms of a license as its host, into a file for the platform."
+    ),
+    "sign": Entry(
+        "license:sign", "Sign a host's terms as the platform, and bring the license into the log."
+    ),
+    "commit": Entry(
+        "license:commit",
+        "Commit to a host's own fingerprints, before its model is made and delivered.",
+    ),
+    "deliver": Entry(
+        "license:deliver", "Note that a host was given its own model: permissions begin."
+    ),
+    "download": Entry(
+        "license:download",
+        "Get the license file that `loyal host serve` reads, and check both signatures.",
+    ),
+}
+
+
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are called; listing them imports nothing."""
 
@@ -138,6 +168,8 @@ def _root() -> LazyGroup:
     root.add_command(_group("verifier", "Verifiers: who judges claims.", VERIFIER))
     root.add_command(_group("dispute", "Claims, as the log has them.", DISPUTE))
     root.add_command(_group("witness", "Witnesses: who sees that a log only grows.", WITNESS))
+    root.add_command(_group("platform", "A platform: permits, keeps the log.", PLATFORM))
+    root.add_command(_group("license", "Licenses: ask, sign, deliver, download.", LICENSE))
     root.add_command(_group("host", "A host: answers users under a signed license.", HOST))
     return _with_shared_options(root)
 

@@ -137,10 +137,15 @@ def _system(error: OSError) -> Failure:
 
 def _unexpected(error: BaseException) -> Failure:
     kind = type(error).__name__
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" at {_module(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""
+    place = place_of(error)
     hint = "run again with --debug and report what it shows; nothing that was saved is lost"
     return Failure(f"unexpected {kind}{place}", hint, REFUSED, kind)
+
+
+def place_of(error: BaseException) -> str:
+    """Where an exception came from, as ` at folder/file:line`; its text is not in it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f" at {_module(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""
 
 
 def _module(filename: str) -> str:

@@ -184,6 +184,12 @@ class PlatformApi:
         found = await self._get(f"accounts/{party.hex()}", _Account)
         return {"free": found.free_micro, **found.bonds}
 
+    async def license_file(self, license: bytes) -> bytes:
+        """The license file, unchecked. ProtocolError where there is none; EndpointError."""
+        status, data = await self._read(f"licenses/{license.hex()}/file")
+        _require(status, data)
+        return data
+
     async def submit(self, command: Command) -> list[dict[str, Any]]:
         """Sign a command and have it taken: its events, durable.
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import cast
 
 from loyal import encoding, signing
 from loyal.encoding import Value
@@ -40,12 +41,14 @@ class Answer:
     """The permission; None where it has none."""
     salts: tuple[bytes, ...]
     """Of the receipt's message digests, in order."""
+    token: int | None = None
+    """The allowance token that it went on, where the platform could not be reached (T2)."""
 
     def sign(self, key: SigningKey) -> SignedAnswer:
         """The host signs it."""
         receipt = self.receipt.to_bytes() if self.receipt is not None else None
         record: list[encoding.Encodable] = [
-            self.license, self.messages, self.reply, receipt, self.salts
+            self.license, self.messages, self.reply, receipt, self.salts, self.token
         ]  # fmt: skip
         return SignedAnswer(signing.sign(key, record, PURPOSE))
 
@@ -67,10 +70,11 @@ class SignedAnswer:
                 "the host did not sign this answer", hint="demand it in the log", rule="C5"
             ) from error
         match record:
-            case [bytes(license), list(messages), bytes(reply), receipt, list(salts)]:
+            case [bytes(license), list(messages), bytes(reply), receipt, list(salts), token]:
                 given = [one for one in (*messages, *salts) if isinstance(one, bytes)]
                 whole = len(given) == len(messages) + len(salts)
-                if whole and (receipt is None or isinstance(receipt, bytes)):
+                sound = token is None or type(token) is int
+                if whole and sound and (receipt is None or isinstance(receipt, bytes)):
                     count = len(messages)
                     return Answer(
                         license,
@@ -78,6 +82,7 @@ class SignedAnswer:
                         reply,
                         _receipt(receipt),
                         tuple(given[count:]),
+                        cast(int | None, token),
                     )
         raise ProtocolError(
             "a signed answer does not have the form of one", hint="demand it in the log", rule="C5"

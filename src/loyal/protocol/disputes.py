@@ -38,6 +38,7 @@ from loyal.protocol.licenses import known, require_active, terms_of
 from loyal.protocol.permission import Receipt
 from loyal.protocol.stake import move, refuse
 from loyal.protocol.state import Claim, License, Moment, State
+from loyal.protocol.tokens import require_unused
 from loyal.protocol.voting import decided, electorate
 from loyal.signing import PublicKey
 
@@ -185,7 +186,7 @@ def commit(state: State, command: Commit, at: Moment) -> list[e.Event]:
         refuse("C2", "no key is out to this prover", "wait for a draw")
     if (command.license, drawn.number) in state.commitments:
         refuse("C2", "a commitment is made once a draw", "claim by the one that was made")
-    return [e.Committed(command.license, drawn.number, command.commitment)]
+    return [e.Committed(command.license, drawn.number, command.commitment, at.seconds)]
 
 
 def demand(state: State, command: DemandAnswer, at: Moment) -> list[e.Event]:
@@ -359,6 +360,8 @@ def _require_answer(state: State, license: License, command: MakeClaim, at: Mome
         state, command.license, receipt, command.key, answer.salts, at.index
     ):
         refuse("C6", "the answer came with its permission", "there is nothing to claim")
+    if answer.token is not None:
+        require_unused(state, license, command.answer, answer.token, at)
 
 
 def _clears(

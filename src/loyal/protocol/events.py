@@ -163,6 +163,26 @@ class BatchIssued(Event):
 
 
 @dataclass(frozen=True)
+class TokensBought(Event):
+    """A host paid for queries beforehand."""
+
+    license: bytes
+    first: int
+    """Number of the first of them; tokens of a license run from 0 without a gap."""
+    count: int
+    ripe: int
+    """From when on the host may use them."""
+
+
+@dataclass(frozen=True)
+class TokensReported(Event):
+    """A host said which answers its tokens went to."""
+
+    license: bytes
+    uses: tuple[tuple[int, bytes], ...]
+
+
+@dataclass(frozen=True)
 class KeyDrawn(Event):
     """A key of a license's set goes to one prover."""
 
@@ -181,6 +201,8 @@ class Committed(Event):
     number: int
     """The draw that it is for."""
     commitment: bytes
+    seconds: int
+    """When; a host has time from then on to report a token (T3)."""
 
 
 @dataclass(frozen=True)

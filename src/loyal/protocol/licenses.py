@@ -225,7 +225,7 @@ def require_active(license: License, at: Moment) -> Terms:
         refuse("L5", "the license was ended", "request a new one")
     if at.seconds > license.expires + SKEW_SECONDS:
         refuse("L5", "the license has expired", "request a new one")
-    if terms.most_inferences and license.permitted >= terms.most_inferences:
+    if terms.most_inferences and license.permitted + license.tokens >= terms.most_inferences:
         refuse("L6", "the license's inferences are used up", "request a new one")
     return terms
 

@@ -34,6 +34,8 @@ class Parameters:
     draw_seconds: int = 86_400
     """How long a drawn key waits for its prover before the next one is drawn; and how long the
     prover has to claim a demand that passed."""
+    report_seconds: int = 6 * 3_600
+    """The host's time to report the token of an answer, from the prover's commitment."""
     lineage_seconds: int = 7 * 86_400
     """How long a new model can be challenged ("one week after onboarding", Sentient's docs)."""
     publish_bond_micro: int = 1_000_000
@@ -68,6 +70,11 @@ class Parameters:
                 "the bounty is at most 1,000, and with the owners' part below 10,000",
                 hint="lower bounty_bps or owners_bps: what is left is burned",
             )
+        if self.report_seconds >= self.draw_seconds:
+            raise UsageError(
+                "a token is reported while its draw is open",
+                hint="lower report_seconds below draw_seconds",
+            )
         if self.violation_bps > WHOLE_BPS:
             raise UsageError(
                 "a violation costs at most all of the stake", hint="lower violation_bps"
@@ -83,6 +90,11 @@ class Parameters:
                 f"to {self.floor_seconds}",
                 hint="raise unbond_seconds above the sum of the windows",
             )
+
+    @property
+    def ripening_seconds(self) -> int:
+        """From buying a token to using it: the longest that a drawn key can be out (T1)."""
+        return 2 * self.draw_seconds + self.answer_seconds
 
     @property
     def floor_seconds(self) -> int:

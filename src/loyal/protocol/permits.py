@@ -105,7 +105,7 @@ def charge(state: State, usage: Usage, at: Moment) -> list[e.Event]:
         terms = require_active(license, at)
         if first != license.permitted or count < 1:
             refuse("P2", "sequence numbers have a gap", "look at the log")
-        if terms.most_inferences and first + count > terms.most_inferences:
+        if terms.most_inferences and first + count + license.tokens > terms.most_inferences:
             refuse("L6", "the license's inferences are used up", "look at the log")
         if terms.kind == "pay_per_use":
             owed[license.host] += count * terms.price_micro
@@ -161,7 +161,7 @@ class _Plan:
             return None
         terms = self._terms(request.license, license)
         sequence = license.permitted + self.counts[request.license]
-        if terms.most_inferences and sequence >= terms.most_inferences:
+        if terms.most_inferences and sequence + license.tokens >= terms.most_inferences:
             refuse("L6", "the license's inferences are used up", "request a new one")
         price = terms.price_micro if terms.kind == "pay_per_use" else 0
         if price and self.state.balance(e.free(license.host)) < self.owed[license.host] + price:

@@ -14,7 +14,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from loyal.errors import ProtocolError
-from loyal.protocol import convictions, disputes, licenses, lineage, stake, violations, voting
+from loyal.protocol import (
+    convictions,
+    disputes,
+    licenses,
+    lineage,
+    stake,
+    tokens,
+    violations,
+    voting,
+)
 from loyal.protocol.events import Event
 from loyal.protocol.forms import require_form
 from loyal.protocol.state import Moment, State
@@ -45,6 +54,8 @@ Command = (
     | convictions.Appeal
     | convictions.SettleConviction
     | violations.ShowViolation
+    | tokens.BuyTokens
+    | tokens.ReportTokens
 )
 
 _RULES: dict[type, Callable[[State, Any, Moment], list[Event]]] = {
@@ -73,6 +84,8 @@ _RULES: dict[type, Callable[[State, Any, Moment], list[Event]]] = {
     convictions.Appeal: convictions.appeal,
     convictions.SettleConviction: convictions.settle_conviction,
     violations.ShowViolation: violations.show,
+    tokens.BuyTokens: tokens.buy,
+    tokens.ReportTokens: tokens.report,
 }
 
 COMMANDS: Mapping[str, Any] = {kind.__name__: kind for kind in _RULES}

@@ -58,6 +58,12 @@ class License:
     """Digest of M.oml, once it is delivered."""
     permitted: int = 0
     """Permissions given so far: the next sequence number."""
+    tokens: int = 0
+    """Allowance tokens bought so far: the next one's number."""
+    allowances: list[tuple[int, int, int]] = field(default_factory=list)
+    """(first token, how many, when they are ripe) of each purchase."""
+    reported: dict[int, bytes] = field(default_factory=dict)
+    """Token -> digest of the answer that it went to."""
     ended: bool = False
     draws: int = 0
     forgiven: int = 0
@@ -108,6 +114,8 @@ class State:
     """Place in the log -> root of the permission batch there."""
     commitments: dict[tuple[bytes, int], tuple[bytes, int]] = field(default_factory=dict)
     """(license, draw) -> its prover's commitment, place in the log."""
+    committed_at: dict[tuple[bytes, int], int] = field(default_factory=dict)
+    """(license, draw) -> the second of that commitment."""
     demands: dict[bytes, e.AnswerDemanded] = field(default_factory=dict)
     answered: set[bytes] = field(default_factory=set)
     """Demands that the host met."""
@@ -243,6 +251,16 @@ def _batch_issued(state: State, event: e.BatchIssued) -> None:
         state.licenses[license].permitted += count
 
 
+def _tokens_bought(state: State, event: e.TokensBought) -> None:
+    license = state.licenses[event.license]
+    license.tokens = event.first + event.count
+    license.allowances.append((event.first, event.count, event.ripe))
+
+
+def _tokens_reported(state: State, event: e.TokensReported) -> None:
+    state.licenses[event.license].reported.update(event.uses)
+
+
 def _key_drawn(state: State, event: e.KeyDrawn) -> None:
     license = state.licenses[event.license]
     license.draws, license.drawn, license.closed = event.number + 1, event, False
@@ -251,6 +269,7 @@ def _key_drawn(state: State, event: e.KeyDrawn) -> None:
 
 def _committed(state: State, event: e.Committed) -> None:
     state.commitments[event.license, event.number] = event.commitment, state.length
+    state.committed_at[event.license, event.number] = event.seconds
 
 
 def _answer_demanded(state: State, event: e.AnswerDemanded) -> None:
@@ -325,6 +344,8 @@ _FOLDS: dict[type[e.Event], Callable[[State, Any], None]] = {
     e.ModelDelivered: _model_delivered,
     e.LicenseEnded: _license_ended,
     e.BatchIssued: _batch_issued,
+    e.TokensBought: _tokens_bought,
+    e.TokensReported: _tokens_reported,
     e.KeyDrawn: _key_drawn,
     e.Committed: _committed,
     e.AnswerDemanded: _answer_demanded,

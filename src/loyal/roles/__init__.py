@@ -63,7 +63,7 @@ from loyal.roles.host import (
     SignedLicense,
 )
 from loyal.roles.planning import Cheating, Plan, PlanRequest
-from loyal.roles.platform import Outcome, Platform, PlatformKeys
+from loyal.roles.platform import Outcome, Platform, PlatformKeys, Taken
 from loyal.roles.queue import PermissionQueue, QueueSettings
 from loyal.roles.scenario import Detection, Scenario
 from loyal.roles.storage import Change, GivenReceipt, Heads, Name, Store
@@ -92,4 +92,5 @@ __all__ = [
     "Scenario",
     "SignedLicense",
     "Store",
+    "Taken",
 ]

@@ -19,8 +19,9 @@ anew. Left out on purpose: transport, the clock (`now`), witnesses.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from loyal.errors import LedgerError, PermissionRefused, ProtocolError, StorageError
 from loyal.merkle import EMPTY_ROOT, Frontier
@@ -34,6 +35,8 @@ from loyal.protocol.permits import Issued, PermissionRequest, issue
 from loyal.roles.storage import Change, GivenReceipt, Heads, Name, Store
 from loyal.signing import SigningKey
 
+T = TypeVar("T")
+
 MOST_ATTEMPTS = 100
 """How often a step is decided anew because another writer was first. Each attempt that loses means
 that another one's has won, so this is only reached where a hundred others came in between."""
@@ -45,6 +48,16 @@ _HINT_LOST = (
 
 Outcome = bytes | ProtocolError
 """What a request comes to: the canonical bytes of its receipt, or why there is none."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A command that stands in the log."""
+
+    index: int
+    """The place of the signed command; what followed from it stands right after."""
+    events: tuple[Event, ...]
+    """What followed."""
 
 
 @dataclass(frozen=True)
@@ -91,18 +104,34 @@ class Platform:
         """The newest signed checkpoint, durable; None for an empty log."""
         return self._note
 
+    def read(self, view: Callable[[State], T]) -> T:
+        """What `view` says of the state, between two steps. It must be quick: steps wait for it."""
+        with self._step:
+            return view(self._state)
+
     def submit(self, command: Command | SignedCommand, now: int) -> tuple[Event, ...]:
         """Do what a command asks for; gives the events that followed from it, durable.
 
         A bare command is the platform's own, which it signs itself. Raises ProtocolError with the
         rule that forbids it, or StorageError; the state is then as before.
         """
+        return self.take(command, now).events
+
+    def take(self, command: Command | SignedCommand, now: int) -> Taken:
+        """The same as `submit`, with the place in the log."""
         with self._step:
             for _ in range(MOST_ATTEMPTS):
                 signed = command if isinstance(command, SignedCommand) else self._sign(command)
-                events = tuple(enact(self._state, signed, self._moment(now)))
+                try:
+                    events = tuple(enact(self._state, signed, self._moment(now)))
+                except ProtocolError:
+                    if self._is_behind():  # what another writer wrote may allow it
+                        self._read_on()
+                        continue
+                    raise
+                index = self._frontier.size
                 if self._commit(events, ()):
-                    return events[1:]
+                    return Taken(index, events[1:])
                 self._read_on()
         raise _overtaken()
 
@@ -124,6 +153,9 @@ class Platform:
                 bodies = {name: one.body for name, one in before.items()}
                 moment = self._moment(now)
                 issued = issue(self._state, requests, bodies, moment, self._keys.identity)
+                if issued.refusals and self._is_behind():
+                    self._read_on()
+                    continue
                 given = {name: one.receipt for name, one in before.items()}
                 fresh = _receipts(requests, issued)
                 if not fresh or self._commit(issued.events, fresh):
@@ -131,6 +163,15 @@ class Platform:
                     return _outcomes(names, issued, given)
                 self._read_on()
         raise _overtaken()
+
+    def catch_up(self) -> None:
+        """Read what other writers wrote, checked. LedgerError, StorageError."""
+        with self._step:
+            if self._is_behind():
+                self._read_on()
+
+    def _is_behind(self) -> bool:
+        return self._store.heads().length != self._frontier.size
 
     def _sign(self, command: Command) -> SignedCommand:
         identity = self._keys.identity

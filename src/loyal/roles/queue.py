@@ -12,17 +12,20 @@ Blocking work runs in one thread, so that the loop goes on collecting. The clock
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
+from typing import TypeVar
 
 from loyal.errors import Overloaded, ProtocolError, UsageError
-from loyal.protocol import Command, Event
+from loyal.protocol import Command, Event, State
 from loyal.protocol.commands import SignedCommand
 from loyal.protocol.permission import MOST_LEAVES
 from loyal.protocol.permits import PermissionRequest
-from loyal.roles.platform import Platform
+from loyal.roles.platform import Outcome, Platform, Taken
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -91,29 +94,55 @@ class PermissionQueue:
         Raises ProtocolError where the request gets none, StorageError where the step could not be
         made durable (ask again with the same idempotency key), Overloaded where too many wait.
         """
-        if (
-            self._closing
-            or self._worker is None
-            or len(self._waiting) >= self._settings.most_waiting
-        ):
-            raise Overloaded(
-                f"{len(self._waiting)} requests wait already, or the platform is stopping",
-                hint="ask again in a moment, with the same idempotency key",
-            )
-        promise: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._waiting.append((request, promise))
-        if len(self._waiting) >= self._wanted:
-            self._enough.set()
-        return await promise
+        self._require_room(1)
+        return await self._enter(request)
+
+    async def permit_many(self, requests: Sequence[PermissionRequest]) -> list[Outcome]:
+        """For each request its receipt's canonical bytes, durable, or why it gets none; in order.
+
+        StorageError where a step could not be made durable (ask again for all, with the same
+        idempotency keys); Overloaded, and nothing was done, where there is no room for all.
+        """
+        self._require_room(len(requests))
+        promises = [self._enter(one) for one in requests]
+        results = await asyncio.gather(*promises, return_exceptions=True)
+        outcomes: list[Outcome] = []
+        for one in results:
+            if isinstance(one, BaseException) and not isinstance(one, ProtocolError):
+                raise one
+            outcomes.append(one)
+        return outcomes
+
+    async def read(self, view: Callable[[State], T]) -> T:
+        """As `Platform.read`, without holding up the loop."""
+        return await self._alone(lambda: self._platform.read(view))
 
     async def submit(self, command: Command | SignedCommand) -> tuple[Event, ...]:
         """A command's events, durable; between two steps of permissions. ProtocolError,
         StorageError."""
-        assert self._thread is not None
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._thread, self._platform.submit, command, self._clock()
-        )
+        return (await self.take(command)).events
+
+    async def take(self, command: Command | SignedCommand) -> Taken:
+        """The same as `submit`, with the place in the log."""
+        return await self._alone(lambda: self._platform.take(command, self._clock()))
+
+    async def _alone(self, work: Callable[[], T]) -> T:
+        if self._thread is None:
+            raise _no_room(0)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def _require_room(self, count: int) -> None:
+        waiting = len(self._waiting)
+        full = waiting + count > self._settings.most_waiting
+        if self._closing or self._worker is None or full:
+            raise _no_room(waiting)
+
+    def _enter(self, request: PermissionRequest) -> asyncio.Future[bytes]:
+        promise: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._waiting.append((request, promise))
+        if len(self._waiting) >= self._wanted:
+            self._enough.set()
+        return promise
 
     async def _work(self) -> None:
         try:
@@ -173,3 +202,10 @@ class PermissionQueue:
                 promise.set_exception(outcome)
             else:
                 promise.set_result(outcome)
+
+
+def _no_room(waiting: int) -> Overloaded:
+    return Overloaded(
+        f"{waiting} requests wait already, or the platform is stopping",
+        hint="ask again in a moment, with the same idempotency key",
+    )

@@ -10,10 +10,10 @@ import click
 from loyal.app.key_files import hex_id
 from loyal.app.platform_options import LOG_KEY_OPTION, PLATFORM_OPTION, log_key
 from loyal.app.report import Table
+from loyal.app.state_views import claim_fields
 from loyal.app.terminal import Terminal, command, facts
 from loyal.errors import UsageError
 from loyal.protocol import State, VerifierKey
-from loyal.protocol.state import Claim
 
 
 @command(
@@ -53,45 +53,6 @@ def show(terminal: Terminal, **options: Any) -> int:
     rows = tuple(tuple(one[column] for column in columns) for one in found)
     terminal.result({"claims": found}, [Table("claims", columns, rows)])
     return 0
-
-
-def claim_fields(state: State, name: bytes, claim: Claim) -> dict[str, Any]:
-    """What the log says of one claim; ids as hex, weights in millionths and bps of the whole."""
-    made, voters = claim.made, dict(claim.made.electorate)
-    given = state.verdicts.get(name, {})
-    whole = sum(voters.values())
-    sides = {
-        side: sum(voters.get(one, 0) for one, holds in given.items() if holds is side)
-        for side in (True, False)
-    }
-    stage, until = _stage(claim)
-    return {
-        "claim": name.hex(),
-        "license": made.license.hex(),
-        "host": state.licenses[made.license].host.hex(),
-        "number": made.number,
-        "prover": made.prover.hex(),
-        "state": stage,
-        "until": until,
-        "for_bps": sides[True] * 10_000 // whole if whole else 0,
-        "against_bps": sides[False] * 10_000 // whole if whole else 0,
-        "quorum_bps": state.parameters.quorum_bps,
-        "votes": [
-            {"verifier": one.hex(), "weight_micro": voters[one], "holds": given.get(one)}
-            for one in sorted(voters)
-        ],
-    }
-
-
-def _stage(claim: Claim) -> tuple[str, int | None]:
-    """How far it has come, and the Unix seconds at which that ends."""
-    if claim.rebutted:
-        return "rebutted", None
-    if claim.settled:
-        return ("upheld" if claim.upheld else "dismissed or lapsed"), None
-    if claim.opened is None:
-        return "waits for its leaf", claim.made.until
-    return "open to rebuttal, then verdicts", claim.opened.verdict_until
 
 
 async def _read(platform: str, log: VerifierKey | None) -> State:

@@ -8,23 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import signal
-import socket
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
+from loyal.app import listening
 from loyal.app.key_files import FILE, file_bytes, secret_line, signing_key
+from loyal.app.listening import Address, listen_option, new_loop, open_door, parse_address, url_of
 from loyal.app.terminal import Terminal, command
-from loyal.errors import UsageError
 from loyal.roles.host import Host, SignedLicense
-
-GRACE_SECONDS = 30
-"""How long replies under way may take after the signal to stop."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -37,8 +31,7 @@ class _Serving:
     platform: str
     platform_key: str
     receipts: Path
-    address: str
-    port: int
+    address: Address
 
 
 @command(
@@ -82,13 +75,7 @@ class _Serving:
         metavar="FILE",
         help="Where receipts are kept; made when it is not there.",
     ),
-    click.option(
-        "--listen",
-        default="127.0.0.1:8080",
-        show_default=True,
-        metavar="ADDRESS:PORT",
-        help="Where users ask; port 0 takes a free one.",
-    ),
+    listen_option("127.0.0.1:8080", "Where users ask; port 0 takes a free one."),
 )
 def serve(terminal: Terminal, **options: Any) -> int:
     """Answer users under a license, each query with its permission.
@@ -98,7 +85,7 @@ def serve(terminal: Terminal, **options: Any) -> int:
     first.
     """
     serving = _take(options)
-    with asyncio.Runner(loop_factory=_new_loop) as runner:
+    with asyncio.Runner(loop_factory=new_loop) as runner:
         runner.run(_serve(terminal, serving))
     terminal.result({"stopped": True, "receipts": str(serving.receipts)})
     return 0
@@ -108,9 +95,6 @@ def _take(options: dict[str, Any]) -> _Serving:
     license = SignedLicense.from_bytes(file_bytes(options["license_file"], "--license"))
     terms = license.verify()
     host = Host(signing_key(options["host_key"], "--host-key"), terms, license.platform)
-    address, _, port = options["listen"].rpartition(":")
-    if not address or not port.isascii() or not port.isdigit() or int(port) > 65_535:
-        raise UsageError("--listen is not an address and a port", hint="such as 127.0.0.1:8080")
     key_file = options["upstream_key_file"]
     return _Serving(
         host,
@@ -119,14 +103,11 @@ def _take(options: dict[str, Any]) -> _Serving:
         options["platform"],
         secret_line(options["platform_key_file"], "--platform-key-file"),
         options["receipts"],
-        address.strip("[]"),
-        int(port),
+        parse_address(options["listen"]),
     )
 
 
 async def _serve(terminal: Terminal, serving: _Serving) -> None:
-    import uvicorn
-
     from loyal.app.gateway import LoyalMiddleware
     from loyal.app.platform_client import PlatformClient
     from loyal.app.receipts import SqliteReceipts
@@ -134,61 +115,16 @@ async def _serve(terminal: Terminal, serving: _Serving) -> None:
 
     upstream = Upstream(UpstreamSettings(serving.upstream, serving.upstream_key))
     source = PlatformClient(serving.platform, serving.platform_key)
-    with _listening(serving) as door, contextlib.closing(SqliteReceipts(serving.receipts)) as kept:
+    with (
+        open_door(serving.address) as door,
+        contextlib.closing(SqliteReceipts(serving.receipts)) as kept,
+    ):
         gateway = LoyalMiddleware(upstream, serving.host, source, kept)
-        server = uvicorn.Server(
-            uvicorn.Config(
-                gateway,
-                lifespan="off",
-                access_log=False,  # the paths of receipts are secrets of those who asked
-                log_level="warning",
-                server_header=False,
-                date_header=False,
-                proxy_headers=False,
-                timeout_graceful_shutdown=GRACE_SECONDS,
-            )
-        )
-        address, port = door.getsockname()[:2]
-        shown = f"[{address}]" if ":" in address else address
         terminal.note(f"license {serving.host.license.hex()}")
-        terminal.note(f"listening on http://{shown}:{port}/v1")
+        terminal.note(f"listening on {url_of(door)}/v1")
         try:
-            with _signals():
-                await server.serve([door])
+            await listening.serve(gateway, door)
         finally:
             await gateway.close()
             await source.close()
             await upstream.close()
-
-
-def _listening(serving: _Serving) -> socket.socket:
-    family = socket.AF_INET6 if ":" in serving.address else socket.AF_INET
-    try:
-        return socket.create_server((serving.address, serving.port), family=family, backlog=2048)
-    except (OSError, UnicodeError) as error:
-        reason = os.strerror(error.errno or 0) if isinstance(error, OSError) else "no such address"
-        raise UsageError(
-            f"cannot listen on {serving.address}:{serving.port}: {reason}",
-            hint="choose another --listen, or stop what listens there",
-        ) from None
-
-
-def _new_loop() -> asyncio.AbstractEventLoop:
-    try:
-        import uvloop
-    except ImportError:  # it is not built for every system
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[None]:
-    """uvicorn stops gracefully at a signal and then raises it again: a stop that was asked for is
-    no failure."""
-    asked = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.signal(one, lambda *_: None) for one in asked]
-    try:
-        yield
-    finally:
-        for one, handler in zip(asked, before, strict=True):
-            signal.signal(one, handler)

@@ -1,0 +1,51 @@
+"""What the platform counts, for Prometheus. Nothing here tells one asker from another."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Metrics:
+    """The counters of one platform; its registry is its own."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "loyal_http_requests", "Requests answered.", ["route", "method", "status"],
+            registry=self._registry,
+        )  # fmt: skip
+        self._seconds = Histogram(
+            "loyal_http_seconds", "From a request to its answer.", ["route"],
+            buckets=SECONDS, registry=self._registry,
+        )  # fmt: skip
+        self._permissions = Counter(
+            "loyal_permissions", "Queries by what came of them: given, or the rule.", ["outcome"],
+            registry=self._registry,
+        )  # fmt: skip
+        self._commands = Counter(
+            "loyal_commands", "Commands by kind: taken, or the rule.", ["kind", "outcome"],
+            registry=self._registry,
+        )  # fmt: skip
+        self.length = Gauge("loyal_log_length", "Entries in the log.", registry=self._registry)
+        self.keys_left = Gauge(
+            "loyal_keys_left", "Keys of the vault that were not drawn.", registry=self._registry
+        )
+
+    def answered(self, route: str, method: str, status: int, seconds: float) -> None:
+        """A request was answered; `route` is a template, never a path."""
+        self._requests.labels(route, method, str(status)).inc()
+        self._seconds.labels(route).observe(seconds)
+
+    def permitted(self, outcome: str, count: int) -> None:
+        """Queries got a permission (`given`), or a rule's number."""
+        self._permissions.labels(outcome).inc(count)
+
+    def commanded(self, kind: str, outcome: str) -> None:
+        """A command was `taken`, or a rule's number."""
+        self._commands.labels(kind, outcome).inc()
+
+    def text(self) -> bytes:
+        """Prometheus's text form."""
+        return generate_latest(self._registry)

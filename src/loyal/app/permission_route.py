@@ -1,0 +1,222 @@
+"""POST /v1/permissions in raw ASGI (docs/protocol.md, The permission route).
+
+One request asks for many permissions of one license. The key is looked at before the body is read.
+What is malformed is refused as a whole (400); what a rule forbids is refused query by query. Where
+a step may not have become durable the whole answer is 503: asking again with the same idempotency
+keys costs nothing twice. Its part of the OpenAPI page is written here by hand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import msgspec
+
+from loyal.app.access import ApiKeys, Buckets, asker_of
+from loyal.app.asgi import Receive, Scope, Send, header, read_body, send_json
+from loyal.app.metrics import Metrics
+from loyal.app.openai_form import Refused
+from loyal.app.platform_client import to_base64url
+from loyal.app.problems import Problem, error_fields, too_often
+from loyal.errors import ProtocolError
+from loyal.protocol.permission import MOST_MESSAGES
+from loyal.protocol.permits import MOST_IDEMPOTENCY_BYTES, PermissionRequest
+from loyal.roles import Outcome, PermissionQueue, Platform
+
+PATH = "/v1/permissions"
+MOST_REQUESTS = 1024
+"""Queries in one call."""
+
+_Hex32 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+_Key = Annotated[str, msgspec.Meta(pattern=f"^([0-9a-f]{{2}}){{1,{MOST_IDEMPOTENCY_BYTES}}}$")]
+
+
+class _Query(msgspec.Struct, forbid_unknown_fields=True):
+    idempotency_key: _Key
+    messages: Annotated[list[_Hex32], msgspec.Meta(min_length=1, max_length=MOST_MESSAGES)]
+
+
+class _Body(msgspec.Struct, forbid_unknown_fields=True):
+    license: _Hex32
+    requests: Annotated[list[_Query], msgspec.Meta(min_length=1, max_length=MOST_REQUESTS)]
+
+
+_BODY = msgspec.json.Decoder(_Body)
+
+
+@dataclass(frozen=True)
+class BodyLimits:
+    """What a body may take."""
+
+    most_bytes: int
+    seconds: float
+    """For it to come in."""
+
+
+@dataclass(frozen=True)
+class Doors:
+    """Who may come in, and how often."""
+
+    keys: ApiKeys
+    hosts: Buckets
+    """One token a query, by host."""
+    addresses: Buckets
+    """One token a request, by address; here, a request with a wrong key."""
+
+
+class PermissionRoute:
+    """The ASGI app of this one route. Raises Problem; belongs to one event loop."""
+
+    def __init__(
+        self,
+        platform: Platform,
+        queue: PermissionQueue,
+        doors: Doors,
+        metrics: Metrics,
+        limits: BodyLimits,
+    ) -> None:
+        self._platform, self._queue, self._doors = platform, queue, doors
+        self._metrics, self._limits = metrics, limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["method"] != "POST":
+            raise Problem(405, "this route takes POST", "send it so", "", [(b"allow", b"POST")])
+        host = self._host(scope)
+        body = await read_limited(scope, receive, self._limits)
+        try:
+            asked = _BODY.decode(body)
+        except (msgspec.DecodeError, ValueError, RecursionError):
+            raise Problem(
+                400, "the body does not have the form of one", "see docs/protocol.md"
+            ) from None
+        license = bytes.fromhex(asked.license)
+        known = self._platform.state.licenses.get(license)
+        if known is not None and known.host != host:
+            raise Problem(403, "this license is another host's", "use your own license", "P1")
+        wait = self._doors.hosts.take(host, len(asked.requests))
+        if wait:
+            raise too_often(wait)
+        outcomes = await self._queue.permit_many(
+            [
+                PermissionRequest(
+                    host,
+                    license,
+                    tuple(map(bytes.fromhex, one.messages)),
+                    bytes.fromhex(one.idempotency_key),
+                )
+                for one in asked.requests
+            ]
+        )
+        self._count(outcomes)
+        answer = msgspec.json.encode({"receipts": [_fields(one) for one in outcomes]})
+        await send_json(send, 200, answer, [(b"cache-control", b"no-store")])
+
+    def _host(self, scope: Scope) -> bytes:
+        scheme, _, key = header(scope["headers"], b"authorization").partition(b" ")
+        host = None
+        if scheme.lower() == b"bearer" and key:
+            host = self._doors.keys.host_of(key.strip().decode("latin-1"))
+        if host is None:
+            wait = self._doors.addresses.take(asker_of(scope.get("client")))
+            if wait:
+                raise too_often(wait)
+            challenge = (b"www-authenticate", b"Bearer")
+            raise Problem(401, "no host has this key", "ask for a new key", "", [challenge])
+        return host
+
+    def _count(self, outcomes: list[Outcome]) -> None:
+        kinds = Counter(
+            (one.rule or "form") if isinstance(one, ProtocolError) else "given" for one in outcomes
+        )
+        for kind, count in kinds.items():
+            self._metrics.permitted(kind, count)
+
+
+async def read_limited(scope: Scope, receive: Receive, limits: BodyLimits) -> bytes:
+    """The request's whole body. Problem 408, 413 or 415; ClientGone."""
+    if header(scope["headers"], b"content-encoding") not in (b"", b"identity"):
+        raise Problem(415, "the body is compressed", "send it without compression")
+    try:
+        async with asyncio.timeout(limits.seconds):
+            return await read_body(receive, limits.most_bytes)
+    except TimeoutError:
+        raise Problem(408, "the body did not come in time", "send it faster") from None
+    except Refused as refused:
+        raise Problem(refused.status, refused.message, "send less at once") from None
+
+
+def _fields(outcome: Outcome) -> dict[str, Any]:
+    if isinstance(outcome, ProtocolError):
+        error = error_fields(str(outcome), outcome.hint, outcome.rule)
+        return {"error": {**error, "rule": outcome.rule}}
+    return {"receipt": to_base64url(outcome)}
+
+
+_REFUSALS = {
+    "400": "The body does not have the form of one.",
+    "401": "No host has this key.",
+    "403": "Another host's license.",
+    "408": "Too slow.",
+    "413": "Too long.",
+    "415": "Compressed.",
+    "429": "Too often.",
+    "503": "Not durable; ask again.",
+}
+_DIGEST = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
+
+
+def _list_of(items: dict[str, Any], most: int, words: str) -> dict[str, Any]:
+    sizes = {"minItems": 1, "maxItems": most}
+    return {"type": "array", "items": items, "description": words, **sizes}
+
+
+def _record(properties: dict[str, Any], required: bool = True) -> dict[str, Any]:
+    more = {"required": list(properties)} if required else {}
+    return {"type": "object", "additionalProperties": False, "properties": properties, **more}
+
+
+def _bodies() -> tuple[dict[str, Any], dict[str, Any]]:
+    """The schemas of a request and of its answer."""
+    key = {
+        "type": "string",
+        "pattern": f"^([0-9a-f]{{2}}){{1,{MOST_IDEMPOTENCY_BYTES}}}$",
+        "description": "The same key and body cost once (P3).",
+    }
+    words = "Salted digest of each user message, in order."
+    query = _record({"idempotency_key": key, "messages": _list_of(_DIGEST, MOST_MESSAGES, words)})
+    asked = _list_of(query, MOST_REQUESTS, "One entry a query.")
+    one = _record(
+        {
+            "receipt": {"type": "string", "description": "Base64url without padding."},
+            "error": {"$ref": "#/components/schemas/ErrorFields"},
+        },
+        required=False,
+    )
+    answer = _record({"receipts": _list_of(one, MOST_REQUESTS, "In the order of the queries.")})
+    return _record({"license": _DIGEST, "requests": asked}), answer
+
+
+def openapi() -> dict[str, Any]:
+    """This route's part of the OpenAPI page."""
+    body, answer = _bodies()
+    problem = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}}}
+    good = {
+        "description": "A receipt, or the rule that forbids it, for each query.",
+        "content": {"application/json": {"schema": answer}},
+    }
+    refusals = {
+        code: {"description": words, "content": problem} for code, words in _REFUSALS.items()
+    }
+    return {
+        "post": {
+            "summary": "Permissions for many queries of one license",
+            "operationId": "permissions",
+            "security": [{"host": []}],
+            "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
+            "responses": {"200": good, **refusals},
+        }
+    }
