@@ -162,3 +162,17 @@ def test_a_wrong_start_is_refused_in_one_line(tmp_path: Path, run: Run) -> None:
     stranger.chmod(0o600)
     assert "another host's" in run(*good, "--host-key", stranger).err
     assert "ab" * 32 not in run(*good, "--host-key", stranger, "--json").err
+
+
+def test_answers_in_two_pieces_do_not_wait_for_their_caller() -> None:
+    """asyncio looks at the protocol that a socket names before it turns Nagle's algorithm off."""
+    from loyal.app.listening import Address, open_door, url_of
+
+    with open_door(Address("127.0.0.1", 0)) as door:
+        assert door.proto == socket.IPPROTO_TCP
+        with socket.create_connection(door.getsockname()) as caller:
+            answered, _ = door.accept()
+            with answered:
+                assert answered.proto == socket.IPPROTO_TCP
+        assert url_of(door) == f"http://127.0.0.1:{door.getsockname()[1]}"
+        assert caller is not None

@@ -1,7 +1,8 @@
 """The moving part of `protocol_story`: hosts on loopback, users, provers and verifiers in turn.
 
-Each host has an address of its own. An honest one is the gateway before its model; a dishonest one
-sends a share of its queries around the gateway. Provers reach both as any user does.
+The platform and each host have an address of their own, and everybody reaches them over HTTP. An
+honest host is the gateway before its model; a dishonest one sends a share of its queries around the
+gateway. Provers reach both as any user does.
 """
 
 from __future__ import annotations
@@ -9,51 +10,34 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import socket
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from loyal.app.access import ApiKeys, Rate
 from loyal.app.asgi import App, Message, Receive, Scope, Send, read_body
+from loyal.app.caretaker import Caretaker, Pace
 from loyal.app.gateway import LoyalMiddleware
+from loyal.app.http import HttpLimits, Parts, PlatformApp
+from loyal.app.listening import Address, open_door, url_of
 from loyal.app.model_server import ModelServer
 from loyal.app.openai_form import CHAT, covered_texts, reply_texts
-from loyal.app.platform_client import to_base64url
-from loyal.app.protocol_story import Community, Conduct, Copy, Desk
+from loyal.app.platform_api import PlatformApi, PlatformDesk
+from loyal.app.platform_client import PlatformClient, to_base64url
+from loyal.app.protocol_story import Community, Conduct, Copy
 from loyal.app.prover_client import AskerSettings, ChatAsker
 from loyal.app.receipts import SqliteReceipts
-from loyal.errors import ProtocolError
+from loyal.app.vault_desk import VaultDesk
 from loyal.protocol.answers import Answer, message_digest
-from loyal.protocol.convictions import SettleConviction
-from loyal.protocol.disputes import DrawKey, OpenLeaf, SettleClaim
-from loyal.protocol.events import KeyDrawn
-from loyal.protocol.permits import PermissionRequest
 from loyal.roles import Host, PermissionQueue
-from loyal.roles.custodian import evidence_digest
 from loyal.roles.prover import IntentFile, Prover
 from loyal.roles.verifier import Verifier
-from loyal.signing import PublicKey
+from loyal.signing import PublicKey, SigningKey
 
 MOST_TOKENS = 12
 """Of a reply: a response is its first word."""
 MOST_BYTES = 1 << 20
-
-
-class QueueSource:
-    """Permissions from a platform in this process (`roles.host.PermissionSource`)."""
-
-    def __init__(self, queue: PermissionQueue) -> None:
-        self._queue = queue
-
-    async def permit(self, requests: Sequence[PermissionRequest]) -> list[bytes | ProtocolError]:
-        """For each request its receipt, or why it gets none."""
-
-        async def one(request: PermissionRequest) -> bytes | ProtocolError:
-            try:
-                return await self._queue.permit(request)
-            except ProtocolError as error:
-                return error
-
-        return list(await asyncio.gather(*map(one, requests)))
+PACE_SECONDS = 7 * 86_400
+"""Between two draws: a claim is settled by then."""
 
 
 class Cheat:
@@ -101,6 +85,37 @@ class Cheat:
 
 
 @dataclass
+class _Court:
+    """The platform as its parties reach it."""
+
+    url: str
+    parts: Parts
+    app: PlatformApp
+    community: Community
+    closing: contextlib.AsyncExitStack
+    desks: list[PlatformDesk] = field(default_factory=list)
+    """The provers', in their order."""
+    verifiers: list[Verifier] = field(default_factory=list)
+    caretaker: Caretaker = field(init=False)
+
+    def look_at(self, one: Copy) -> None:
+        """From now on the platform draws this host's keys, and no other's."""
+        parts = replace(self.parts, desk=VaultDesk([one.fingerprints]))
+        self.caretaker = Caretaker(parts, self.app.log, Pace(draw_seconds=PACE_SECONDS))
+
+    def api_key(self, one: Copy) -> str:
+        """A new key for a host."""
+        return self.parts.keys.draw(one.host.key.public.data)
+
+    def desk(self, key: SigningKey) -> PlatformDesk:
+        """A party's desk, over HTTP, with a copy of the log that it audits itself."""
+        community = self.community
+        api = PlatformApi(self.url, key, clock=lambda: float(community.now))
+        self.closing.push_async_callback(api.close)
+        return PlatformDesk(api, community.log.verifier)
+
+
+@dataclass
 class Stage:
     """Everybody at work."""
 
@@ -108,18 +123,19 @@ class Stage:
     questions: tuple[str, ...]
     progress: Callable[[str, int, int], None]
     rng: random.Random
-    verifiers: list[Verifier] = field(default_factory=list)
 
     async def run(self, copies: Sequence[Copy]) -> None:
         """Every host in turn: users first, then provers, until it is convicted or has no keys."""
         community = self.community
-        desks = [(key, Desk(community, key)) for key in community.verifiers]
-        self.verifiers = [Verifier(key.public.data, desk) for key, desk in desks]
-        async with PermissionQueue(community.platform, lambda: community.now) as queue:
+        async with (
+            PermissionQueue(community.platform, lambda: community.now) as queue,
+            self._court(copies, queue) as court,
+        ):
             for one in copies:
-                async with self._served(one, queue) as url:
+                court.look_at(one)
+                async with self._served(one, court) as url:
                     await self._use(url)
-                    await self._probe(one, url)
+                    await self._probe(one, court, url)
 
     async def _use(self, url: str) -> None:
         user = ChatAsker(self._manner(url))
@@ -129,25 +145,27 @@ class Stage:
         finally:
             await user.close()
 
-    async def _probe(self, one: Copy, url: str) -> None:
+    async def _probe(self, one: Copy, court: _Court, url: str) -> None:
         """Draw keys one at a time, as far as a conviction or the last key."""
         community, license = self.community, one.host.id
         asker = ChatAsker(self._manner(url))
         provers = {
             key.public.data: Prover(
-                key.public.data, license, Desk(community, key), asker,
+                key.public.data, license, desk, asker,
                 IntentFile(community.folder / f"prover-{place}", license),
             )
-            for place, key in enumerate(community.provers)
+            for place, (key, desk) in enumerate(zip(community.provers, court.desks, strict=True))
         }  # fmt: skip
         try:
             for number in range(self._keys(one)):
                 self.progress(one.host.name, number, len(one.fingerprints))
-                await self._draw(license, provers)
+                began = community.now
+                await self._draw(license, court, provers)
                 if community.state.licenses[license].conviction is not None:
                     community.wait(community.state.parameters.appeal_seconds + 1)
-                    community.order(SettleConviction(community.identity.public.data, license))
+                    await court.caretaker.once()
                     return
+                community.wait(max(0, began + PACE_SECONDS - community.now))
         finally:
             await asker.close()
 
@@ -155,27 +173,45 @@ class Stage:
         """An honest host is asked as many as convict a host that never asks, and some more."""
         return len(one.fingerprints) if one.conduct.skips else min(len(one.fingerprints), 12)
 
-    async def _draw(self, license: bytes, provers: dict[bytes, Prover]) -> None:
-        """One key, from the draw to the settled claim."""
+    async def _draw(self, license: bytes, court: _Court, provers: dict[bytes, Prover]) -> None:
+        """One key, from the draw to the settled claim; the platform's part is its caretaker's."""
         community = self.community
-        own, windows = community.identity.public.data, community.state.parameters
-        drawn = community.order(DrawKey(own, license))[-1]
-        assert isinstance(drawn, KeyDrawn)
+        windows = community.state.parameters
+        await court.caretaker.once()
+        drawn = community.state.licenses[license].drawn
+        assert drawn is not None
         prover = provers[drawn.prover]
         found = await prover.step(community.now)
         if found == "demanded":  # and the host lets it pass
             community.wait(windows.answer_seconds + 1)
             found = await prover.step(community.now)
         if found != "claimed":
-            community.wait(windows.draw_seconds + 1)
             return
-        claim = next(reversed(community.claims))
-        proof = community.custodian.open(license, community.claims[claim].key)
-        community.order(OpenLeaf(own, claim, evidence_digest(proof)))
+        await court.caretaker.once()
         community.wait(windows.rebuttal_seconds + 1)
-        for one in self.verifiers:
+        for one in court.verifiers:
             await one.step(community.now)
-        community.order(SettleClaim(own, claim))
+        await court.caretaker.once()
+
+    @contextlib.asynccontextmanager
+    async def _court(self, copies: Sequence[Copy], queue: PermissionQueue) -> AsyncIterator[_Court]:
+        """The platform on its address, with the vault, and a desk for everybody."""
+        community = self.community
+        vault = VaultDesk([one.fingerprints for one in copies])
+        vault.update(community.state)
+        parts = Parts(
+            community.platform, queue, community.store, community.log.verifier,
+            ApiKeys(community.folder / "api-keys"), vault, lambda: community.now,
+            HttpLimits(address=Rate(1e6, 1e6)),  # everybody has one address here
+        )  # fmt: skip
+        app = PlatformApp(parts)
+        async with serving(app) as url, contextlib.AsyncExitStack() as stack:
+            court = _Court(url, parts, app, community, stack)
+            court.desks += map(court.desk, community.provers)
+            court.verifiers += [
+                Verifier(key.public.data, court.desk(key)) for key in community.verifiers
+            ]
+            yield court
 
     def _manner(self, url: str) -> AskerSettings:
         return AskerSettings(
@@ -183,13 +219,14 @@ class Stage:
         )
 
     @contextlib.asynccontextmanager
-    async def _served(self, one: Copy, queue: PermissionQueue) -> AsyncIterator[str]:
+    async def _served(self, one: Copy, court: _Court) -> AsyncIterator[str]:
         """The host's address, while it is up."""
         community = self.community
         model = ModelServer(one.model, MOST_TOKENS)
         host = Host(one.host.key, one.host.terms, PublicKey(community.identity.public.data))
         kept = SqliteReceipts(community.folder / f"receipts-{one.host.id.hex()[:8]}.db")
-        gateway = LoyalMiddleware(model, host, QueueSource(queue), kept)
+        source = PlatformClient(court.url, court.api_key(one))
+        gateway = LoyalMiddleware(model, host, source, kept)
         app: App = gateway
         if one.conduct.skips:
             app = Cheat(gateway, model, host, one.conduct, self.rng)
@@ -198,6 +235,7 @@ class Stage:
                 yield url
         finally:
             await gateway.close()
+            await source.close()
             kept.close()
             model.close()
 
@@ -207,14 +245,14 @@ async def serving(app: App) -> AsyncIterator[str]:
     """An app on a free port of 127.0.0.1, in this event loop."""
     import uvicorn
 
-    door = socket.create_server(("127.0.0.1", 0))
+    door = open_door(Address("127.0.0.1", 0))
     config = uvicorn.Config(app, lifespan="off", access_log=False, log_level="error")
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve([door]))
     try:
         while not server.started:
             await asyncio.sleep(0.01)
-        yield f"http://127.0.0.1:{door.getsockname()[1]}/v1"
+        yield url_of(door)
     finally:
         server.should_exit = True
         await task

@@ -20,21 +20,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from loyal.app.store import open_store
-from loyal.errors import ProtocolError, UsageError
+from loyal.errors import UsageError
 from loyal.fingerprints import Beacon, FingerprintSet, fingerprint
 from loyal.models import LanguageModel
 from loyal.protocol import Checkpoint, Command, Event, NoteSigner, State, Terms
 from loyal.protocol import events as e
 from loyal.protocol.audit import Auditor
 from loyal.protocol.commands import sign_command
-from loyal.protocol.disputes import MakeClaim
 from loyal.protocol.licenses import CommitUsage, DeliverModel, SignLicense
 from loyal.protocol.lineage import PublishModel, model_id
 from loyal.protocol.stake import Bond, Deposit
 from loyal.roles import Platform, PlatformKeys
-from loyal.roles.custodian import Custodian
-from loyal.roles.mirror import Mirror
-from loyal.roles.verifier import Evidence
 from loyal.signing import SigningKey
 
 DEPOSIT_MICRO = 50_000_000
@@ -132,9 +128,6 @@ class Community:
         self.store = open_store(f"sqlite:///{folder / 'platform.db'}")
         self.platform = Platform(self.store, PlatformKeys(self.identity, self.log))
         self.names: dict[bytes, str] = {}
-        self.claims: dict[bytes, MakeClaim] = {}
-        """Claim -> what its prover showed: the log holds it too."""
-        self.custodian = Custodian({})
         self._numbers: Counter[bytes] = Counter()
         self.owners = [self._party(name) for name, _ in OWNERS]
         self.provers = [self._bonded("prover", n) for n in range(PROVERS)]
@@ -156,10 +149,7 @@ class Community:
         self._numbers[key.public.data] += 1
         number = self._numbers[key.public.data]
         signed = sign_command(key, self.identity.public.data, command, number)
-        events = self.platform.submit(signed, self.now)
-        if isinstance(command, MakeClaim):
-            self.claims |= {one.claim: command for one in events if isinstance(one, e.Claimed)}
-        return events
+        return self.platform.submit(signed, self.now)
 
     def order(self, command: Command) -> tuple[Event, ...]:
         """The platform's own command."""
@@ -224,47 +214,6 @@ class Community:
         return key
 
 
-class Desk:
-    """A party's desk at the platform in this process (`roles.prover.Desk`, `EvidenceDesk`), with a
-    copy of the log of its own that it checks."""
-
-    def __init__(self, community: Community, key: SigningKey) -> None:
-        self._community, self._key = community, key
-        own = community.identity.public.data
-        self._mirror = Mirror(own, community.log.verifier, community.state.parameters)
-
-    async def read_on(self) -> State:
-        """The log, read to its newest checkpoint and checked."""
-        note = self._community.platform.checkpoint
-        assert note is not None
-        head = self._mirror.opened(note.to_bytes())
-        entries = list(self._community.store.entries(self._mirror.size, head.size))
-        self._mirror.take(head, entries)
-        return self._mirror.state
-
-    async def submit(self, command: Command) -> None:
-        """Sign it and have it taken."""
-        self._community.do(self._key, command)
-
-    async def drawn_key(self, license: bytes) -> str:
-        """The key that is out to this party. ProtocolError where none is."""
-        drawn = self._community.state.licenses[license].drawn
-        if drawn is None or drawn.prover != self._key.public.data:
-            raise ProtocolError("no key is out to this prover", hint="wait for a draw", rule="C1")
-        return self._community.custodian.key(license, drawn.number)
-
-    async def evidence(self, claim: bytes) -> Evidence:
-        """What a verifier is shown of a claim."""
-        made = self._community.claims[claim]
-        custodian = self._community.custodian
-        proof = custodian.open(made.license, made.key)
-        return Evidence(made.key, made.reply, made.salt, proof, custodian.beacon(made.license))
-
-    def drew_between(self, license: bytes, beacon: bytes) -> bool:
-        """Whether the log itself shows that a beacon came after the set."""
-        return self._mirror.drew_between(license, beacon)
-
-
 def live(
     community: Community,
     copies: tuple[Copy, ...],
@@ -282,7 +231,6 @@ def live(
     if not copies:
         raise UsageError("nobody is a host", hint="give one copy at least")
     began = time.monotonic()
-    community.custodian = Custodian({one.host.id: one.fingerprints for one in copies})
     stage = Stage(community, questions, progress, random.SystemRandom())
     asyncio.run(stage.run(copies))
     return _ending(community, copies, time.monotonic() - began)
