@@ -361,10 +361,12 @@ STEPS: dict[str, Callable[[Size], list[Row]]] = {
 def main() -> None:
     """Run the steps that are asked for; all of them by default."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("steps", nargs="*", choices=[*STEPS, "show"], metavar="STEP")
+    parser.add_argument("steps", nargs="*", help=f"of {', '.join(STEPS)}; show prints alone")
     parser.add_argument("--small", action="store_true", help="short versions, nothing is written")
     parser.add_argument("--deliveries", type=int, default=Size().deliveries)
     given = parser.parse_args()
+    if set(given.steps) - {*STEPS, "show"}:
+        parser.error(f"the steps are {', '.join(STEPS)} and show")
     size = SMALL if given.small else Size(deliveries=given.deliveries)
     for step in given.steps or STEPS:
         if step == "show":

@@ -129,7 +129,7 @@ def test_a_fault_would_be_seen(play: Played) -> None:
 
 def test_a_signed_command_that_was_changed_anywhere_is_none(play: Played) -> None:
     stage, length = play.stage, play.platform.state.length
-    command = Bond(stage.id("member"), "prover", 5)
+    command = Bond(stage.id("member"), "prover", 1_000_000)
     whole = sign_command(stage.key("member"), stage.id("platform"), command, 2**40).to_bytes()
 
     def post(data: bytes) -> int:

@@ -178,7 +178,7 @@ def test_the_log_is_read_and_proven(tmp_path: Path) -> None:
         proof = (await play.get(f"/v1/log/inclusion?index={index}&size={head.size}")).json
         path = [from_base64(one) for one in proof["hashes"]]
         assert path == merkle.inclusion_proof(entries, index)
-        await play.do(Bond(play.stage.id("member"), "prover", 1))
+        await play.do(Bond(play.stage.id("member"), "prover", 1_000_000))
         grown = play.platform.state.length
         proof = (await play.get(f"/v1/log/consistency?old={head.size}&new={grown}")).json
         newer = [from_base64url(one) for one in (
@@ -258,7 +258,7 @@ def test_what_is_watched_tells_no_secret(tmp_path: Path, caplog: pytest.LogCaptu
     async def story(play: Played) -> None:
         body = {"license": play.license.hex(), "requests": [play.query(5, 6)]}
         await play.permit(body)
-        await play.do(Bond(play.stage.id("member"), "prover", 1))
+        await play.do(Bond(play.stage.id("member"), "prover", 1_000_000))
         await play.get(f"/v1/draws/{play.license.hex()}?planted=secret", "prover 1")
         await play.get("/planted-path")
         assert (await play.get("/health")).json["status"] == "ok"
