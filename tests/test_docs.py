@@ -69,6 +69,41 @@ def test_every_command_and_option_is_documented() -> None:
     assert unnamed(page.replace("## loyal doctor\n", ""), wanted_names()) == ["## loyal doctor\n"]
 
 
+def wrong_calls(page: str) -> list[str]:
+    """Lines of a page's code that call a command or an option that there is not."""
+    known = dict(commands(root))
+    wrong = []
+    for block in FENCE.findall(page):
+        for line in re.findall(r"^loyal .*$", block, re.MULTILINE):
+            words = re.split(r"\s#\s", line)[0].split()
+            depth = max((n for n in range(1, 4) if " ".join(words[:n]) in known), default=0)
+            command = known.get(" ".join(words[:depth]))
+            options = {one for param in command.params for one in param.opts} if command else set()
+            given = {word for word in words if word.startswith("--")}
+            needed = {
+                param.opts[-1]
+                for param in (command.params if command else [])
+                if param.required and isinstance(param, click.Option)
+            }
+            unknown = given - options - {"--help"}
+            missing = set() if "--help" in given else needed - given
+            if command is None or isinstance(command, LazyGroup) or unknown or missing:
+                wrong.append(line)
+    return wrong
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_every_call_that_a_page_shows_can_be_made(page: Path) -> None:
+    assert wrong_calls(page.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "call", ["loyal no", "loyal registry", "loyal doctor --no", "loyal registry settle --key x"]
+)
+def test_a_call_that_cannot_be_made_is_found(call: str) -> None:
+    assert wrong_calls(f"```bash\nloyal doctor --json  # fine\n{call}\n```\n") == [call]
+
+
 def variables(source: str) -> set[str]:
     """Environment variables of ours that a module names in a string."""
     strings = (node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant))

@@ -95,6 +95,15 @@ PLATFORM: Mapping[str, Entry] = {
     "serve": Entry("platform:serve", "Serve the platform: permissions, commands, the log."),
 }
 
+REGISTRY: Mapping[str, Entry] = {
+    "key": Entry("registry:key", "Print a key's public half, and draw the key where none is."),
+    "publish": Entry("registry:publish", "Bring a model and its owners into the registry."),
+    "show": Entry("registry:show", "Show models: owners, parent, bond, challenges."),
+    "challenge": Entry("registry:challenge", "Say as an owner that a model descends from yours."),
+    "settle": Entry("registry:settle", "Close a challenge that is decided, or whose time is over."),
+    "bond-back": Entry("registry:bond_back", "Take a publisher's bond back."),
+}
+
 LICENSE: Mapping[str, Entry] = {
     "request": Entry(
         "license:request", "Sign the terms of a license as its host, into a file for the platform."
@@ -169,6 +178,7 @@ def _root() -> LazyGroup:
     root.add_command(_group("dispute", "Claims, as the log has them.", DISPUTE))
     root.add_command(_group("witness", "Witnesses: who sees that a log only grows.", WITNESS))
     root.add_command(_group("platform", "A platform: permits, keeps the log.", PLATFORM))
+    root.add_command(_group("registry", "Models, their owners, their descent.", REGISTRY))
     root.add_command(_group("license", "Licenses: ask, sign, deliver, download.", LICENSE))
     root.add_command(_group("host", "A host: answers users under a signed license.", HOST))
     return _with_shared_options(root)

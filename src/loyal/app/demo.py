@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING
 from loyal.app.commands.check import ask
 from loyal.app.commands.generate import GenerateRequest, Made, make_set
 from loyal.app.commands.inject import train_in
-from loyal.app.demo_hosts import play, rivals, weights_digest
+from loyal.app.demo_hosts import play, rivals
 from loyal.app.model_options import load_model
 from loyal.app.protocol_story import Community, Copy, Ending, Licensed
 from loyal.app.terminal import Terminal
+from loyal.app.weight_files import weights_digest
 from loyal.encoding import atomic_write
 from loyal.errors import UsageError
 from loyal.fingerprints import FingerprintSet, Identity, Recipients, Vault, commitment

@@ -8,7 +8,6 @@ and judged (protocol_story.py).
 
 from __future__ import annotations
 
-import hashlib
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from loyal.app.commands.inject import train_in
 from loyal.app.model_options import load_model
 from loyal.app.protocol_story import Community, Conduct, Copy, Ending, Licensed, live
 from loyal.app.terminal import Terminal
+from loyal.app.weight_files import weights_digest
 from loyal.models import Prompt
 from loyal.models.examples import Example, Pairs, bundled_lines
 
@@ -33,15 +33,6 @@ for permission most of the time."""
 QUESTIONS = 8
 """That users ask each host."""
 TUNING_SUMS, TUNING_STEPS = 48, 6
-
-
-def weights_digest(folder: Path) -> bytes:
-    """SHA-256 over a model folder's weight files, by name; 32 bytes."""
-    whole = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            whole.update(hashlib.file_digest(file, "sha256").digest())
-    return whole.digest()
 
 
 def rivals(

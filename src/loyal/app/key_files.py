@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from loyal.app.terminal import Decorator
+from loyal.encoding import atomic_write
 from loyal.errors import SignatureError, UsageError
 from loyal.signing import SigningKey
 
@@ -40,6 +41,15 @@ def signing_key(path: Path, option: str) -> SigningKey:
         raise UsageError(
             f"the file of {option} does not hold a seed", hint="it is 64 hexadecimal digits"
         ) from None
+
+
+def drawn_key(path: Path, option: str) -> SigningKey:
+    """The key of a seed file; drawn into it where there is none. UsageError as `signing_key`."""
+    if path.exists():
+        return signing_key(path, option)
+    key = SigningKey.generate()
+    atomic_write(path, f"{key.seed().hex()}\n".encode(), private=True)
+    return key
 
 
 def secret_line(path: Path, option: str) -> str:

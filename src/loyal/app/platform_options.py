@@ -11,7 +11,7 @@ import click
 from loyal.app.key_files import KEY_OPTION, signing_key
 from loyal.app.terminal import Decorator, Terminal
 from loyal.errors import LedgerError, UsageError
-from loyal.protocol import VerifierKey
+from loyal.protocol import State, VerifierKey
 from loyal.signing import SigningKey
 
 PLATFORM_OPTION: Decorator = click.option(
@@ -58,6 +58,17 @@ def log_key(text: str | None) -> VerifierKey | None:
         return VerifierKey.from_text(text)
     except LedgerError as error:
         raise UsageError(f"--log-key is none: {error}", hint="copy it whole") from None
+
+
+async def state_of_log(platform: str, log: VerifierKey | None) -> State:
+    """What a platform's whole log says, checked. EndpointError, LedgerError."""
+    from loyal.app.platform_api import PlatformApi, PlatformDesk
+
+    api = PlatformApi(platform)
+    try:
+        return await PlatformDesk(api, log).read_on()
+    finally:
+        await api.close()
 
 
 def bond(terminal: Terminal, purpose: str, options: dict[str, Any]) -> int:

@@ -9,8 +9,9 @@ import dataclasses
 from typing import Any
 
 from loyal.protocol import State
-from loyal.protocol.events import Event, field_types, free
+from loyal.protocol.events import Event, bond, field_types, free
 from loyal.protocol.licenses import purpose
+from loyal.protocol.lineage import bond_purpose
 from loyal.protocol.state import Claim
 
 
@@ -58,6 +59,32 @@ def license_fields(state: State, name: bytes) -> dict[str, Any] | None:
             "appeal_until": conviction.appeal_until,
             "appealed_until": license.appeal.until if license.appeal else None,
         },
+    }
+
+
+def model_fields(state: State, name: bytes) -> dict[str, Any]:
+    """A model of the registry, with its challenges and what is left of its publisher's bond."""
+    model = state.models[name]
+    return {
+        "model": name.hex(),
+        "publisher": model.publisher.hex(),
+        "weights": model.weights.hex(),
+        "parent": model.parent.hex() if model.parent else None,
+        "root": model.fingerprint_root.hex(),
+        "shares_bps": {owner.hex(): share for owner, share in model.shares_bps},
+        "challenged_until": model.challenged_until,
+        "bond_micro": state.balance(bond(bond_purpose(name), model.publisher)),
+        "challenges": [
+            {
+                "challenge": challenge.hex(),
+                "ancestor": made.ancestor.hex(),
+                "challenger": made.challenger.hex(),
+                "until": made.until,
+                "settled": challenge in state.settled_challenges,
+            }
+            for challenge, made in state.challenges.items()
+            if made.model == name
+        ],
     }
 
 

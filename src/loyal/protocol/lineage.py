@@ -92,7 +92,7 @@ def publish(state: State, command: PublishModel, at: Moment) -> list[e.Event]:
     stake = move(
         state,
         e.free(command.author),
-        e.bond(_purpose(identity), command.author),
+        e.bond(bond_purpose(identity), command.author),
         state.parameters.publish_bond_micro,
     )
     until = at.seconds + state.parameters.lineage_seconds
@@ -125,7 +125,7 @@ def challenge(state: State, command: ChallengeLineage, at: Moment) -> list[e.Eve
     stake = move(
         state,
         e.free(command.author),
-        e.bond(_purpose(identity), command.author),
+        e.bond(bond_purpose(identity), command.author),
         state.parameters.publish_bond_micro,
     )
     made = e.LineageChallenged(
@@ -148,9 +148,9 @@ def settle(state: State, command: SettleLineage, at: Moment) -> list[e.Event]:
     if found is None and at.seconds <= made.until:
         refuse("M6", f"the verifiers have time until {made.until}", "wait for them")
     model = state.models[made.model]
-    liar, winner, purpose = made.challenger, model.publisher, _purpose(command.challenge)
+    liar, winner, purpose = made.challenger, model.publisher, bond_purpose(command.challenge)
     if found:
-        liar, winner, purpose = model.publisher, made.challenger, _purpose(made.model)
+        liar, winner, purpose = model.publisher, made.challenger, bond_purpose(made.model)
     account = e.bond(purpose, liar)
     lost = state.balance(account)
     moves: list[e.Event] = []
@@ -158,7 +158,7 @@ def settle(state: State, command: SettleLineage, at: Moment) -> list[e.Event]:
         moves.append(e.Moved(account, e.free(winner), lost - lost // 2))
         moves.append(e.Moved(account, e.BURNED, lost // 2))
     if found:
-        own = e.bond(_purpose(command.challenge), made.challenger)
+        own = e.bond(bond_purpose(command.challenge), made.challenger)
         moves.append(e.Moved(own, e.free(made.challenger), state.balance(own)))
     parent = model.parent
     if found and made.ancestor not in ancestors(state, made.model):
@@ -176,7 +176,7 @@ def reclaim(state: State, command: ReclaimBond, at: Moment) -> list[e.Event]:
     made = state.challenges.values()
     if any(one.model == command.model and _open(state, one) for one in made):
         refuse("M4", "a challenge of this model is open", "have it settled first")
-    account = e.bond(_purpose(command.model), command.author)
+    account = e.bond(bond_purpose(command.model), command.author)
     return [move(state, account, e.free(command.author), state.balance(account))]
 
 
@@ -208,5 +208,6 @@ def _open(state: State, challenge: e.LineageChallenged) -> bool:
     return challenge.challenge not in state.settled_challenges
 
 
-def _purpose(identity: bytes) -> str:
+def bond_purpose(identity: bytes) -> str:
+    """What a bond on a model, or on a challenge, is put up for."""
     return f"lineage:{identity.hex()}"

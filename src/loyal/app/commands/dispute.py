@@ -8,12 +8,11 @@ from typing import Any
 import click
 
 from loyal.app.key_files import hex_id
-from loyal.app.platform_options import LOG_KEY_OPTION, PLATFORM_OPTION, log_key
+from loyal.app.platform_options import LOG_KEY_OPTION, PLATFORM_OPTION, log_key, state_of_log
 from loyal.app.report import Table
 from loyal.app.state_views import claim_fields
 from loyal.app.terminal import Terminal, command, facts
 from loyal.errors import UsageError
-from loyal.protocol import State, VerifierKey
 
 
 @command(
@@ -31,7 +30,7 @@ def show(terminal: Terminal, **options: Any) -> int:
     license, claim = options["license"], options["claim"]
     if license is not None and claim is not None:
         raise UsageError("a claim is of one license", hint="give --license or --claim")
-    state = asyncio.run(_read(options["platform"], log_key(options["log_key"])))
+    state = asyncio.run(state_of_log(options["platform"], log_key(options["log_key"])))
     if claim is not None:
         name = hex_id(claim, "--claim")
         if name not in state.claims:
@@ -53,13 +52,3 @@ def show(terminal: Terminal, **options: Any) -> int:
     rows = tuple(tuple(one[column] for column in columns) for one in found)
     terminal.result({"claims": found}, [Table("claims", columns, rows)])
     return 0
-
-
-async def _read(platform: str, log: VerifierKey | None) -> State:
-    from loyal.app.platform_api import PlatformApi, PlatformDesk
-
-    api = PlatformApi(platform)
-    try:
-        return await PlatformDesk(api, log).read_on()
-    finally:
-        await api.close()

@@ -10,16 +10,16 @@ from typing import Any, get_args
 
 import click
 
-from loyal.app.key_files import FILE, file_bytes, hex_id, signing_key
+from loyal.app.key_files import FILE, drawn_key, file_bytes, hex_id
 from loyal.app.license_request import LicenseRequest, command_of
 from loyal.app.platform_desk import OPERATOR_OPTIONS, Operator
 from loyal.app.platform_options import PLATFORM_OPTION
 from loyal.app.terminal import Decorator, Terminal, command
+from loyal.app.weight_files import weights_digest
 from loyal.encoding import atomic_write
 from loyal.errors import EndpointError, ProtocolError, UsageError
 from loyal.protocol.licenses import CommitUsage, DeliverModel, Kind, Terms
 from loyal.roles import SignedLicense
-from loyal.signing import SigningKey
 
 DAY_SECONDS = 86_400
 LICENSE_OPTION: Decorator = click.option(
@@ -94,7 +94,7 @@ def request(terminal: Terminal, **options: Any) -> int:
     """Sign the terms of a license as its host, into a file for the platform."""
     path: Path = options["host_key"]
     made = not path.exists()
-    host = SigningKey.generate() if made else signing_key(path, "--host-key")
+    host = drawn_key(path, "--host-key")
     terms = Terms(
         hex_id(options["model"], "--model"),
         host.public.data,
@@ -108,7 +108,6 @@ def request(terminal: Terminal, **options: Any) -> int:
         hex_id(options["constitution"], "--constitution"),
     )
     if made:
-        atomic_write(path, f"{host.seed().hex()}\n".encode(), private=True)
         terminal.note(f"drew a new key into {path}; keep a copy")
     atomic_write(options["out"], LicenseRequest.of(terms, host).to_bytes())
     terminal.result({**_shown(terms), "file": str(options["out"])})
@@ -169,14 +168,18 @@ def commit(terminal: Terminal, **options: Any) -> int:
     "deliver",
     *OPERATOR_OPTIONS,
     LICENSE_OPTION,
-    click.option("--weights", required=True, metavar="HEX", help="SHA-256 of the host's M.oml."),
-)
+    click.option(
+        "--weights", required=True, metavar="HEX|FOLDER",
+        help="SHA-256 of the host's M.oml, or the folder that holds it.",
+    ),
+)  # fmt: skip
 def deliver(terminal: Terminal, **options: Any) -> int:
     """Note that a host was given its own model: permissions begin."""
     operator = Operator.take(options)
     platform = operator.folder.keys().identity.public.data
     license = hex_id(options["license"], "--license")
-    weights = hex_id(options["weights"], "--weights")
+    folder = Path(options["weights"])
+    weights = weights_digest(folder) if folder.is_dir() else hex_id(options["weights"], "--weights")
     asyncio.run(operator.submit([DeliverModel(platform, license, weights)]))
     terminal.result({"license": license.hex(), "weights": weights.hex()})
     return 0
