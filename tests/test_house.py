@@ -244,7 +244,7 @@ GREEN: tuple[tuple[Rule, str, str], ...] = (
     (dead_code, "src/a.py", "# (B, T, vocab)\nx = 1  # a = b\n"),
     (dead_code, "src/a.py", "# The clock is an argument: nothing here calls time.time().\n"),
     (prints, "src/loyal/app/cli.py", "print('hello')"),
-    (machine_names, "README.md", "see src/loyal/work/x and https://example.com/home/x"),
+    (machine_names, "README.md", "see src/loyal/" + "work/x and https://example.com/home/x"),
     (spelling, "README.md", "the model's behavior; raise; otherwise; a promise; precise"),
 )
 

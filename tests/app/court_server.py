@@ -1,37 +1,43 @@
-"""A platform of `actors_stage` and a host of its license, over HTTP on free ports.
+"""A platform of `actors_stage` and a host of its license, over HTTP on one free port.
 
-The routes are those of docs/protocol.md; behind them stand the real `Platform`, `Custodian`,
-`Host` and `caller`. The clock is the stage's, or the real one where that is later.
+Commands, accounts, draws and evidence are the real `PlatformApp`'s. Only the log's own routes show
+whatever stands on the shelf, seven entries a page, so that a test can forge it as a platform might.
+The clock is the stage's, or the real one where that is later.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from urllib.parse import parse_qs
 
 from actors_stage import Court, StageHost
-from aiohttp import web
+from gateway_stage import serving as on_a_port
 from shelf import KEYS
 
 from loyal import merkle
+from loyal.app.access import ApiKeys
+from loyal.app.asgi import Receive, Scope, Send, read_body, send_json, to_json
+from loyal.app.http import Parts, PlatformApp
 from loyal.app.platform_client import to_base64url
-from loyal.app.signed_request import caller
-from loyal.errors import LoyalError, ProtocolError
-from loyal.protocol import events as e
-from loyal.protocol.commands import SignedCommand
-from loyal.protocol.disputes import MakeClaim
+from loyal.app.vault_desk import VaultDesk
 from loyal.protocol.note import to_base64
+from loyal.roles import PermissionQueue
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+MOST_BYTES = 1 << 20
 
 
 @dataclass
 class CourtServer:
-    """Where both listen, and what the host was sent."""
+    """Where both listen, and what the host was sent. An ASGI app around the platform's."""
 
     court: Court
     host: StageHost
@@ -44,7 +50,8 @@ class CourtServer:
     """Headers and bodies of questions."""
     kept: dict[str, list[str]] = field(default_factory=dict)
     broken: int = 0
-    """So many reading requests to the platform are answered 503 first."""
+    """So many questions who the platform is are answered 503 first."""
+    app: PlatformApp = field(init=False)
 
     @property
     def now(self) -> int:
@@ -52,131 +59,64 @@ class CourtServer:
         stage.now = max(stage.now, int(time.time()))
         return stage.now
 
-    async def commands(self, request: web.Request) -> web.StreamResponse:
-        try:
-            signed = SignedCommand.from_bytes(await request.read())
-        except LoyalError as error:
-            return refusal(400, error)
-        index = len(self.court.shelf.log)
-        try:
-            events = self.court.platform.submit(signed, self.now)
-        except ProtocolError as error:
-            return refusal(422, error)
-        for one in events:
-            if isinstance(one, e.Claimed):
-                assert isinstance(signed.command, MakeClaim)
-                self.court.claims[one.claim] = signed.command
-        shown = [{"kind": type(one).__name__} for one in events]
-        return web.json_response({"index": index, "events": shown})
-
-    async def about(self, request: web.Request) -> web.StreamResponse:
-        if self.broken:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"]
+        if path == "/v1/chat/completions":
+            headers, body = await self.chat(scope, await read_body(receive, MOST_BYTES))
+            status = 200 if body else 503
+            await send_json(send, status, to_json(body), headers)
+        elif path == "/v1/models":
+            await send_json(send, 200, to_json({"data": [{"id": "the-model"}]}), [])
+        elif path.startswith("/loyal/receipts/"):
+            answers = self.kept[path.rpartition("/")[2]]
+            await send_json(send, 200, to_json({"answers": answers}), [])
+        elif path == "/v1/platform" and self.broken:
             self.broken -= 1
-            return web.Response(status=503)
-        fields = {
-            "platform": KEYS.identity.public.hex(),
-            "log": KEYS.log.name,
-            "log_key": str(KEYS.log.verifier),
-            "length": len(self.court.shelf.log),
-            "parameters": asdict(self.court.state.parameters),
-        }
-        return web.json_response(fields)
+            await send_json(send, 503, b"{}", [])
+        elif path.startswith("/v1/log/") and not self.court.shelf.notes:
+            await send_json(send, 404, b"{}", [])
+        elif path.startswith("/v1/log/"):
+            query = parse_qs(scope["query_string"].decode())
+            await send_json(send, 200, self.log(path, query), [])
+        else:
+            await self.app(scope, receive, send)
+            self.learn()
 
-    async def checkpoint(self, request: web.Request) -> web.StreamResponse:
-        if not self.court.shelf.notes:
-            return web.Response(status=404)
-        return web.Response(body=self.court.shelf.notes[-1], content_type="text/plain")
+    def log(self, path: str, query: dict[str, list[str]]) -> bytes:
+        """What stands on the shelf."""
+        shelf = self.court.shelf
+        asked = {name: int(values[0]) for name, values in query.items()}
+        if path.endswith("checkpoint"):
+            return bytes(shelf.notes[-1])
+        if path.endswith("entries"):
+            start = asked["start"]
+            page = shelf.log[start : min(asked["stop"], start + 7)]
+            return to_json({"start": start, "entries": [to_base64url(one) for one in page]})
+        proof = merkle.Tree(shelf.log[: asked["new"]]).consistency_proof(asked["old"])
+        return to_json({"hashes": [to_base64(one) for one in proof]})
 
-    async def entries(self, request: web.Request) -> web.StreamResponse:
-        start, stop = int(request.query["start"]), int(request.query["stop"])
-        page = self.court.shelf.log[start : min(stop, start + 7)]
-        return web.json_response({"start": start, "entries": [to_base64url(one) for one in page]})
+    def learn(self) -> None:
+        """The claims that came in, with what their provers showed."""
+        for name in self.court.state.claims.keys() - self.court.claims.keys():
+            made = self.app.log.claim_of(name)
+            assert made is not None
+            self.court.claims[name] = made
 
-    async def consistency(self, request: web.Request) -> web.StreamResponse:
-        old, new = int(request.query["old"]), int(request.query["new"])
-        proof = merkle.Tree(self.court.shelf.log[:new]).consistency_proof(old)
-        return web.json_response({"hashes": [to_base64(one) for one in proof]})
-
-    async def account(self, request: web.Request) -> web.StreamResponse:
-        party, state = bytes.fromhex(request.match_info["party"]), self.court.state
-        bonds = {one: state.balance(e.bond(one, party)) for one in ("prover", "verifier")}
-        free = state.balance(e.free(party))
-        return web.json_response({"free_micro": free, "bonds": bonds, "last_number": 0})
-
-    async def drawn(self, request: web.Request) -> web.StreamResponse:
-        license = bytes.fromhex(request.match_info["license"])
-        asked = self.caller(request)
-        drawn = self.court.state.licenses[license].drawn
-        if drawn is None or drawn.prover != asked:
-            return refusal(403, ProtocolError("no key is out to you", hint="wait", rule="C1"))
-        key = self.court.custodian.key(license, drawn.number)
-        return web.json_response({"number": drawn.number, "until": drawn.until, "key": key})
-
-    async def evidence(self, request: web.Request) -> web.StreamResponse:
-        name = bytes.fromhex(request.match_info["claim"])
-        claim, made = self.court.state.claims[name], self.court.claims[name]
-        if self.caller(request) not in dict(claim.made.electorate) or claim.opened is None:
-            return refusal(403, ProtocolError("not for you", hint="bond first", rule="V1"))
-        fields = {
-            "key": made.key,
-            "reply": made.reply,
-            "salt": made.salt.hex(),
-            "proof": to_base64url(self.court.custodian.open(made.license, made.key)),
-            "beacon": self.court.custodian.beacon(made.license).hex(),
-        }
-        return web.json_response(fields)
-
-    def caller(self, request: web.Request) -> bytes:
-        value = request.headers.get("Authorization", "")
-        return caller(value, request.method, request.rel_url.raw_path_qs, int(time.time()))
-
-    async def chat(self, request: web.Request) -> web.StreamResponse:
-        body = await request.json()
-        self.seen.append((dict(request.headers), body))
+    async def chat(self, scope: Scope, data: bytes) -> tuple[list[tuple[bytes, bytes]], Any]:
+        """The host's answer; nothing where it is silent."""
+        body = json.loads(data)
+        headers = {name.decode().title(): value.decode() for name, value in scope["headers"]}
+        self.seen.append((headers, body))
         heard = await self.host.ask(body["messages"][-1]["content"])
         if heard is None:
-            return web.Response(status=503)
-        message = {"role": "assistant", "content": heard.reply}
+            return [], {}
         identity = f"{len(self.seen):032x}"
-        headers = {"Loyal-Request-Id": identity}
         answers = [to_base64url(one) for one in heard.answers]
+        signed = [(b"loyal-request-id", identity.encode())]
         if answers and self.answers_by == "header":
-            headers["Loyal-Answer"] = answers[0]
+            signed.append((b"loyal-answer", answers[0].encode()))
         self.kept[identity] = answers
-        return web.json_response({"choices": [{"message": message}]}, headers=headers)
-
-    async def models(self, request: web.Request) -> web.StreamResponse:
-        return web.json_response({"data": [{"id": "the-model"}]})
-
-    async def receipts(self, request: web.Request) -> web.StreamResponse:
-        return web.json_response({"answers": self.kept[request.match_info["id"]]})
-
-
-def refusal(status: int, error: LoyalError) -> web.Response:
-    """An error as the API says it."""
-    rule = getattr(error, "rule", "") or None
-    fields = {"rule": rule, "message": str(error), "hint": error.hint}
-    return web.json_response({"error": fields}, status=status)
-
-
-def application(server: CourtServer) -> web.Application:
-    """Both sets of routes; they do not meet."""
-    app = web.Application()
-    gets: dict[str, Handler] = {
-        "/v1/platform": server.about,
-        "/v1/log/checkpoint": server.checkpoint,
-        "/v1/log/entries": server.entries,
-        "/v1/log/consistency": server.consistency,
-        "/v1/accounts/{party}": server.account,
-        "/v1/draws/{license}": server.drawn,
-        "/v1/claims/{claim}/evidence": server.evidence,
-        "/v1/models": server.models,
-        "/loyal/receipts/{id}": server.receipts,
-    }
-    app.add_routes([web.get(path, handler) for path, handler in gets.items()])
-    app.add_routes([web.post("/v1/commands", server.commands)])
-    app.add_routes([web.post("/v1/chat/completions", server.chat)])
-    return app
+        return signed, {"choices": [{"message": {"role": "assistant", "content": heard.reply}}]}
 
 
 @contextmanager
@@ -186,23 +126,28 @@ def serving(court: Court, host: StageHost) -> Iterator[CourtServer]:
     ready, loop = threading.Event(), asyncio.new_event_loop()
     stop = asyncio.Event()
 
-    async def work() -> None:
-        runner = web.AppRunner(application(server))
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        port = runner.addresses[0][1]
-        server.platform = f"http://127.0.0.1:{port}"
-        server.url = f"{server.platform}/v1"
-        ready.set()
-        await stop.wait()
-        await runner.cleanup()
+    async def work(folder: Path) -> None:
+        async with PermissionQueue(court.platform, lambda: server.now) as queue:
+            desk = VaultDesk([court.secret])
+            desk.update(court.state)
+            server.app = PlatformApp(
+                Parts(
+                    court.platform, queue, court.shelf, KEYS.log.verifier,
+                    ApiKeys(folder / "api-keys"), desk, lambda: server.now,
+                )
+            )  # fmt: skip
+            async with on_a_port(server) as url:
+                server.platform, server.url = url, f"{url}/v1"
+                ready.set()
+                await stop.wait()
 
-    thread = threading.Thread(target=lambda: loop.run_until_complete(work()))
-    thread.start()
-    assert ready.wait(20)
-    try:
-        yield server
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join()
-        loop.close()
+    with TemporaryDirectory() as name:
+        thread = threading.Thread(target=lambda: loop.run_until_complete(work(Path(name))))
+        thread.start()
+        assert ready.wait(20)
+        try:
+            yield server
+        finally:
+            loop.call_soon_threadsafe(stop.set)
+            thread.join()
+            loop.close()

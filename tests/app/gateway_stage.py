@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from loyal.app.gateway import GatewayLimits, LoyalMiddleware
+from loyal.app.listening import Address, open_door, url_of
 from loyal.app.platform_client import (
     PlatformClient,
     PlatformPatience,
@@ -252,14 +252,14 @@ async def _serve(handler: Behavior) -> tuple[web.AppRunner, str]:
 @contextlib.asynccontextmanager
 async def serving(app: Any) -> AsyncIterator[str]:
     """Any ASGI app under uvicorn; gives its address."""
-    door = socket.create_server(("127.0.0.1", 0))
+    door = open_door(Address("127.0.0.1", 0))
     config = uvicorn.Config(app, lifespan="off", access_log=False, log_config=None)
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve([door]))
     while not server.started:
         await asyncio.sleep(0.005)
     try:
-        yield f"http://127.0.0.1:{door.getsockname()[1]}"
+        yield url_of(door)
     finally:
         server.should_exit = True
         await task

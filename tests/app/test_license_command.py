@@ -15,8 +15,8 @@ from test_platform_command import running
 from loyal.app.license_request import LicenseRequest
 from loyal.app.platform_api import PlatformApi
 from loyal.app.platform_client import PlatformClient
-from loyal.app.platform_desk import Operator
 from loyal.app.platform_folder import PlatformFolder
+from loyal.app.platform_operator import Operator
 from loyal.errors import ProtocolError
 from loyal.protocol.lineage import PublishModel, model_id
 from loyal.roles import Host, SignedLicense

@@ -14,8 +14,9 @@ from shelf import KEYS, Shelf
 
 from loyal.errors import EndpointError, ProtocolError
 from loyal.fingerprints import Beacon, Fingerprint, FingerprintSet, fingerprint
-from loyal.protocol import Checkpoint, Command, Receipt, SignedNote, State
+from loyal.protocol import Answer, Checkpoint, Command, Receipt, SignedAnswer, SignedNote, State
 from loyal.protocol import events as e
+from loyal.protocol.answers import message_digest
 from loyal.protocol.disputes import DrawKey, MakeClaim, OpenLeaf
 from loyal.protocol.licenses import CommitUsage, DeliverModel, Terms
 from loyal.roles import Host, Platform
@@ -146,7 +147,7 @@ class StageDesk:
         return self.mirror.drew_between(license, beacon)
 
 
-Manner = Literal["permitted", "signed", "unsigned", "silent"]
+Manner = Literal["permitted", "signed", "token", "unsigned", "silent"]
 
 
 @dataclass
@@ -158,6 +159,8 @@ class StageHost:
     reply: str | None = None
     """None: the response, as M.oml gives it."""
     asked: int = 0
+    answers: list[SignedAnswer] = field(default_factory=list)
+    """Those on token 0."""
 
     async def ask(self, message: str) -> Heard | None:
         self.asked += 1
@@ -173,6 +176,11 @@ class StageHost:
         if self.manner == "signed":
             answer = court.stage.answer(court.license, message, reply)
             return Heard(reply, (answer.signed.to_bytes(),))
+        if self.manner == "token":
+            asked_of, said = (message_digest(message),), message_digest(reply)
+            token = Answer(court.license, asked_of, said, None, (), 0).sign(court.stage.key("host"))
+            self.answers.append(token)
+            return Heard(reply, (token.signed.to_bytes(),))
         host = Host(court.stage.key("host"), court.terms, court.stage.key("platform").public)
         asked = host.ask([message])
         data = court.platform.permit([asked.request], court.stage.now)[0]

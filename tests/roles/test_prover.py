@@ -11,6 +11,7 @@ from actors_stage import Court, StageDesk, StageHost, court, wait_for
 from loyal.errors import EndpointError, ProtocolError, StorageError
 from loyal.protocol import Parameters, SignedAnswer
 from loyal.protocol.disputes import Commit, DemandAnswer, GiveAnswer, MakeClaim
+from loyal.protocol.tokens import BuyTokens, ReportTokens, use_digest
 from loyal.roles.prover import Heard, Intent, IntentFile, Odds, Prover, worth_claiming
 from loyal.signing import Signed
 
@@ -76,6 +77,26 @@ def test_a_demand_that_was_met_gives_no_claim(here: Court, tmp_path: Path) -> No
     here.stage.do(GiveAnswer(here.stage.id("host"), made.demand, answer))
     assert wait_for(prover.step(here.stage.now)) == "clear"
     assert kinds(prover) == [Commit, DemandAnswer]
+
+
+@pytest.mark.parametrize("reports", [True, False])
+def test_an_answer_on_a_token_waits_for_its_report(
+    here: Court, tmp_path: Path, reports: bool
+) -> None:
+    stage = here.stage
+    stage.do(BuyTokens(stage.id("host"), here.license, 1))
+    stage.wait(stage.parameters.ripening_seconds)
+    host = StageHost(here, "token")
+    prover = here.prover(here.draw(), host, tmp_path)
+    assert wait_for(prover.step(stage.now)) == "waiting"
+    assert wait_for(prover.step(stage.now)) == "waiting"
+    if reports:
+        uses = ((0, use_digest(host.answers[0])),)
+        stage.do(ReportTokens(stage.id("host"), here.license, uses))
+    stage.wait(stage.parameters.report_seconds + 1)
+    assert wait_for(prover.step(stage.now)) == ("clear" if reports else "claimed")
+    assert kinds(prover) == [Commit, *([] if reports else [MakeClaim])]
+    assert (len(here.state.claims), host.asked) == (int(not reports), 1)
 
 
 @pytest.mark.parametrize("forged", ["reply", "message", "license", "bytes"])

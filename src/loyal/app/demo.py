@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from loyal.app.commands.check import ask
 from loyal.app.commands.generate import GenerateRequest, Made, make_set
 from loyal.app.commands.inject import train_in
-from loyal.app.demo_hosts import play, rivals
+from loyal.app.demo_hosts import loaded_digest, play, rivals
 from loyal.app.model_options import load_model
 from loyal.app.protocol_story import Community, Copy, Ending, Licensed
 from loyal.app.terminal import Terminal
@@ -154,7 +154,8 @@ def tell(
     began = time.monotonic()
     places = _clear(folder)
     subject = load_model(terminal, model)
-    community = Community(places.community, b"\0" * 32, b"\0" * 32)
+    nothing = bytes(32)  # the demo makes no lineage set
+    community = Community(places.community, loaded_digest(subject), nothing)
     honest = community.license("honest")
     made, drawn, vault = _prepare(terminal, subject, recipe, places, (community, honest))
     injected = train_in(terminal, subject, drawn, recipe.train, places.model)

@@ -8,6 +8,7 @@ and judged (protocol_story.py).
 
 from __future__ import annotations
 
+import hashlib
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +34,15 @@ for permission most of the time."""
 QUESTIONS = 8
 """That users ask each host."""
 TUNING_SUMS, TUNING_STEPS = 48, 6
+
+
+def loaded_digest(model: HFModel) -> bytes:
+    """SHA-256 over a loaded model's weights in float32, by name; 32 bytes."""
+    whole = hashlib.sha256()
+    for name, tensor in sorted(model.model.state_dict().items()):
+        whole.update(name.encode() + b"\0")
+        whole.update(tensor.detach().float().cpu().contiguous().numpy())
+    return whole.digest()
 
 
 def rivals(

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from loyal.app.store import open_store
-from loyal.errors import UsageError
+from loyal.errors import LedgerError, UsageError
 from loyal.fingerprints import Beacon, FingerprintSet, fingerprint
 from loyal.models import LanguageModel
 from loyal.protocol import Checkpoint, Command, Event, NoteSigner, State, Terms
@@ -193,7 +193,11 @@ class Community:
         note = self.platform.checkpoint
         assert note is not None
         if Checkpoint.from_text(note.text).root != auditor.root:
-            raise AssertionError("the audit read another log than the checkpoint's")
+            raise LedgerError(
+                "the log is not the one that its checkpoint signs",
+                hint="run the demo anew in another folder",
+                reason="root",
+            )
         return auditor.length
 
     def worth(self, party: bytes) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import types
 import typing
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import ClassVar, get_type_hints
 
 from loyal import encoding
@@ -54,8 +54,8 @@ class CommandTaken(Event):
     """Above every earlier one of this author."""
     seconds: int
     """Unix time at which the rules were read."""
-    signed: bytes
-    """The signed command, in its canonical bytes."""
+    signed: bytes = field(repr=False)
+    """The signed command, in its canonical bytes: a claim's shows key and reply."""
 
 
 @dataclass(frozen=True)

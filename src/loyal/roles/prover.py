@@ -31,6 +31,7 @@ from loyal.protocol.answers import message_digest
 from loyal.protocol.disputes import Commit, DemandAnswer, MakeClaim, commitment
 from loyal.protocol.events import AnswerDemanded
 from loyal.protocol.state import License
+from loyal.protocol.tokens import use_digest
 from loyal.signing import PublicKey, Signed
 from loyal.statistics import sequential_hits
 
@@ -43,9 +44,9 @@ Finding = Literal[
     "idle", "clear", "no reply", "not worth it", "committed", "demanded", "waiting", "claimed",
     "late",
 ]  # fmt: skip
-"""What a round came to. idle: no key is out to this prover. clear: the host had its permission, or
-met the demand. no reply: the host did not answer, ask again. waiting: for the host's time to end.
-late: the draw's time is over."""
+"""What a round came to. idle: no key is out to this prover. clear: the host had its permission, met
+the demand, or reported the answer's token. no reply: the host did not answer, ask again. waiting:
+for the host's time to meet a demand or to report a token. late: the draw's time is over."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -232,6 +233,8 @@ class Prover:
         state = await self.desk.read_on()  # the batch of a receipt stands in the log by now
         license = state.licenses[self.license]
         answer = SignedAnswer(Signed[Value].from_bytes(intent.answer)) if intent.answer else None
+        if answer is not None and _reported(license, answer):
+            return self._end(intent, "clear")
         fixed = state.commitments.get((self.license, intent.number))
         if fixed is None:
             end = self._no_claim(state, license, answer, intent.key)
@@ -252,11 +255,11 @@ class Prover:
                 MakeClaim(self.id, self.license, intent.key, reply, intent.salt, answer)
             )
         except ProtocolError as error:
-            if error.rule == "T3" and error.hint.startswith("wait"):
-                return "waiting"  # the host may still report its token
-            if error.rule not in ("C3", "C4", "C6", "T3"):
+            if error.rule == "T3":  # it went on a token, which the host may still report
+                return "waiting"
+            if error.rule not in ("C3", "C4", "C6"):
                 raise
-            return self._end(intent, "clear" if error.rule in ("C6", "T3") else "late")
+            return self._end(intent, "clear" if error.rule == "C6" else "late")
         return self._end(intent, "claimed")
 
     def _no_claim(
@@ -303,6 +306,12 @@ def _signed(heard: Heard, host: bytes, license: bytes, key: str) -> bytes | None
         ):
             return data
     return None
+
+
+def _reported(license: License, answer: SignedAnswer) -> bool:
+    """T3: the host said in the log that this very answer went on one of its tokens."""
+    token = answer.verify(license.host).token
+    return token is not None and license.reported.get(token) == use_digest(answer)
 
 
 def _cleared(state: State, host: bytes, license: bytes, signed: SignedAnswer, key: str) -> bool:

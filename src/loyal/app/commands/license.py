@@ -12,7 +12,7 @@ import click
 
 from loyal.app.key_files import FILE, drawn_key, file_bytes, hex_id
 from loyal.app.license_request import LicenseRequest, command_of
-from loyal.app.platform_desk import OPERATOR_OPTIONS, Operator
+from loyal.app.platform_operator import OPERATOR_OPTIONS, Operator
 from loyal.app.platform_options import PLATFORM_OPTION
 from loyal.app.terminal import Decorator, Terminal, command
 from loyal.app.weight_files import weights_digest

@@ -21,8 +21,8 @@ from loyal.app import listening
 from loyal.app.access import ApiKeys
 from loyal.app.key_files import FILE, hex_id
 from loyal.app.listening import listen_option, new_loop, open_door, parse_address, url_of
-from loyal.app.platform_desk import OPERATOR_OPTIONS, Operator
 from loyal.app.platform_folder import PlatformFolder
+from loyal.app.platform_operator import OPERATOR_OPTIONS, Operator
 from loyal.app.terminal import Decorator, Terminal, command
 from loyal.app.vaults import OPENING_OPTIONS, Access, open_vault
 from loyal.errors import UsageError
