@@ -223,10 +223,12 @@ def live(
     copies: tuple[Copy, ...],
     questions: tuple[str, ...],
     progress: Callable[[str, int, int], None] = lambda name, done, of: None,
+    rng: random.Random | None = None,
 ) -> Ending:
     """Serve the copies, ask them `questions` as users and their keys as provers, judge, slash.
 
-    `progress` is told host, keys drawn, keys there are. UsageError without a copy.
+    `progress` is told host, keys drawn, keys there are. `rng` decides which queries a cheat skips
+    and how provers word theirs: the system's, unless given. UsageError without a copy.
     """
     import asyncio
 
@@ -235,7 +237,7 @@ def live(
     if not copies:
         raise UsageError("nobody is a host", hint="give one copy at least")
     began = time.monotonic()
-    stage = Stage(community, questions, progress, random.SystemRandom())
+    stage = Stage(community, questions, progress, rng or random.SystemRandom())
     asyncio.run(stage.run(copies))
     return _ending(community, copies, time.monotonic() - began)
 
