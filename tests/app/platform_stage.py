@@ -106,7 +106,8 @@ class Played:
     def host(self) -> Host:
         """The license's host."""
         license = self.platform.state.licenses[self.license]
-        return Host(self.stage.key("host"), Terms.from_bytes(license.terms), KEYS.identity.public)
+        key, terms = self.stage.key("host"), Terms.from_bytes(license.terms)
+        return Host(key, terms, KEYS.identity.public, clock=lambda: self.stage.now)
 
     def client(self, key: str | None = None) -> PlatformClient:
         """The client that hosts use."""

@@ -159,6 +159,8 @@ class StageHost:
     reply: str | None = None
     """None: the response, as M.oml gives it."""
     asked: int = 0
+    ahead: int = 0
+    """Seconds by which its clock is ahead of the platform's."""
     answers: list[SignedAnswer] = field(default_factory=list)
     """Those on token 0."""
 
@@ -175,13 +177,19 @@ class StageHost:
             return Heard(reply)
         if self.manner == "signed":
             answer = court.stage.answer(court.license, message, reply)
+            answer = court.stage.dated(answer, court.stage.now + self.ahead)
             return Heard(reply, (answer.signed.to_bytes(),))
         if self.manner == "token":
             asked_of, said = (message_digest(message),), message_digest(reply)
-            token = Answer(court.license, asked_of, said, None, (), 0).sign(court.stage.key("host"))
+            now = court.stage.now
+            answered = Answer(court.license, asked_of, said, None, (), 0, time=now)
+            token = answered.sign(court.stage.key("host"))
             self.answers.append(token)
             return Heard(reply, (token.signed.to_bytes(),))
-        host = Host(court.stage.key("host"), court.terms, court.stage.key("platform").public)
+        host = Host(
+            court.stage.key("host"), court.terms, court.stage.key("platform").public,
+            clock=lambda: court.stage.now + self.ahead,
+        )  # fmt: skip
         asked = host.ask([message])
         data = court.platform.permit([asked.request], court.stage.now)[0]
         assert isinstance(data, bytes)
