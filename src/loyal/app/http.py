@@ -72,7 +72,7 @@ class PlatformApp:
         limits, monotonic = parts.limits, time.monotonic
         self.log = LogView(parts.platform, parts.store)
         self._addresses = Buckets(limits.address, monotonic)
-        doors = Doors(parts.keys, Buckets(limits.host, monotonic), self._addresses)
+        doors = Doors(parts.keys, Buckets(limits.host, monotonic), self._addresses, parts.clock)
         self._permissions = PermissionRoute(
             parts.platform, parts.queue, doors, parts.metrics, limits.permissions
         )

@@ -1,6 +1,7 @@
 """POST /v1/permissions in raw ASGI (docs/protocol.md, The permission route).
 
-One request asks for many permissions of one license. The key is looked at before the body is read.
+One request asks for many permissions of one license. An API key is looked at before the body is
+read; a host without one signs the request, body and all (`signed_request`).
 What is malformed is refused as a whole (400); what a rule forbids is refused query by query. Where
 a step may not have become durable the whole answer is 503: asking again with the same idempotency
 keys costs nothing twice. Its part of the OpenAPI page is written here by hand.
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -21,6 +23,7 @@ from loyal.app.metrics import Metrics
 from loyal.app.openai_form import Refused
 from loyal.app.platform_client import to_base64url
 from loyal.app.problems import Problem, error_fields, too_often
+from loyal.app.signed_request import SCHEME, caller
 from loyal.errors import ProtocolError
 from loyal.protocol.permission import MOST_MESSAGES
 from loyal.protocol.permits import MOST_IDEMPOTENCY_BYTES, PermissionRequest
@@ -64,7 +67,9 @@ class Doors:
     hosts: Buckets
     """One token a query, by host."""
     addresses: Buckets
-    """One token a request, by address; here, a request with a wrong key."""
+    """One token a request, by address; here, a request with a wrong key or signature."""
+    clock: Callable[[], int]
+    """Unix seconds, for signed requests."""
 
 
 class PermissionRoute:
@@ -85,8 +90,12 @@ class PermissionRoute:
         """Answer one request."""
         if scope["method"] != "POST":
             raise Problem(405, "this route takes POST", "send it so", "", [(b"allow", b"POST")])
-        host = self._host(scope)
+        scheme, _, credential = header(scope["headers"], b"authorization").partition(b" ")
+        signs = scheme.lower() == b"loyal"
+        host = None if signs else self._keyed(scope, scheme, credential)
         body = await read_limited(scope, receive, self._limits)
+        if host is None:
+            host = self._signed(scope, credential, body)
         try:
             asked = _BODY.decode(body)
         except (msgspec.DecodeError, ValueError, RecursionError):
@@ -96,6 +105,7 @@ class PermissionRoute:
         license = bytes.fromhex(asked.license)
         known = self._platform.state.licenses.get(license)
         if known is not None and known.host != host:
+            self._doors.addresses.take(asker_of(scope.get("client")))
             raise Problem(403, "this license is another host's", "use your own license", "P1")
         wait = self._doors.hosts.take(host, len(asked.requests))
         if wait:
@@ -115,18 +125,28 @@ class PermissionRoute:
         answer = msgspec.json.encode({"receipts": [_fields(one) for one in outcomes]})
         await send_json(send, 200, answer, [(b"cache-control", b"no-store")])
 
-    def _host(self, scope: Scope) -> bytes:
-        scheme, _, key = header(scope["headers"], b"authorization").partition(b" ")
+    def _keyed(self, scope: Scope, scheme: bytes, key: bytes) -> bytes:
+        """The host that has this API key."""
         host = None
         if scheme.lower() == b"bearer" and key:
             host = self._doors.keys.host_of(key.strip().decode("latin-1"))
         if host is None:
-            wait = self._doors.addresses.take(asker_of(scope.get("client")))
-            if wait:
-                raise too_often(wait)
-            challenge = (b"www-authenticate", b"Bearer")
-            raise Problem(401, "no host has this key", "ask for a new key", "", [challenge])
+            raise self._stranger(scope, "no host has this key", "ask for a new key")
         return host
+
+    def _signed(self, scope: Scope, credential: bytes, body: bytes) -> bytes:
+        """The host that signed this request."""
+        value = SCHEME + credential.strip().decode("latin-1")
+        try:
+            return caller(value, "POST", PATH, self._doors.clock(), body)
+        except ProtocolError as error:
+            raise self._stranger(scope, str(error), error.hint) from None
+
+    def _stranger(self, scope: Scope, message: str, hint: str) -> Problem:
+        wait = self._doors.addresses.take(asker_of(scope.get("client")))
+        if wait:
+            return too_often(wait)
+        return Problem(401, message, hint, "", [(b"www-authenticate", b"Bearer, Loyal")])
 
     def _count(self, outcomes: list[Outcome]) -> None:
         kinds = Counter(
@@ -158,7 +178,7 @@ def _fields(outcome: Outcome) -> dict[str, Any]:
 
 _REFUSALS = {
     "400": "The body does not have the form of one.",
-    "401": "No host has this key.",
+    "401": "No host has this key, or signed this.",
     "403": "Another host's license.",
     "408": "Too slow.",
     "413": "Too long.",
@@ -215,7 +235,7 @@ def openapi() -> dict[str, Any]:
         "post": {
             "summary": "Permissions for many queries of one license",
             "operationId": "permissions",
-            "security": [{"host": []}],
+            "security": [{"host": []}, {"signed": []}],
             "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
             "responses": {"200": good, **refusals},
         }
