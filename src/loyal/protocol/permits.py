@@ -135,7 +135,8 @@ class _Plan:
         self.repeated: dict[int, bytes] = {}
         self.counts: Counter[bytes] = Counter()
         self.terms: dict[bytes, Terms] = {}
-        self.owed: Counter[bytes] = Counter()
+        self.money: dict[bytes, int] = {}
+        """What a host has left for further queries, in micro."""
 
     def take(self, number: int, request: PermissionRequest) -> int | None:
         """The request's leaf, or None."""
@@ -164,7 +165,7 @@ class _Plan:
         if terms.most_inferences and sequence + license.tokens >= terms.most_inferences:
             refuse("L6", "the license's inferences are used up", "request a new one")
         price = terms.price_micro if terms.kind == "pay_per_use" else 0
-        if price and self.state.balance(e.free(license.host)) < self.owed[license.host] + price:
+        if price and self._money(license.host) < price:
             refuse("P4", "the host's account does not pay for this query", "deposit more")
         leaf = Permission(
             license.host,
@@ -180,7 +181,8 @@ class _Plan:
                 hint="send the salted digest of each user message",
                 rule="P1",
             )
-        self.owed[license.host] += price
+        if price:
+            self.money[license.host] -= price
         self.counts[request.license] += 1
         self.bodies[name] = request.body
         self.leaves.append(leaf)
@@ -190,6 +192,11 @@ class _Plan:
         if name not in self.terms:
             self.terms[name] = require_active(license, self.at)
         return self.terms[name]
+
+    def _money(self, host: bytes) -> int:
+        if host not in self.money:
+            self.money[host] = self.state.balance(e.free(host))
+        return self.money[host]
 
     def fee_events(self) -> list[e.Event]:
         """P4: what each license's queries cost, to everybody who has a part in its model."""
