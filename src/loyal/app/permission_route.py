@@ -135,11 +135,11 @@ class PermissionRoute:
         return Problem(401, message, hint, "", [(b"www-authenticate", b"Bearer, Loyal")])
 
     def _count(self, outcomes: Sequence[Outcome]) -> None:
-        kinds = Counter(
-            (one.rule or "form") if isinstance(one, ProtocolError) else "given" for one in outcomes
-        )
-        for kind, count in kinds.items():
+        refused = [one.rule or "form" for one in outcomes if isinstance(one, ProtocolError)]
+        for kind, count in Counter(refused).items():
             self._metrics.permitted(kind, count)
+        if len(refused) < len(outcomes):
+            self._metrics.permitted("given", len(outcomes) - len(refused))
 
 
 def _requests(host: bytes, body: bytes) -> tuple[bytes, list[PermissionRequest]]:

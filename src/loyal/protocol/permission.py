@@ -263,7 +263,7 @@ class PermissionBatch:
         """
         shared = encoding.encode([self.header.record(), self.signature])[1:]
         return [
-            b"\x85" + encoding.encode([leaf, position, path])[1:] + shared
+            b"\x85" + encoding.encode_checked([leaf, position, path])[1:] + shared
             for position, (leaf, path) in enumerate(
                 zip(self.leaves, self.tree.inclusion_proofs(), strict=True)
             )

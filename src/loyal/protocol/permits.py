@@ -12,12 +12,13 @@ P5  Permissions are issued by the platform, in batches, each of which is one ent
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from typing import cast
 
-from loyal.encoding import digest
+from loyal.encoding import encode_checked, frame
 from loyal.errors import PermissionRefused, ProtocolError
 from loyal.protocol import events as e
 from loyal.protocol.forms import require_form
@@ -28,6 +29,7 @@ from loyal.protocol.stake import refuse
 from loyal.protocol.state import License, Moment, State
 from loyal.signing import SigningKey
 
+_BODY_FRAME = frame("loyal permission request 1")
 LIFETIME_SECONDS = 3600
 """How long an answer may take after its permission."""
 MOST_IDEMPOTENCY_BYTES = 64
@@ -46,10 +48,17 @@ class PermissionRequest:
     idempotency_key: bytes
     """Told apart within the license; 1 to 64 bytes."""
 
-    @cached_property
+    @property
     def body(self) -> bytes:
-        """Digest of what is asked for, 32 bytes; computed once."""
-        return digest([self.host, self.license, self.messages], "loyal permission request 1")
+        """Digest of what is asked for, 32 bytes. For a request that has its form.
+
+        Computed once, kept without `cached_property`, whose lock costs as much as the hash.
+        """
+        known = self.__dict__.get("_body")
+        if known is None:
+            record = encode_checked([self.host, self.license, self.messages])
+            known = self.__dict__["_body"] = hashlib.sha256(_BODY_FRAME + record).digest()
+        return cast(bytes, known)
 
 
 @dataclass(frozen=True)
