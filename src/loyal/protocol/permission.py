@@ -158,7 +158,7 @@ class BatchHeader:
 
     def verify(self, signature: bytes, platform: PublicKey) -> None:
         """PermissionRefused unless the platform signed this header. Once is enough for a batch."""
-        signed = _BATCH_FRAME + encoding.encode(self.record())
+        signed = _BATCH_FRAME + encoding.encode_checked(self.record())
         if not signing.holds(platform, signed, signature):
             _refuse("the platform did not sign this batch")
 
