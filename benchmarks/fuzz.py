@@ -27,7 +27,10 @@ def run(examples: int) -> Row:
     """Run them all; the row counts tests that found something."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        files = [ROOT / "tests/app/test_platform_fuzz.py", *(ROOT / "tests" / one for one in CODECS)]
+        files = [
+            ROOT / "tests/app/test_platform_fuzz.py",
+            *(ROOT / "tests" / one for one in CODECS),
+        ]
         subprocess.run(
             [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", *map(str, files)],
             cwd=ROOT, env={**os.environ, "LOYAL_FUZZ_EXAMPLES": str(examples)}, check=False,
