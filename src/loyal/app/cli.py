@@ -69,7 +69,7 @@ VERIFIER: Mapping[str, Entry] = {
     ),
     "run": Entry(
         "verifier:run",
-        "Check claims, and sign a verdict on what was checked.",
+        "Check cases, and sign a verdict on what was checked.",
     ),
 }
 
