@@ -20,6 +20,7 @@ from shelf import KEYS, full_disk
 from loyal import merkle
 from loyal.app.access import Rate
 from loyal.app.http import HttpLimits, JsonLines
+from loyal.app.listening import Address
 from loyal.app.permission_route import BodyLimits
 from loyal.app.platform_api import PlatformApi, PlatformDesk
 from loyal.app.platform_client import from_base64url
@@ -300,7 +301,10 @@ def test_what_is_watched_tells_no_secret(tmp_path: Path, caplog: pytest.LogCaptu
         await play.get(f"/v1/draws/{play.license.hex()}?planted=secret", "prover 1")
         await play.get("/planted-path")
         assert (await play.get("/health")).json["status"] == "ok"
-        seen = (await play.get("/metrics")).body.decode()
+        assert (await play.get("/metrics")).status == 404
+        with play.parts.metrics.told_at(Address("127.0.0.1", 0)) as where:
+            async with play.http.get(where) as got:
+                seen = await got.text()
         assert 'loyal_permissions_total{outcome="given"} 1.0' in seen
         assert 'loyal_commands_total{kind="Bond",outcome="taken"} 1.0' in seen
         assert 'route="/v1/draws/{license}"' in seen
