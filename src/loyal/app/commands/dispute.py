@@ -59,12 +59,8 @@ def show(terminal: Terminal, **options: Any) -> int:
         votes = Table("verdicts", ("verifier", "weight (micro)", "holds"), rows)
         terminal.result(fields, [facts(fields), votes])
         return 0
-    only = None if license is None else hex_id(license, "--license")
-    found = [
-        claim_fields(state, name, one)
-        for name, one in state.claims.items()
-        if only in (None, one.made.license)
-    ]
+    names = state.claims if license is None else state.claims_on(hex_id(license, "--license"))
+    found = [claim_fields(state, name, state.claims[name]) for name in names]
     columns = ("claim", "license", "number", "state", "until", "for_bps", "against_bps")
     rows = tuple(tuple(one[column] for column in columns) for one in found)
     terminal.result({"claims": found}, [Table("claims", columns, rows)])
