@@ -117,11 +117,18 @@ def test_leaves_of_few_candidates_and_of_other_kinds_count_for_nothing() -> None
         assert leaves_of(drawn.root, (proof,), beacon.value) == "set"
 
 
+def test_a_strange_proof_among_the_others_takes_nothing_away(here: Family) -> None:
+    strange = here.tampered("other beacon")[:1]
+    assert step(here, verifier(here, proofs=(*strange, *here.proofs()))) == [("holds", "descent")]
+
+
 def test_a_beacon_that_was_brought_costs_no_choice(here: Family) -> None:
     beacon = here.proofs()[0].beacon.value
     brought = verifier(here, beacons={here.challenge: beacon})
     (verdict,) = wait_for(brought.step(here.court.stage.now))
-    assert verdict.result == "holds"
+    size = len(here.proofs())
+    assert f"p = {Count(size, size, size, 1).p_value():.2g};" in verdict.counted
+    assert here.serving() > 1
     wrong = verifier(here, "verifier 2", beacons={here.challenge: b"z" * 32})
     assert step(here, wrong) == [("unchecked", "beacon")]
 

@@ -24,6 +24,7 @@ challenger.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -141,9 +142,13 @@ class DescentVerifier:
         proofs = [one for one in self.proofs if root_of(one.kind, one.size, one.tree_root) == root]
         if not proofs:
             return Verdict(name, "unchecked", "leaves")
-        beacon, serving = self._beacon(name, root, proofs[0].beacon.value, challenged.index)
-        if beacon is None:
+        known = self.desk.lineage_beacons(root, challenged.index)
+        if name in self.beacons:
+            known = frozenset({self.beacons[name]})
+        named = Counter(one.beacon.value for one in proofs if one.beacon.value in known)
+        if not named:
             return Verdict(name, "unchecked", "beacon")
+        ((beacon, _),) = named.most_common(1)
         leaves = leaves_of(root, proofs, beacon)  # 2
         if isinstance(leaves, str):
             return Verdict(name, "unchecked", leaves)
@@ -151,19 +156,9 @@ class DescentVerifier:
         if model is None:
             return Verdict(name, "unchecked", "model")
         hits = await asyncio.to_thread(hits_of, model, leaves)  # 3
-        count = Count(hits, len(leaves), leaves[0].size, serving)
+        count = Count(hits, len(leaves), leaves[0].size, len(known))
         self._judged[name] = verdict_of(name, count, state.parameters.false_conviction_one_in)
         return self._judged[name]
-
-    def _beacon(
-        self, name: bytes, root: bytes, told: bytes, before: int
-    ) -> tuple[bytes | None, int]:
-        """What drew the set, and how many beacons would have served."""
-        brought = self.beacons.get(name)
-        if brought is not None:
-            return brought, 1
-        known = self.desk.lineage_beacons(root, before)
-        return (told, len(known)) if told in known else (None, 0)
 
 
 def hits_of(model: LanguageModel, leaves: Sequence[VerifiedLeaf]) -> int:
