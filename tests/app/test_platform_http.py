@@ -23,7 +23,8 @@ from loyal.app.http import HttpLimits, JsonLines
 from loyal.app.listening import Address
 from loyal.app.permission_route import BodyLimits
 from loyal.app.platform_api import PlatformApi, PlatformDesk
-from loyal.app.platform_client import from_base64url
+from loyal.app.platform_client import PlatformClient, PlatformPatience, from_base64url
+from loyal.app.signed_request import authorization
 from loyal.app.store import open_store
 from loyal.errors import EndpointError
 from loyal.protocol import Receipt, SignedNote
@@ -75,7 +76,7 @@ def test_who_has_no_key_or_another_license_gets_nothing(tmp_path: Path) -> None:
         for key in ("nonsense", "", "\xff"):
             said = await play.permit(body, key)
             assert (said.status, said.rule) == (401, None)
-            assert said.headers["WWW-Authenticate"] == "Bearer"
+            assert said.headers["WWW-Authenticate"] == "Bearer, Loyal"
         stranger = play.parts.keys.draw(play.stage.id("member"))
         assert (await play.permit(body, stranger)).status == 403
         client = play.client("wrong-key")
@@ -88,6 +89,33 @@ def test_who_has_no_key_or_another_license_gets_nothing(tmp_path: Path) -> None:
         assert play.parts.keys.revoke(play.stage.id("host")) == 1
         assert (await play.permit(body)).status == 401
         assert play.platform.state.length == length
+
+    playing_platform(tmp_path, story)
+
+
+def test_a_host_without_an_api_key_signs_its_requests(tmp_path: Path) -> None:
+    async def story(play: Played) -> None:
+        assert play.parts.keys.revoke(play.stage.id("host")) == 1
+        patience = PlatformPatience(attempts=1, clock=lambda: play.stage.now)
+        host = play.host()
+        for role, good in (("host", True), ("member", False)):
+            client = PlatformClient(play.url, play.stage.key(role), patience)
+            asked = host.ask(["a query"])
+            if good:
+                (data,) = await client.permit([asked.request])
+                assert isinstance(data, bytes)
+                assert Receipt.from_bytes(data).verify(KEYS.identity.public).sequence == 0
+            else:
+                with pytest.raises(EndpointError, match="403"):
+                    await client.permit([asked.request])
+            await client.close()
+        body = json.dumps({"license": play.license.hex(), "requests": [play.query(7)]}).encode()
+        for signed, now in ((body, -601), (body + b" ", 0)):
+            moment = play.stage.now + now
+            value = authorization(play.stage.key("host"), "POST", "/v1/permissions", moment, signed)
+            headers = {"Authorization": value, "Content-Type": "application/json"}
+            said = await play.ask("POST", "/v1/permissions", data=body, headers=headers)
+            assert said.status == 401
 
     playing_platform(tmp_path, story)
 

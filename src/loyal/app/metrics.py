@@ -44,6 +44,8 @@ class Metrics:
             "loyal_commands", "Commands by kind: taken, or the rule.", ["kind", "outcome"],
             registry=self._registry,
         )  # fmt: skip
+        self._counted: dict[tuple[str, ...], Counter] = {}
+        self._timed: dict[str, Histogram] = {}
         self.length = Gauge("loyal_log_length", "Entries in the log.", registry=self._registry)
         self.keys_left = Gauge(
             "loyal_keys_left", "Keys of the vault that were not drawn.", registry=self._registry
@@ -51,16 +53,25 @@ class Metrics:
 
     def answered(self, route: str, method: str, status: int, seconds: float) -> None:
         """A request was answered; `route` is a template, never a path."""
-        self._requests.labels(route, method, str(status)).inc()
-        self._seconds.labels(route).observe(seconds)
+        self._count(self._requests, route, method, str(status)).inc()
+        if route not in self._timed:
+            self._timed[route] = self._seconds.labels(route)
+        self._timed[route].observe(seconds)
 
     def permitted(self, outcome: str, count: int) -> None:
         """Queries got a permission (`given`), or a rule's number."""
-        self._permissions.labels(outcome).inc(count)
+        self._count(self._permissions, outcome).inc(count)
 
     def commanded(self, kind: str, outcome: str) -> None:
         """A command was `taken`, or a rule's number."""
         self._commands.labels(kind, outcome).inc()
+
+    def _count(self, counter: Counter, *labels: str) -> Counter:
+        """The counter of these labels, found by one lookup: labels come from few values, and
+        prometheus_client's own way to it takes as long as the rest of an answer's bookkeeping."""
+        if labels not in self._counted:
+            self._counted[labels] = counter.labels(*labels)
+        return self._counted[labels]
 
     def text(self) -> bytes:
         """Prometheus's text form."""

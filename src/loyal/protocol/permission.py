@@ -158,7 +158,7 @@ class BatchHeader:
 
     def verify(self, signature: bytes, platform: PublicKey) -> None:
         """PermissionRefused unless the platform signed this header. Once is enough for a batch."""
-        signed = _BATCH_FRAME + encoding.encode(self.record())
+        signed = _BATCH_FRAME + encoding.encode_checked(self.record())
         if not signing.holds(platform, signed, signature):
             _refuse("the platform did not sign this batch")
 
@@ -263,7 +263,7 @@ class PermissionBatch:
         """
         shared = encoding.encode([self.header.record(), self.signature])[1:]
         return [
-            b"\x85" + encoding.encode([leaf, position, path])[1:] + shared
+            b"\x85" + encoding.encode_checked([leaf, position, path])[1:] + shared
             for position, (leaf, path) in enumerate(
                 zip(self.leaves, self.tree.inclusion_proofs(), strict=True)
             )

@@ -145,7 +145,7 @@ def serve(terminal: Terminal, **options: Any) -> int:
 
     With --vault it also draws keys, opens leaves, and gives both to whom the rules name. It settles
     what is due either way. It runs until SIGTERM or Ctrl-C, and ends what is under way first. One
-    JSON object a request goes to stderr.
+    JSON object a request goes to stderr, permissions that were given aside: metrics count those.
     """
     access = Access.take(options)
     with asyncio.Runner(loop_factory=new_loop) as runner:
