@@ -146,6 +146,9 @@ class StageDesk:
     def drew_between(self, license: bytes, beacon: bytes) -> bool:
         return self.mirror.drew_between(license, beacon)
 
+    def lineage_beacons(self, root: bytes, before: int) -> frozenset[bytes]:
+        return self.mirror.lineage_beacons(root, before)
+
 
 Manner = Literal["permitted", "signed", "token", "unsigned", "silent"]
 
@@ -197,7 +200,7 @@ class StageHost:
         return Heard(reply, (signed.signed.to_bytes(),))
 
 
-def court(now: int | None = None) -> Court:
+def court(now: int | None = None, weights: bytes = b"M.oml".ljust(32, b".")) -> Court:
     """Provers, verifiers and a delivered license, its set drawn by the log's root after its own."""
     shelf = Shelf()
     platform = Platform(shelf, KEYS)
@@ -213,5 +216,5 @@ def court(now: int | None = None) -> Court:
     stage.do(CommitUsage(vault, license, undrawn.root, COUNT, CANDIDATES))
     root = Checkpoint.from_text(SignedNote.from_bytes(shelf.notes[-1]).text).root
     drawn = fingerprint.draw(undrawn, Beacon(root))
-    stage.do(DeliverModel(vault, license, b"M.oml".ljust(32, b".")))
+    stage.do(DeliverModel(vault, license, weights))
     return Court(shelf, platform, stage, terms, drawn, Custodian({license: drawn}))
