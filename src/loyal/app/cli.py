@@ -125,6 +125,10 @@ LICENSE: Mapping[str, Entry] = {
         "license:download",
         "Get the license file that `loyal host serve` reads, and check both signatures.",
     ),
+    "tokens": Entry(
+        "license:tokens",
+        "Buy allowance tokens: queries that are paid beforehand, for an outage of the platform.",
+    ),
 }
 
 

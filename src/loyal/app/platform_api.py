@@ -62,6 +62,16 @@ class About:
     parameters: Parameters
 
 
+@dataclass(frozen=True)
+class KnownTokens:
+    """What the log says of a license's allowance tokens (rules T)."""
+
+    purchases: tuple[tuple[int, int, int], ...]
+    """(first token, how many, Unix second from which they are ripe)."""
+    reported_below: int
+    """Above every token that was reported."""
+
+
 class _About(msgspec.Struct):
     platform: str
     log: str
@@ -100,6 +110,21 @@ class _Evidence(msgspec.Struct):
 class _Account(msgspec.Struct):
     free_micro: int
     bonds: dict[str, int]
+
+
+class _Purchase(msgspec.Struct):
+    first: int
+    count: int
+    ripe: int
+
+
+class _Tokens(msgspec.Struct):
+    reported_below: int
+    purchases: list[_Purchase]
+
+
+class _License(msgspec.Struct):
+    tokens: _Tokens
 
 
 class _Error(msgspec.Struct):
@@ -183,6 +208,12 @@ class PlatformApi:
         """Free money as `free`, and bonds by purpose, in millionths. EndpointError."""
         found = await self._get(f"accounts/{party.hex()}", _Account)
         return {"free": found.free_micro, **found.bonds}
+
+    async def tokens(self, license: bytes) -> KnownTokens:
+        """A license's allowance tokens. ProtocolError where there is no such license."""
+        found = (await self._get(f"licenses/{license.hex()}", _License)).tokens
+        purchases = tuple((one.first, one.count, one.ripe) for one in found.purchases)
+        return KnownTokens(purchases, found.reported_below)
 
     async def license_file(self, license: bytes) -> bytes:
         """The license file, unchecked. ProtocolError where there is none; EndpointError."""

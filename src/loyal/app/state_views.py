@@ -43,6 +43,15 @@ def license_fields(state: State, name: bytes) -> dict[str, Any] | None:
         "keys": usage.count if usage else 0,
         "slashed": license.settled,
         "stake_micro": state.staked(purpose(name), license.host),
+        "tokens": {
+            "bought": license.tokens,
+            "reported": len(license.reported),
+            "reported_below": license.reported_below,
+            "purchases": [
+                {"first": first, "count": count, "ripe": ripe}
+                for first, count, ripe in license.allowances
+            ],
+        },
         "drawn": None
         if drawn is None
         else {

@@ -64,6 +64,8 @@ class License:
     """(first token, how many, when they are ripe) of each purchase."""
     reported: dict[int, bytes] = field(default_factory=dict)
     """Token -> digest of the answer that it went to."""
+    reported_below: int = 0
+    """Above every token that was reported."""
     ended: bool = False
     draws: int = 0
     forgiven: int = 0
@@ -284,7 +286,9 @@ def _tokens_bought(state: State, event: e.TokensBought) -> None:
 
 
 def _tokens_reported(state: State, event: e.TokensReported) -> None:
-    state.licenses[event.license].reported.update(event.uses)
+    license = state.licenses[event.license]
+    license.reported.update(event.uses)
+    license.reported_below = max(license.reported_below, *(one + 1 for one, _ in event.uses))
 
 
 def _key_drawn(state: State, event: e.KeyDrawn) -> None:

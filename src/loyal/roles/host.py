@@ -19,7 +19,13 @@ from typing import NamedTuple, Protocol
 
 from loyal import encoding, signing
 from loyal.encoding import Value
-from loyal.errors import EncodingError, PermissionRefused, ProtocolError, SignatureError
+from loyal.errors import (
+    EncodingError,
+    PermissionRefused,
+    ProtocolError,
+    SignatureError,
+    UsageError,
+)
 from loyal.protocol.answers import Answer, SignedAnswer, message_digest
 from loyal.protocol.licenses import PURPOSE as LICENSE_PURPOSE
 from loyal.protocol.licenses import Terms
@@ -61,7 +67,7 @@ class KeptReceipt:
     """What a host keeps of one query, for its own defense and for whoever asked."""
 
     receipt: bytes
-    """The receipt's canonical bytes."""
+    """The receipt's canonical bytes; empty where the answer went on an allowance token."""
     salts: tuple[bytes, ...]
     """They open the receipt's digests in a dispute; 16 bytes each."""
     answers: tuple[bytes, ...] = ()
@@ -83,6 +89,23 @@ class ReceiptStore(Protocol):
 
     async def find(self, request_id: str) -> KeptReceipt | None:
         """What is kept of a query; None for one that is not known."""
+        ...
+
+
+class TokenPurse(Protocol):
+    """A host's allowance tokens (rules T), for when the platform cannot be asked."""
+
+    async def take(self, now: int) -> int | None:
+        """A token that is ripe at `now` (Unix seconds), used from here on, durably; None without
+        one. StorageError."""
+        ...
+
+    async def bind(self, token: int, answer: bytes) -> None:
+        """Durable: the token went to the answer with this `use_digest`. StorageError."""
+        ...
+
+    async def give_back(self, token: int) -> None:
+        """The token's query got no answer. StorageError."""
         ...
 
 
@@ -216,13 +239,15 @@ class Host:
         self,
         messages: Sequence[str],
         reply: str,
-        receipt: Receipt,
+        receipt: Receipt | None,
         salts: tuple[bytes, ...],
         *,
         began: int | None = None,
+        token: int | None = None,
     ) -> SignedAnswer:
-        """The signed answer: these messages, this reply, under this permission, begun at `began`
-        (Unix seconds of the host's clock; None: now).
+        """The signed answer: these messages, this reply, under this permission or, without one,
+        on this allowance token (T2), begun at `began` (Unix seconds of the host's clock; None:
+        now).
 
         ProtocolError (U1) where a message is outside of the purpose: such a signature would be the
         proof of a violation. ProtocolError (P6) where the permission had expired by then.
@@ -232,9 +257,14 @@ class Host:
                 "the license denies this prompt", hint="give it no answer", rule="U1"
             )
         when = self.clock() if began is None else began
-        _require_in_time(receipt.permission.expires, when)
+        if receipt is not None:
+            _require_in_time(receipt.permission.expires, when)
+        elif token is None:
+            raise UsageError("an answer needs a receipt or a token", hint="ask the platform first")
         digests = tuple(message_digest(one) for one in messages)
-        answer = Answer(self.license, digests, message_digest(reply), receipt, salts, time=when)
+        answer = Answer(
+            self.license, digests, message_digest(reply), receipt, salts, token, time=when
+        )
         return answer.sign(self.key)
 
 
