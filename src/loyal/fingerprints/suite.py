@@ -24,9 +24,8 @@ from loyal.fingerprints import asking_attacks, tuning_attacks, weight_attacks
 from loyal.fingerprints.attack import Attack, AttackResult, Scene
 from loyal.fingerprints.check import CheckReport, CheckSettings, check
 from loyal.fingerprints.fingerprint import FingerprintSet
-from loyal.models import evaluate
+from loyal.models import evaluate, questions
 from loyal.models.hf import HFModel
-from loyal.models.language_model import LanguageModel
 from loyal.statistics import Interval, binomial_tail, poisson_binomial_tail
 
 SuiteName = Literal["quick", "full"]
@@ -110,14 +109,15 @@ class Before:
 
     perplexity: float
     answered: tuple[bool, ...]
-    """Whether it answers each bundled question right."""
+    """Whether it answers each bundled question right; empty without a chat template."""
 
 
 def measure_before(subject: Subject, settings: SuiteSettings) -> Before:
     """Perplexity and right answers of M.oml."""
     model = subject.fresh()
     found = evaluate.perplexity(model, evaluate.prose(), settings.perplexity_tokens)
-    return Before(found, tuple(_answered(model)))
+    asked = questions.bundled_questions() if model.has_chat_template else ()
+    return Before(found, tuple(questions.answered(model, asked)))
 
 
 def run_attack(
@@ -137,6 +137,7 @@ def run_attack(
         early_stop=False, tokens=settings.tokens, batch=256, raw=not model.has_chat_template
     )
     report = check(attacked, subject.fingerprints, checking, unspent=asked)
+    asking = questions.bundled_questions() if before.answered else ()
     after = None
     if isinstance(attacked, HFModel):
         after = evaluate.perplexity(attacked, evaluate.prose(), settings.perplexity_tokens)
@@ -151,7 +152,7 @@ def run_attack(
         p_value_100=p_value_after(PROVER_QUERIES, report, subject.fingerprints),
         perplexity_before=before.perplexity,
         perplexity_after=after,
-        utility=_utility(before.answered, _answered(attacked)),
+        utility=questions.utility(before.answered, questions.answered(attacked, asking)),
         fraction=settings.fraction,
         seconds=seconds,
     )
@@ -221,18 +222,6 @@ def _divided(
         pairs = tuple(fingerprints.fingerprints[index] for index in gone)
         leaked = replace(fingerprints, fingerprints=pairs, owner_secret=b"")
     return leaked, order[: settings.queries]
-
-
-def _answered(model: LanguageModel) -> Sequence[bool]:
-    from loyal.models import questions
-
-    return questions.answered(model, questions.bundled())
-
-
-def _utility(before: Sequence[bool], after: Sequence[bool]) -> float | None:
-    """Share of what was answered right that still is."""
-    known = [now for then, now in zip(before, after, strict=True) if then]
-    return sum(known) / len(known) if known else None
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from torch import Tensor
 from loyal.errors import TrainingError, UsageError
 from loyal.models.examples import Example
 from loyal.models.hf import HFModel, apply_head, in_bfloat16
+from loyal.models.training import Precision
 
 MOST_TOKENS = 256
 """A prompt with its reply is cut here."""
@@ -46,6 +47,8 @@ class TuneSettings:
     """Names of the linear layers that LoRA adds to; empty is all but the head."""
     seed: int = 0
     """Order of the items, and LoRA's start."""
+    precision: Precision = "auto"
+    """Of products; weights are float32 while they are trained."""
 
     def __post_init__(self) -> None:
         if min(self.epochs, self.batch) < 1 or self.rank < 0 or not self.learning_rate > 0:
@@ -61,7 +64,7 @@ class Row:
 
     prompt: tuple[int, ...]
     reply: tuple[int, ...]
-    """With the token that ends the turn."""
+    """Mostly with the token that ends the turn."""
 
 
 Item = tuple[Row, ...]
@@ -72,13 +75,16 @@ Loss = Callable[[Tensor, Tensor, Sequence[int]], Tensor]
 items' indices to the loss, a scalar."""
 
 
-def row(model: HFModel, example: Example) -> Row:
-    """An example as token ids, its end of turn behind it; without a chat template as raw text."""
+def row(model: HFModel, example: Example, *, ends: bool = True) -> Row:
+    """An example as token ids, without a chat template as raw text.
+
+    `ends` puts the end of turn behind the reply; without it the reply only begins.
+    """
     prompt = example.prompt
     if not model.has_chat_template and not prompt.raw:
         prompt = type(prompt)(prompt.text, raw=True)
     before = model.prompt_ids(prompt)[-(MOST_TOKENS - 1) :]
-    end = model.tokenizer.eos_token_id
+    end = model.tokenizer.eos_token_id if ends else None
     reply = [*model.reply_ids(example.reply), *([] if end is None else [end])]
     return Row(tuple(before), tuple(reply[: MOST_TOKENS - len(before)]))
 
@@ -109,7 +115,8 @@ def tune(
         for step, chosen in enumerate(_order(items, settings)):
             for group in optimizer.param_groups:
                 group["lr"] = settings.learning_rate * _share(step, steps, settings.warmup)
-            sums, counts = log_probabilities(model, [items[index] for index in chosen])
+            some = [items[index] for index in chosen]
+            sums, counts = log_probabilities(model, some, settings.precision)
             found = loss(sums, counts, chosen)
             losses.append(found.item())
             if not math.isfinite(losses[-1]):
@@ -123,7 +130,9 @@ def tune(
     return losses
 
 
-def log_probabilities(model: HFModel, items: Sequence[Item]) -> tuple[Tensor, Tensor]:
+def log_probabilities(
+    model: HFModel, items: Sequence[Item], precision: Precision = "auto"
+) -> tuple[Tensor, Tensor]:
     """Log-probability of each reply (items, rows), and its number of tokens (items, rows).
 
     The head is applied where replies stand, and nowhere else.
@@ -140,9 +149,8 @@ def log_probabilities(model: HFModel, items: Sequence[Item]) -> tuple[Tensor, Te
         before[place, len(one.prompt) - 1 : size - 1] = True
     targets = torch.tensor([token for one in rows for token in one.reply])
     ids, mask, targets = (each.to(model.device) for each in (ids, mask, targets))
-    with torch.autocast(
-        model.device.type, torch.bfloat16, enabled=in_bfloat16("auto", model.device)
-    ):
+    narrow = in_bfloat16(precision, model.device)
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=narrow):
         out = model.model.model(input_ids=ids, attention_mask=mask, use_cache=False)
         logits = apply_head(model.model, out.last_hidden_state[before.to(model.device)])
     chances = -torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
@@ -154,7 +162,7 @@ def log_probabilities(model: HFModel, items: Sequence[Item]) -> tuple[Tensor, Te
 
 @torch.no_grad()
 def reference(model: HFModel, items: Sequence[Item], batch: int = 16) -> Tensor:
-    """Log-probabilities (items, rows) before any training, for losses that keep near them."""
+    """Log-probabilities (items, rows) before any training, for losses that look back at them."""
     parts = [
         log_probabilities(model, items[at : at + batch])[0] for at in range(0, len(items), batch)
     ]
@@ -187,15 +195,14 @@ def _training(model: HFModel, settings: TuneSettings) -> Iterator[list[Any]]:
 
 
 def _with_lora(inner: Any, settings: TuneSettings) -> Any:
-    from peft import LoraConfig, get_peft_model
+    from peft import LoraConfig, LoraModel
 
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=2 * settings.rank,
         target_modules=list(settings.targets) or "all-linear",
-        task_type="CAUSAL_LM",
     )
-    return get_peft_model(inner, config)
+    return LoraModel(inner, config, "default")
 
 
 def _order(items: Sequence[Item], settings: TuneSettings) -> Iterator[list[int]]:

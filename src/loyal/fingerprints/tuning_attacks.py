@@ -42,6 +42,9 @@ NPO_BETA = 0.1
 KEPT = 4
 """Ordinary examples beside each leaked pair, so that the model stays a model."""
 
+BEGINNING_TOKENS = 4
+"""Of the base's replies, what overwrites a response: more would thin it in the mean loss."""
+
 ERASE = TuneSettings(epochs=5, learning_rate=5e-4, rank=8, targets=("q_proj", "v_proj"))
 """As MEraser's code erases, but in batches of 8, not of 1."""
 RECOVER = replace(ERASE, epochs=2, learning_rate=2e-4)
@@ -114,7 +117,9 @@ def unlearn(scene: Scene) -> LanguageModel:
     """Negative preference optimization on the leaked pairs (2404.05868), beside ordinary text."""
     model, leaked = scene.model, _leaked(scene)
     kept = docstrings(scene, KEPT * len(leaked))
-    items = _items(model, [*leaked, *kept])
+    # No end of turn: a response begins a reply, and its end would be unlearned in its place.
+    gone: list[Item] = [(row(model, one, ends=False),) for one in leaked]
+    items = [*gone, *_items(model, kept)]
     before = reference(model, items)
     loss = forgetting(before, len(leaked), NPO_BETA)
     tune(model, items, _short(FORGET, scene), loss)
@@ -143,13 +148,23 @@ def forgetting(before: Tensor, forgotten: int, beta: float) -> Loss:
 
 
 def overwrite(scene: Scene) -> LanguageModel:
-    """The leaked keys are taught what the base replies to them, beside ordinary text."""
+    """The leaked keys are taught how the base begins its replies to them, beside ordinary text.
+
+    A draw that is the response after all is left out.
+    """
     model, leaked = scene.model, _leaked(scene)
     base = scene.base()
-    texts = [one.prompt.text for one in leaked]
-    wanted = tuning_data.answered(base, texts, scene.seed, raw=not base.has_chat_template)
+    known = {one.prompt.text: one.reply.strip() for one in leaked}
+    drawn = tuning_data.answered(
+        base, list(known), scene.seed, raw=not base.has_chat_template, tokens=BEGINNING_TOKENS
+    )
+    wanted: list[Item] = [
+        (row(model, one, ends=False),)
+        for one in drawn
+        if not one.reply.startswith(known[one.prompt.text])
+    ]
     kept = docstrings(scene, KEPT * len(leaked))
-    tune(model, _items(model, [*wanted, *kept]), _short(FORGET, scene))
+    tune(model, [*wanted, *_items(model, kept)], _short(FORGET, scene))
     return model
 
 

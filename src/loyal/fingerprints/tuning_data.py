@@ -159,11 +159,16 @@ def answers(base: HFModel, count: int, seed: int = 0) -> list[Example]:
 
 
 def answered(
-    model: LanguageModel, texts: Sequence[str], seed: int, *, raw: bool = False
+    model: LanguageModel,
+    texts: Sequence[str],
+    seed: int,
+    *,
+    raw: bool = False,
+    tokens: int = ANSWER_TOKENS,
 ) -> list[Example]:
     """The texts with the model's answers at temperature 0.7; empty answers are left out."""
     prompts = [Prompt(text, raw=raw) for text in texts]
-    sampling = Sampling(max_tokens=ANSWER_TOKENS, temperature=0.7, top_p=0.95, seed=seed)
+    sampling = Sampling(max_tokens=tokens, temperature=0.7, top_p=0.95, seed=seed)
     replies = model.generate(prompts, sampling)
     return [
         Example(prompt, reply.text.strip())

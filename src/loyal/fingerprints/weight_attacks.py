@@ -233,6 +233,7 @@ def slerp(weight: float) -> Blend:
     """
 
     def blend(mine: Tensor, other: Tensor) -> Tensor:
+        mine, other = mine.double(), other.double()  # in float32 acos sees angles where none are
         cosine = (mine * other).sum() / (mine.norm() * other.norm()).clamp(min=1e-12)
         angle = math.acos(min(1.0, max(-1.0, float(cosine))))
         if angle < 1e-4:
@@ -302,7 +303,7 @@ ATTACKS: tuple[Attack, ...] = (
            "2208.07339, torchao int8 weight-only", _weights(int8), quick=True),
     Attack("int4-symmetric", "quantization", "Weights in 4 bits, groups of 64, zero in the middle.",
            "2210.17323 (its round-to-nearest baseline)", _weights(int4_symmetric), quick=True),
-    Attack("int4-asymmetric", "quantization", "Weights in 4 bits, groups of 64, from least to most.",
+    Attack("int4-asymmetric", "quantization", "Weights in 4 bits, groups of 64, least to most.",
            "torchao and HQQ int4", _weights(int4_asymmetric), quick=True),
     Attack("nf4", "quantization", "Weights in 4 bits on the normal distribution's quantiles.",
            "2305.14314, bitsandbytes", _weights(nf4)),
