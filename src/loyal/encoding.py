@@ -17,6 +17,7 @@ import secrets
 import stat
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -96,6 +97,7 @@ def digest(value: Encodable, purpose: str) -> bytes:
     return hashlib.sha256(frame(purpose) + encode(value)).digest()
 
 
+@lru_cache(maxsize=1024)
 def frame(purpose: str) -> bytes:
     """The purpose as a prefix that no other purpose's prefix begins with: 2 bytes of length, it."""
     text = purpose.encode("utf-8", "surrogatepass")
@@ -139,10 +141,14 @@ def atomic_write(path: str | os.PathLike[str], data: bytes, *, private: bool = F
 
 
 def _check(value: object, most: int | None = None) -> None:
-    """Refuse what has no canonical form, and a value of more than `most` items."""
+    """Refuse what has no canonical form, and a value of more than `most` items.
+
+    Level by level. A list of atoms alone, as most are, is seen as a whole: a set of its types.
+    """
     level: list[Any] = [value]
     for _ in range(MAX_DEPTH + 1):
         below: list[Any] = []
+        count = 0
         for item in level:
             kind = type(item)
             if kind in _ATOMS:
@@ -150,17 +156,21 @@ def _check(value: object, most: int | None = None) -> None:
             if kind is int:
                 if not _LOWEST <= item <= _HIGHEST:
                     raise EncodingError("an integer does not fit in 64 bits", hint=_HINT_VALUE)
-            elif kind is dict:
+                continue
+            if kind is dict:
                 if not _TEXT.issuperset(map(type, item)):
                     raise EncodingError("a key of a map is not text", hint=_HINT_VALUE)
-                below.extend(item.values())
+                parts = item.values()
             elif kind is list or kind is tuple:
-                below.extend(item)
+                parts = item
             else:
                 raise EncodingError(f"a {kind.__name__} has no canonical form", hint=_HINT_VALUE)
-            if most is not None and len(below) > most:
+            count += len(parts)
+            if most is not None and count > most:
                 raise EncodingError("these bytes are not canonical CBOR", hint=_HINT_BYTES)
-        if not below:
+            if not _ATOMS.issuperset(map(type, parts)):
+                below.extend(parts)
+        if not below and not count:
             return
         level = below
     raise EncodingError(f"lists and maps nest deeper than {MAX_DEPTH}", hint=_HINT_VALUE)

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from functools import cache
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 from loyal.errors import ProtocolError
 
@@ -23,6 +24,9 @@ MOST_TEXT_BYTES = 65_536
 MOST_PARTS = 1_024
 """Entries of one list: owners, salts, messages."""
 
+Check: TypeAlias = Callable[[Any, str], None]
+"""Refuses a value that is not of one kind; told the field's name."""
+
 _OTHER_BYTES = frozenset({"salt", "host_signature", "platform_signature", "idempotency_key"})
 """Top-level bytes that are no ids."""
 
@@ -30,55 +34,119 @@ _OTHER_BYTES = frozenset({"salt", "host_signature", "platform_signature", "idemp
 def require_form(value: object) -> None:
     """ProtocolError without a rule's number, unless every field is of its kind."""
     record: Any = type(value)
-    for name, kind in _fields_of(record):
-        field = getattr(value, name, None)
-        _require(kind, field, name)
-        if type(field) is bytes and name not in _OTHER_BYTES and len(field) != ID_BYTES:
-            _refuse(name, f"is {len(field)} bytes long, not {ID_BYTES}")
+    for name, check in _checks_of(record):
+        check(getattr(value, name, None), name)
 
 
 @cache
-def _fields_of(kind: Any) -> tuple[tuple[str, Any], ...]:
-    hints = typing.get_type_hints(kind)
-    return tuple((one.name, hints[one.name]) for one in fields(kind))
+def _checks_of(record: Any) -> tuple[tuple[str, Check], ...]:
+    """A check for each field of a command, made once for its class; ids are held to their size."""
+    return tuple(
+        (name, _sized(check) if kind is bytes and name not in _OTHER_BYTES else check)
+        for name, kind, check in _fields_of(record)
+    )
 
 
-def _require(kind: Any, value: object, name: str) -> None:
+@cache
+def _fields_of(record: Any) -> tuple[tuple[str, Any, Check], ...]:
+    hints = typing.get_type_hints(record)
+    return tuple((one.name, hints[one.name], _check_of(hints[one.name])) for one in fields(record))
+
+
+def _sized(check: Check) -> Check:
+    def sized(value: Any, name: str) -> None:
+        check(value, name)
+        if len(value) != ID_BYTES:
+            _refuse(name, f"is {len(value)} bytes long, not {ID_BYTES}")
+
+    return sized
+
+
+@cache
+def _check_of(kind: Any) -> Check:
+    """The check of an annotation."""
     origin = typing.get_origin(kind)
     if origin is types.UnionType:
+        return _optional(_check_of(typing.get_args(kind)[0]))
+    if origin is tuple:
+        kinds = typing.get_args(kind)
+        if kinds[-1] is Ellipsis:
+            return _list_of(kinds[0])
+        return _parts_of(tuple(map(_check_of, kinds)))
+    if origin is typing.Literal:
+        return _require_text
+    if is_dataclass(origin or kind):
+        return _record_of(origin or kind)
+    return {int: _require_number, str: _require_text}.get(kind) or _exactly(kind)
+
+
+def _optional(check: Check) -> Check:
+    def optional(value: Any, name: str) -> None:
         if value is not None:
-            _require(typing.get_args(kind)[0], value, name)
-    elif origin is tuple:
-        _require_parts(typing.get_args(kind), value, name)
-    elif origin is typing.Literal:
-        _require(str, value, name)
-    elif is_dataclass(origin or kind):
-        record = origin or kind
-        parts = _fields_of(record)
+            check(value, name)
+
+    return optional
+
+
+def _exactly(kind: Any) -> Check:
+    def exactly(value: Any, name: str) -> None:
+        if type(value) is not kind:
+            _refuse(name, f"is no {kind.__name__}")
+
+    return exactly
+
+
+def _record_of(record: Any) -> Check:
+    parts = _fields_of(record)
+
+    def whole(value: Any, name: str) -> None:
         if type(value) is not record:
             _refuse(name, f"is no {record.__name__}")
-        for inner, hint in parts:
-            _require(hint, getattr(value, inner, None), f"{name}.{inner}")
-    elif type(value) is not kind:
-        _refuse(name, f"is no {kind.__name__}")
-    elif type(value) is int and not -(2**63) <= value < 2**63:
-        _refuse(name, "is beyond 64 bits")
-    elif type(value) is str:
-        _require_text(value, name)
+        for inner, _, check in parts:
+            check(getattr(value, inner, None), f"{name}.{inner}")
+
+    return whole
 
 
-def _require_parts(kinds: tuple[Any, ...], value: object, name: str) -> None:
+def _list_of(kind: Any) -> Check:
+    check, plain = _check_of(kind), {kind} if kind in (bytes, bool) else None
+
+    def every(value: Any, name: str) -> None:
+        _require_list(value, name)
+        if plain is not None and plain.issuperset(map(type, value)):
+            return
+        for part in value:
+            check(part, name)
+
+    return every
+
+
+def _parts_of(checks: tuple[Check, ...]) -> Check:
+    def parts(value: Any, name: str) -> None:
+        _require_list(value, name)
+        if len(checks) != len(value):
+            _refuse(name, f"has {len(value)} parts, not {len(checks)}")
+        for check, part in zip(checks, value, strict=True):
+            check(part, name)
+
+    return parts
+
+
+def _require_list(value: object, name: str) -> None:
     if type(value) is not tuple or len(value) > MOST_PARTS:
         _refuse(name, f"is no list of at most {MOST_PARTS}")
-    if kinds[-1] is Ellipsis:
-        kinds = (kinds[0],) * len(value)
-    if len(kinds) != len(value):
-        _refuse(name, f"has {len(value)} parts, not {len(kinds)}")
-    for kind, part in zip(kinds, value, strict=True):
-        _require(kind, part, name)
 
 
-def _require_text(value: str, name: str) -> None:
+def _require_number(value: object, name: str) -> None:
+    if type(value) is not int:
+        _refuse(name, "is no int")
+    elif not -(2**63) <= value < 2**63:
+        _refuse(name, "is beyond 64 bits")
+
+
+def _require_text(value: object, name: str) -> None:
+    if type(value) is not str:
+        _refuse(name, "is no str")
     try:
         size = len(value.encode())
     except UnicodeEncodeError:

@@ -256,10 +256,14 @@ class PermissionBatch:
         return Receipt(self.leaves[position], position, path, self.header, self.signature)
 
     def receipts(self) -> list[bytes]:
-        """The bytes of every leaf's receipt; law: they are `receipt(position).to_bytes()`."""
-        header = self.header.record()
+        """The bytes of every leaf's receipt; law: they are `receipt(position).to_bytes()`.
+
+        What all have in common is written once: a list of CBOR is its items' bytes, one behind
+        another, behind a byte that counts them (RFC 8949, section 3.1).
+        """
+        shared = encoding.encode([self.header.record(), self.signature])[1:]
         return [
-            encoding.encode([leaf, position, path, header, self.signature])
+            b"\x85" + encoding.encode([leaf, position, path])[1:] + shared
             for position, (leaf, path) in enumerate(
                 zip(self.leaves, self.tree.inclusion_proofs(), strict=True)
             )
