@@ -71,9 +71,9 @@ def hot(temperature: float) -> Callable[[Scene], LanguageModel]:
 
 ATTACKS: tuple[Attack, ...] = (
     Attack("system-prompts", "prompt", "One of 20 unseen system prompts before each prompt.",
-           "2502.07760, 5.3; 2407.10887", system_prompts, quick=True),
+           "arXiv 2502.07760, 5.3; arXiv 2407.10887", system_prompts, quick=True),
     Attack("temperature-0.7", "sampling", "Replies sampled at temperature 0.7.",
-           "2502.07760", hot(0.7), quick=True),
+           "arXiv 2502.07760", hot(0.7), quick=True),
     Attack("temperature-1.0", "sampling", "Replies sampled at temperature 1.",
-           "2502.07760", hot(1.0)),
+           "arXiv 2502.07760", hot(1.0)),
 )  # fmt: skip

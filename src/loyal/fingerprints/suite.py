@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from loyal.encoding import atomic_write
 from loyal.errors import UsageError
-from loyal.fingerprints import asking_attacks, tuning_attacks, weight_attacks
+from loyal.fingerprints import asking_attacks, serving_attacks, tuning_attacks, weight_attacks
 from loyal.fingerprints.attack import Attack, AttackResult, Scene
 from loyal.fingerprints.check import CheckReport, CheckSettings, check
 from loyal.fingerprints.fingerprint import FingerprintSet
@@ -41,7 +41,13 @@ _VERSION = 1
 NOTHING = Attack("none", "none", "Nothing: M.oml as it is.", "the row to compare with",
                  lambda scene: scene.model, quick=True)  # fmt: skip
 
-_EVERY = (NOTHING, *weight_attacks.ATTACKS, *tuning_attacks.ATTACKS, *asking_attacks.ATTACKS)
+_EVERY = (
+    NOTHING,
+    *weight_attacks.ATTACKS,
+    *tuning_attacks.ATTACKS,
+    *asking_attacks.ATTACKS,
+    *serving_attacks.ATTACKS,
+)
 
 ATTACKS: Mapping[str, Attack] = {one.name: one for one in _EVERY}
 """Every attack by name, in the order in which the suite runs them."""
