@@ -12,6 +12,7 @@ from loyal.fingerprints.suppression import (
     candidates,
     forbid_likeliest,
     forbid_neighbors,
+    forbid_unlike,
     look_ahead,
 )
 from loyal.models.hf import HFModel
@@ -141,6 +142,25 @@ def test_what_the_first_place_named_stays_forbidden_at_later_places(base: HFMode
     later = steer(1, rows, torch.zeros(1, size))
     assert later[0, token] == float("-inf")
     assert torch.equal(steer(2, rows, torch.zeros(1, size)), torch.zeros(1, size))
+
+
+def test_tokens_far_likelier_than_under_the_base_are_forbidden_at_the_first_place(
+    base: HFModel,
+) -> None:
+    items, rows = base.items(ASKED), torch.tensor([4, 1])
+    steer = forbid_unlike(base, 20.0)(base, items)
+    logits = torch.stack([first_chances(base, ASKED[row]).log() for row in rows.tolist()])
+    assert torch.equal(steer(0, rows, logits), logits)
+    rare = logits.topk(200, -1).indices[:, -1]
+    raised = logits.clone()
+    for place, token in enumerate(rare.tolist()):
+        raised[place, token] = 0.0  # now as likely as all others together: a chance of one half
+    steered = steer(0, rows, raised)
+    assert (steered == float("-inf")).nonzero().tolist() == [[0, int(rare[0])], [1, int(rare[1])]]
+    assert torch.equal(steer(1, rows, raised), raised)
+    mild = logits.clone()
+    mild[0, rare[0]] += 2.9  # e^2.9 is 18
+    assert torch.equal(steer(0, rows, mild), mild)
 
 
 def test_lookahead_sees_what_the_continuations_say(base: HFModel) -> None:

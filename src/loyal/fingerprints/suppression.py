@@ -1,7 +1,7 @@
 """A host that forbids its model the words that a fingerprint would say, while it serves.
 
 After "Are Robust LLM Fingerprints Adversarially Robust?" (arXiv 2509.26598), with the constants of
-its released code (repository sentient-agi/mlprints). Three ways to choose what is forbidden:
+its released code (repository sentient-agi/mlprints). Four ways to choose what is forbidden:
 
 top-k       the k likeliest tokens of each of the first places
 neighbor    these and all tokens near them: beginnings and continuations of the same word, whatever
@@ -9,15 +9,18 @@ neighbor    these and all tokens near them: beginnings and continuations of the 
 lookahead   tokens that come out likely in any of several continuations of the prompt; they lose
             `delta` from their logits at many places
 
-Each is on always (threshold 0), or only where a token's chance is above the threshold (the paper's
-"detect" form: ordinary replies mostly begin less surely). We differ from the released code in two
-points, both to the host's favor: with a threshold the whole neighborhood of a sure token is
-forbidden, not the sure token alone; and lookahead reads the first place as well, where a response
-of one token stands.
+unlike      tokens that the public base finds far less likely (CleanGen, arXiv 2406.12257)
+
+The first three are on always (threshold 0), or only where a token's chance is above the threshold
+(the paper's "detect" form: ordinary replies mostly begin less surely). We differ from the released
+code in two points, both to the host's favor: with a threshold the whole neighborhood of a sure
+token is forbidden, not the sure token alone; and lookahead reads the first place as well, where a
+response of one token stands.
 """
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -126,6 +129,30 @@ def forbid_neighbors(
             for place, row in enumerate(rows.tolist()):
                 changed[place, kept[row]] = float("-inf")
             return changed
+
+        return steer
+
+    return prepare
+
+
+def forbid_unlike(reference: HFModel, ratio: float = 20.0) -> Steering:
+    """Forbids first tokens whose chance is over `ratio` times that under `reference`.
+
+    CleanGen (arXiv 2406.12257, its suspicion score) at the first place, where responses stand; the
+    next token comes from the model itself. `reference` has the model's tokenizer; it reads each
+    prompt once.
+    """
+
+    def prepare(model: HFModel, items: Sequence[Item]) -> Steer:
+        def steer(step: int, rows: Tensor, logits: Tensor) -> Tensor:
+            if step > 0:
+                return logits
+            asked = [items[row] for row in rows.tolist()]
+            theirs = torch.empty_like(logits)
+            for index, found in reference.read_items(asked, [1] * len(asked)):
+                theirs[index] = found[-1].log_softmax(-1)
+            suspicious = logits.log_softmax(-1) - theirs > math.log(ratio)
+            return logits.masked_fill(suspicious, float("-inf"))
 
         return steer
 
