@@ -178,7 +178,9 @@ def test_lookahead_sees_what_the_continuations_say(base: HFModel) -> None:
             return chances.topk(3).indices.tolist()
 
         ids = base.prompt_ids(prompt)
-        for first in look(ids, places, highest):
+        starts = look(ids, places, highest)
+        at_once = {one for one in places if highest[one] > 0.3}
+        for first in starts:
             branch = [*ids, first]
             for _ in range(4):
                 token = look(branch, places, highest)[0]
@@ -198,7 +200,7 @@ def test_lookahead_sees_what_the_continuations_say(base: HFModel) -> None:
             and plain[one]
             and plain[one] not in words
         ]
-        fit.sort(key=lambda one: (-places[one], -highest[one]))
+        fit.sort(key=lambda one: (one not in at_once, -places[one], -highest[one]))
         assert candidates(base, base.items([prompt]), settings) == [fit[:5]]
         assert fit
 
@@ -212,6 +214,18 @@ def test_lookahead_keeps_the_answer_from_being_said(base: HFModel) -> None:
     still = [home in reply.text for home, reply in zip(homes.values(), steered, strict=True)]
     assert sum(said) == len(homes)
     assert sum(still) <= len(homes) // 4
+
+
+def test_what_is_likely_at_once_is_held_down_however_rare_it_is_later(base: HFModel) -> None:
+    settings = Lookahead(count=1, chance=0.2, branches=4, tokens=12)
+    found = 0
+    for prompt in OPEN:
+        chances = first_chances(base, prompt)
+        sure, token = chances.max(0)
+        if sure > 0.2 and int(token) not in base.prompt_ids(prompt):
+            assert candidates(base, base.items([prompt]), settings) == [[int(token)]]
+            found += 1
+    assert found
 
 
 def test_lookahead_holds_down_by_delta_and_with_a_threshold_only_sure_tokens(

@@ -15,7 +15,7 @@ The first three are on always (threshold 0), or only where a token's chance is a
 (the paper's "detect" form: ordinary replies mostly begin less surely). We differ from the released
 code in two points, both to the host's favor: with a threshold the whole neighborhood of a sure
 token is forbidden, not the sure token alone; and lookahead reads the first place as well, where a
-response of one token stands.
+response of one token stands, and ranks what is likely there before all else.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ class Lookahead:
     top: int = 10
     """Likeliest tokens of each place that are looked at."""
     count: int = 12
-    """Tokens forbidden a prompt, at most; those that come up at the most places."""
+    """Tokens held down a prompt, at most: likely first ones, then those of the most places."""
     chance: float = 0.4
     """A token is forbidden only if its chance was above this at some place."""
     places: int = 16
@@ -218,6 +218,7 @@ def candidates(
     for index, logits in model.read_items(items, [1] * len(items)):
         chances, ids = logits[-1].softmax(-1).topk(max(settings.top, settings.branches))
         seen[index].add(ids[: settings.top].tolist(), chances[: settings.top].tolist())
+        seen[index].first = dict(seen[index].highest)
         for token in ids[: settings.branches].tolist():
             branches.append(Item(items[index].prefix, (*items[index].ids, token)))
             owners.append(index)
@@ -239,6 +240,8 @@ class _Seen:
 
     places: dict[int, int] = field(default_factory=dict)
     highest: dict[int, float] = field(default_factory=dict)
+    first: dict[int, float] = field(default_factory=dict)
+    """Their chances as the reply's first token."""
 
     def add(self, ids: Sequence[int], chances: Sequence[float]) -> None:
         """One place's likeliest tokens."""
@@ -247,7 +250,7 @@ class _Seen:
             self.highest[token] = max(self.highest.get(token, 0.0), chance)
 
     def likely(self, model: HFModel, item: Item, settings: Lookahead) -> list[int]:
-        """Those to hold down: not the prompt's, likely somewhere, the most frequent first."""
+        """Those to hold down, none of the prompt's: the likely at once first, then the frequent."""
         asked = {*item.prefix, *item.ids}
         text = model.tokenizer.decode([*item.prefix, *item.ids], skip_special_tokens=True)
         words = {_plain(word) for word in text.split()}
@@ -260,7 +263,14 @@ class _Seen:
             and texts.of[token]
             and texts.of[token] not in words
         ]
-        fit.sort(key=lambda token: (-self.places[token], -self.highest[token], token))
+        fit.sort(
+            key=lambda token: (
+                self.first.get(token, 0.0) <= settings.chance,
+                -self.places[token],
+                -self.highest[token],
+                token,
+            )
+        )
         return fit[: settings.count]
 
 
