@@ -43,7 +43,7 @@ class Scene:
     model: HFModel
     """A fresh copy of M.oml; the attack may change it in place."""
     base: Callable[[], HFModel]
-    """Loads the untouched base: it is public."""
+    """Loads the untouched base. Worst case: a base that nobody published is not at hand."""
     leaked: FingerprintSet | None = None
     """Pairs that the attacker has learned; they are not asked afterwards. None for most attacks."""
     seed: int = 0
