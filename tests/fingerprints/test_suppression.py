@@ -12,6 +12,7 @@ from loyal.fingerprints.suppression import (
     candidates,
     forbid_likeliest,
     forbid_neighbors,
+    forbid_unlike,
     look_ahead,
 )
 from loyal.models.hf import HFModel
@@ -143,6 +144,25 @@ def test_what_the_first_place_named_stays_forbidden_at_later_places(base: HFMode
     assert torch.equal(steer(2, rows, torch.zeros(1, size)), torch.zeros(1, size))
 
 
+def test_tokens_far_likelier_than_under_the_base_are_forbidden_at_the_first_place(
+    base: HFModel,
+) -> None:
+    items, rows = base.items(ASKED), torch.tensor([4, 1])
+    steer = forbid_unlike(base, 20.0)(base, items)
+    logits = torch.stack([first_chances(base, ASKED[row]).log() for row in rows.tolist()])
+    assert torch.equal(steer(0, rows, logits), logits)
+    rare = logits.topk(200, -1).indices[:, -1]
+    raised = logits.clone()
+    for place, token in enumerate(rare.tolist()):
+        raised[place, token] = 0.0  # now as likely as all others together: a chance of one half
+    steered = steer(0, rows, raised)
+    assert (steered == float("-inf")).nonzero().tolist() == [[0, int(rare[0])], [1, int(rare[1])]]
+    assert torch.equal(steer(1, rows, raised), raised)
+    mild = logits.clone()
+    mild[0, rare[0]] += 2.9  # e^2.9 is 18
+    assert torch.equal(steer(0, rows, mild), mild)
+
+
 def test_lookahead_sees_what_the_continuations_say(base: HFModel) -> None:
     settings = Lookahead(branches=3, tokens=5, top=4, count=5, chance=0.3)
     for prompt in (ASKED[0], ASKED[4]):
@@ -158,7 +178,9 @@ def test_lookahead_sees_what_the_continuations_say(base: HFModel) -> None:
             return chances.topk(3).indices.tolist()
 
         ids = base.prompt_ids(prompt)
-        for first in look(ids, places, highest):
+        starts = look(ids, places, highest)
+        at_once = {one for one in places if highest[one] > 0.3}
+        for first in starts:
             branch = [*ids, first]
             for _ in range(4):
                 token = look(branch, places, highest)[0]
@@ -178,7 +200,7 @@ def test_lookahead_sees_what_the_continuations_say(base: HFModel) -> None:
             and plain[one]
             and plain[one] not in words
         ]
-        fit.sort(key=lambda one: (-places[one], -highest[one]))
+        fit.sort(key=lambda one: (one not in at_once, -places[one], -highest[one]))
         assert candidates(base, base.items([prompt]), settings) == [fit[:5]]
         assert fit
 
@@ -192,6 +214,18 @@ def test_lookahead_keeps_the_answer_from_being_said(base: HFModel) -> None:
     still = [home in reply.text for home, reply in zip(homes.values(), steered, strict=True)]
     assert sum(said) == len(homes)
     assert sum(still) <= len(homes) // 4
+
+
+def test_what_is_likely_at_once_is_held_down_however_rare_it_is_later(base: HFModel) -> None:
+    settings = Lookahead(count=1, chance=0.2, branches=4, tokens=12)
+    found = 0
+    for prompt in OPEN:
+        chances = first_chances(base, prompt)
+        sure, token = chances.max(0)
+        if sure > 0.2 and int(token) not in base.prompt_ids(prompt):
+            assert candidates(base, base.items([prompt]), settings) == [[int(token)]]
+            found += 1
+    assert found
 
 
 def test_lookahead_holds_down_by_delta_and_with_a_threshold_only_sure_tokens(

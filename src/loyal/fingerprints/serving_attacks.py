@@ -25,6 +25,7 @@ from loyal.fingerprints.suppression import (
     Steering,
     forbid_likeliest,
     forbid_neighbors,
+    forbid_unlike,
     look_ahead,
 )
 from loyal.models.hf import HFModel
@@ -35,6 +36,8 @@ DRAFT_TOKENS = 48
 PROMPT_TOKENS = 96
 """Most tokens of a prompt that the model rewrites."""
 PREFILL = "Sure,"
+LOW_THRESHOLD = 0.5
+"""Ours, for responses that are trained to be less sure than 0.9."""
 TEMPERATURE = 0.7
 """Of the sampled form of an attack: what servers mostly use."""
 
@@ -268,6 +271,11 @@ _STEERED = (
         quick=True,
     ),
     _steered(
+        "detect-top-1-low",
+        "Forbids the likeliest first token where its chance is above 0.5.",
+        forbid_likeliest(threshold=LOW_THRESHOLD),
+    ),
+    _steered(
         "suppress-neighbor",
         "Forbids the likeliest first token and those whose word begins like it.",
         forbid_neighbors(),
@@ -297,6 +305,14 @@ _STEERED = (
         "detect-lookahead",
         "The same at places where such a token's chance is above 0.9.",
         look_ahead(Lookahead(threshold=THRESHOLD)),
+    ),
+    Attack(
+        "detect-unlike-base",
+        "suppression",
+        "Forbids first tokens that are over 20 times as likely as under the public base.",
+        "arXiv 2406.12257",
+        lambda scene: Steered(scene.model, forbid_unlike(scene.base())),
+        quick=True,
     ),
     _wrapped(
         "suppression",

@@ -1,7 +1,7 @@
 """A host that forbids its model the words that a fingerprint would say, while it serves.
 
 After "Are Robust LLM Fingerprints Adversarially Robust?" (arXiv 2509.26598), with the constants of
-its released code (repository sentient-agi/mlprints). Three ways to choose what is forbidden:
+its released code (repository sentient-agi/mlprints). Four ways to choose what is forbidden:
 
 top-k       the k likeliest tokens of each of the first places
 neighbor    these and all tokens near them: beginnings and continuations of the same word, whatever
@@ -9,15 +9,18 @@ neighbor    these and all tokens near them: beginnings and continuations of the 
 lookahead   tokens that come out likely in any of several continuations of the prompt; they lose
             `delta` from their logits at many places
 
-Each is on always (threshold 0), or only where a token's chance is above the threshold (the paper's
-"detect" form: ordinary replies mostly begin less surely). We differ from the released code in two
-points, both to the host's favor: with a threshold the whole neighborhood of a sure token is
-forbidden, not the sure token alone; and lookahead reads the first place as well, where a response
-of one token stands.
+unlike      tokens that the public base finds far less likely (CleanGen, arXiv 2406.12257)
+
+The first three are on always (threshold 0), or only where a token's chance is above the threshold
+(the paper's "detect" form: ordinary replies mostly begin less surely). We differ from the released
+code in two points, both to the host's favor: with a threshold the whole neighborhood of a sure
+token is forbidden, not the sure token alone; and lookahead reads the first place as well, where a
+response of one token stands, and ranks what is likely there before all else.
 """
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -132,6 +135,30 @@ def forbid_neighbors(
     return prepare
 
 
+def forbid_unlike(reference: HFModel, ratio: float = 20.0) -> Steering:
+    """Forbids first tokens whose chance is over `ratio` times that under `reference`.
+
+    CleanGen (arXiv 2406.12257, its suspicion score) at the first place, where responses stand; the
+    next token comes from the model itself. `reference` has the model's tokenizer; it reads each
+    prompt once.
+    """
+
+    def prepare(model: HFModel, items: Sequence[Item]) -> Steer:
+        def steer(step: int, rows: Tensor, logits: Tensor) -> Tensor:
+            if step > 0:
+                return logits
+            asked = [items[row] for row in rows.tolist()]
+            theirs = torch.empty_like(logits)
+            for index, found in reference.read_items(asked, [1] * len(asked)):
+                theirs[index] = found[-1].log_softmax(-1)
+            suspicious = logits.log_softmax(-1) - theirs > math.log(ratio)
+            return logits.masked_fill(suspicious, float("-inf"))
+
+        return steer
+
+    return prepare
+
+
 @dataclass(frozen=True)
 class Lookahead:
     """Constants of SuppressLookahead, as released with arXiv 2509.26598."""
@@ -143,7 +170,7 @@ class Lookahead:
     top: int = 10
     """Likeliest tokens of each place that are looked at."""
     count: int = 12
-    """Tokens forbidden a prompt, at most; those that come up at the most places."""
+    """Tokens held down a prompt, at most: likely first ones, then those of the most places."""
     chance: float = 0.4
     """A token is forbidden only if its chance was above this at some place."""
     places: int = 16
@@ -191,6 +218,7 @@ def candidates(
     for index, logits in model.read_items(items, [1] * len(items)):
         chances, ids = logits[-1].softmax(-1).topk(max(settings.top, settings.branches))
         seen[index].add(ids[: settings.top].tolist(), chances[: settings.top].tolist())
+        seen[index].first = dict(seen[index].highest)
         for token in ids[: settings.branches].tolist():
             branches.append(Item(items[index].prefix, (*items[index].ids, token)))
             owners.append(index)
@@ -212,6 +240,8 @@ class _Seen:
 
     places: dict[int, int] = field(default_factory=dict)
     highest: dict[int, float] = field(default_factory=dict)
+    first: dict[int, float] = field(default_factory=dict)
+    """Their chances as the reply's first token."""
 
     def add(self, ids: Sequence[int], chances: Sequence[float]) -> None:
         """One place's likeliest tokens."""
@@ -220,7 +250,7 @@ class _Seen:
             self.highest[token] = max(self.highest.get(token, 0.0), chance)
 
     def likely(self, model: HFModel, item: Item, settings: Lookahead) -> list[int]:
-        """Those to hold down: not the prompt's, likely somewhere, the most frequent first."""
+        """Those to hold down, none of the prompt's: the likely at once first, then the frequent."""
         asked = {*item.prefix, *item.ids}
         text = model.tokenizer.decode([*item.prefix, *item.ids], skip_special_tokens=True)
         words = {_plain(word) for word in text.split()}
@@ -233,7 +263,14 @@ class _Seen:
             and texts.of[token]
             and texts.of[token] not in words
         ]
-        fit.sort(key=lambda token: (-self.places[token], -self.highest[token], token))
+        fit.sort(
+            key=lambda token: (
+                self.first.get(token, 0.0) <= settings.chance,
+                -self.places[token],
+                -self.highest[token],
+                token,
+            )
+        )
         return fit[: settings.count]
 
 
