@@ -94,6 +94,8 @@ class _Query:
     receipt: Receipt
     data: bytes
     """The receipt's canonical bytes."""
+    began: int
+    """Unix seconds of the host's clock, before the model server is asked: the answer's time."""
 
 
 class LoyalMiddleware:
@@ -203,7 +205,8 @@ class LoyalMiddleware:
         try:
             async with asyncio.timeout(self._limits.permit_seconds):
                 data = await self._batcher.permit(asked.request)
-            receipt = self._host.receive(data, asked.request)
+            began = self._host.clock()
+            receipt = self._host.receive(data, asked.request, began)
             await self._receipts.keep(request_id, KeptReceipt(data, asked.salts))
         except ProtocolError as error:
             raise _unavailable("permission_refused", request_id, error) from None
@@ -214,12 +217,14 @@ class LoyalMiddleware:
         except TimeoutError:
             slow = EndpointError("the platform did not answer in time", hint="look at its load")
             raise _unavailable("platform_unavailable", request_id, slow) from None
-        return _Query(request_id, path, texts, asked, receipt, data)
+        return _Query(request_id, path, texts, asked, receipt, data, began)
 
     def sign(self, query: _Query, replies: list[str], complete: bool) -> list[bytes]:
         """Step 6: one signed answer for each reply, kept beside the receipt."""
         signed = [
-            self._host.answer(query.texts, one, query.receipt, query.asked.salts).signed.to_bytes()
+            self._host.answer(
+                query.texts, one, query.receipt, query.asked.salts, began=query.began
+            ).signed.to_bytes()
             for one in replies
         ]
         self._receipts.answered(query.id, tuple(signed), complete)

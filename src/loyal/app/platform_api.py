@@ -280,7 +280,8 @@ class PlatformApi:
 
 
 class PlatformDesk:
-    """A `roles.verifier.EvidenceDesk` over HTTP, with a copy of the log of its own."""
+    """A `roles.verifier.EvidenceDesk` and `roles.descent.LineageDesk` over HTTP, with a copy of the
+    log of its own."""
 
     def __init__(self, api: PlatformApi, log: VerifierKey | None = None) -> None:
         """`log`: whose checkpoints are believed; None takes the platform's word at first."""
@@ -311,6 +312,10 @@ class PlatformDesk:
     def drew_between(self, license: bytes, beacon: bytes) -> bool:
         """As `Mirror.drew_between`; False before the log was read."""
         return self._mirror is not None and self._mirror.drew_between(license, beacon)
+
+    def lineage_beacons(self, root: bytes, before: int) -> frozenset[bytes]:
+        """As `Mirror.lineage_beacons`; empty before the log was read."""
+        return frozenset() if self._mirror is None else self._mirror.lineage_beacons(root, before)
 
     async def mirror(self) -> Mirror:
         """The copy of the log, as far as it was read. EndpointError."""

@@ -11,6 +11,7 @@ side. What a host takes from the world are two protocols, `PermissionSource` and
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -37,6 +38,11 @@ IDEMPOTENCY_BYTES = 16
 
 _HINT_LICENSE = "get the license file again from the platform"
 _HINT_RECEIPT = "do not answer; ask the platform for a permission again"
+
+
+def wall_clock() -> int:
+    """This machine's clock, in Unix seconds."""
+    return int(time.time())
 
 
 class PermissionSource(Protocol):
@@ -148,6 +154,8 @@ class Host:
     """Whose receipts are believed."""
     draw: Callable[[int], bytes] = secrets.token_bytes
     """Fresh random bytes, for salts and idempotency keys."""
+    clock: Callable[[], int] = wall_clock
+    """Unix seconds, for the time that stands in each answer."""
 
     def __post_init__(self) -> None:
         if self.key.public.data != self.terms.host:
@@ -182,11 +190,13 @@ class Host:
         key = self.draw(IDEMPOTENCY_BYTES)
         return Asked(PermissionRequest(self.key.public.data, self.license, digests, key), salts)
 
-    def receive(self, data: bytes, request: PermissionRequest) -> Receipt:
-        """The receipt that answers `request`.
+    def receive(self, data: bytes, request: PermissionRequest, began: int | None = None) -> Receipt:
+        """The receipt that answers `request`, for an answer begun at `began` (Unix seconds; None:
+        now).
 
         1. It is a receipt, and the platform gave it. 2. It is for this host and this license.
-        3. It covers exactly the digests that were asked for. ProtocolError for any other.
+        3. It covers exactly the digests that were asked for. 4. It has not expired (P6).
+        ProtocolError for any other.
         """
         receipt = Receipt.from_bytes(data)
         permission = receipt.in_batch()
@@ -199,28 +209,49 @@ class Host:
             raise PermissionRefused(
                 "a receipt does not cover what was asked", hint=_HINT_RECEIPT, rule="P3"
             )
+        _require_in_time(permission.expires, self.clock() if began is None else began)  # 4
         return receipt
 
     def answer(
-        self, messages: Sequence[str], reply: str, receipt: Receipt, salts: tuple[bytes, ...]
+        self,
+        messages: Sequence[str],
+        reply: str,
+        receipt: Receipt,
+        salts: tuple[bytes, ...],
+        *,
+        began: int | None = None,
     ) -> SignedAnswer:
-        """The signed answer: these messages, this reply, under this permission.
+        """The signed answer: these messages, this reply, under this permission, begun at `began`
+        (Unix seconds of the host's clock; None: now).
 
         ProtocolError (U1) where a message is outside of the purpose: such a signature would be the
-        proof of a violation.
+        proof of a violation. ProtocolError (P6) where the permission had expired by then.
         """
         if any(map(self.refuses, messages)):
             raise ProtocolError(
                 "the license denies this prompt", hint="give it no answer", rule="U1"
             )
+        when = self.clock() if began is None else began
+        _require_in_time(receipt.permission.expires, when)
         digests = tuple(message_digest(one) for one in messages)
-        return Answer(self.license, digests, message_digest(reply), receipt, salts).sign(self.key)
+        answer = Answer(self.license, digests, message_digest(reply), receipt, salts, time=when)
+        return answer.sign(self.key)
 
 
 @lru_cache(maxsize=64)
 def _believe(header: BatchHeader, signature: bytes, platform: PublicKey) -> None:
     """The batch's signature, checked once for all of its receipts; a failure is never kept."""
     header.verify(signature, platform)
+
+
+def _require_in_time(expires: int, now: int) -> None:
+    """P6."""
+    if now > expires:
+        raise PermissionRefused(
+            "a permission has expired by the host's clock",
+            hint="ask for a new one; set this machine's clock, if it is off",
+            rule="P6",
+        )
 
 
 def _no_license(message: str) -> ProtocolError:

@@ -29,7 +29,7 @@ class _Serving:
     upstream: str
     upstream_key: str | None
     platform: str
-    platform_key: str
+    platform_key: str | None
     receipts: Path
     address: Address
 
@@ -49,9 +49,8 @@ class _Serving:
     click.option(
         "--platform-key-file",
         type=FILE,
-        required=True,
         metavar="FILE",
-        help="The API key that the platform gave this host.",
+        help="The API key that the platform gave this host; without one the host key signs.",
     ),
     click.option(
         "--host-key",
@@ -95,13 +94,13 @@ def _take(options: dict[str, Any]) -> _Serving:
     license = SignedLicense.from_bytes(file_bytes(options["license_file"], "--license"))
     terms = license.verify()
     host = Host(signing_key(options["host_key"], "--host-key"), terms, license.platform)
-    key_file = options["upstream_key_file"]
+    key_file, platform_key = options["upstream_key_file"], options["platform_key_file"]
     return _Serving(
         host,
         options["upstream"],
         secret_line(key_file, "--upstream-key-file") if key_file else None,
         options["platform"],
-        secret_line(options["platform_key_file"], "--platform-key-file"),
+        secret_line(platform_key, "--platform-key-file") if platform_key else None,
         options["receipts"],
         parse_address(options["listen"]),
     )
@@ -114,7 +113,7 @@ async def _serve(terminal: Terminal, serving: _Serving) -> None:
     from loyal.app.upstream import Upstream, UpstreamSettings
 
     upstream = Upstream(UpstreamSettings(serving.upstream, serving.upstream_key))
-    source = PlatformClient(serving.platform, serving.platform_key)
+    source = PlatformClient(serving.platform, serving.platform_key or serving.host.key)
     with (
         open_door(serving.address) as door,
         contextlib.closing(SqliteReceipts(serving.receipts)) as kept,
