@@ -47,6 +47,9 @@ FINGERPRINT: Mapping[str, Entry] = {
     "commit": Entry("evidence:commit", "Print the root to publish; draw the responses."),
     "inject": Entry("inject:inject", "Train a model to give the responses."),
     "check": Entry("check:check", "Ask a model keys, and say whether it is proven."),
+    "attack": Entry(
+        "attack:attack", "Do to a model what a host may do, and count what fingerprints are left."
+    ),
     "prove": Entry("evidence:prove", "Open single leaves of the commitment as proof files."),
     "verify-proof": Entry("evidence:verify_proof", "Check a proof file; needs no vault."),
     "info": Entry("custody:info", "Show what a vault holds, without its secrets."),
