@@ -8,6 +8,7 @@
      │   ├─ WrongPassphrase
      │   └─ DamagedVault
      ├─ EndpointError          a server that answers, but not with what was asked
+     │   └─ Unreachable        one that is silent, not there, or fails by its own word (HTTP 5xx)
      ├─ ProofError             a proof that does not hold; `reason` says which part, in a word
      ├─ EncodingError          bytes that are not the one canonical form of a record
      ├─ SignatureError
@@ -74,6 +75,10 @@ class DamagedVault(VaultError):
 
 class EndpointError(LoyalError):
     """A model server cannot be reached, or its answer is not what the protocol says."""
+
+
+class Unreachable(EndpointError):
+    """The platform cannot be reached, is silent or fails (HTTP 5xx): an outage, not a refusal."""
 
 
 class ProofError(LoyalError):

@@ -250,9 +250,9 @@ async def _serve(handler: Behavior) -> tuple[web.AppRunner, str]:
 
 
 @contextlib.asynccontextmanager
-async def serving(app: Any) -> AsyncIterator[str]:
-    """Any ASGI app under uvicorn; gives its address."""
-    door = open_door(Address("127.0.0.1", 0))
+async def serving(app: Any, port: int = 0) -> AsyncIterator[str]:
+    """Any ASGI app under uvicorn, on a free port where none is named; gives its address."""
+    door = open_door(Address("127.0.0.1", port))
     config = uvicorn.Config(app, lifespan="off", access_log=False, log_config=None)
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve([door]))

@@ -73,7 +73,7 @@ def signed(play: Played, said: Said) -> tuple[SignedAnswer, Answer]:
 def test_queries_go_on_tokens_and_are_reported_later(tmp_path: Path) -> None:
     async def story(play: Played) -> None:
         await buy(play, 2)
-        purse = SqliteTokens(tmp_path / "tokens.db")
+        purse = SqliteTokens(tmp_path / "tokens.db", play.license)
         api, desk = desk_of(play, purse)
         assert await desk.look() == 0
         async with gateway(play, tmp_path, purse) as (door, model):
@@ -108,7 +108,7 @@ def test_queries_go_on_tokens_and_are_reported_later(tmp_path: Path) -> None:
 def test_a_query_without_an_answer_costs_no_token(tmp_path: Path) -> None:
     async def story(play: Played) -> None:
         await buy(play, 1)
-        purse = SqliteTokens(tmp_path / "tokens.db")
+        purse = SqliteTokens(tmp_path / "tokens.db", play.license)
         api, desk = desk_of(play, purse)
         await desk.look()
         async with gateway(play, tmp_path, purse) as (door, model):
@@ -132,7 +132,7 @@ def test_a_platform_that_answers_is_asked_and_one_that_refuses_costs_no_token(
 ) -> None:
     async def story(play: Played) -> None:
         await buy(play, 1)
-        purse = SqliteTokens(tmp_path / "tokens.db")
+        purse = SqliteTokens(tmp_path / "tokens.db", play.license)
         api, desk = desk_of(play, purse)
         await desk.look()
         async with gateway(play, tmp_path, purse, out=False) as (door, _):
@@ -151,7 +151,7 @@ def test_a_platform_that_answers_is_asked_and_one_that_refuses_costs_no_token(
 
 def test_without_tokens_an_outage_is_said(tmp_path: Path) -> None:
     async def story(play: Played) -> None:
-        for purse in (None, SqliteTokens(tmp_path / "tokens.db")):
+        for purse in (None, SqliteTokens(tmp_path / "tokens.db", play.license)):
             async with gateway(play, tmp_path, purse) as (door, model):
                 said = await door.post(chat("a query"))
                 assert (said.status, said.error) == (503, "platform_unavailable")
@@ -165,7 +165,7 @@ def test_without_tokens_an_outage_is_said(tmp_path: Path) -> None:
 def test_a_report_whose_answer_was_lost_is_done(tmp_path: Path) -> None:
     async def story(play: Played) -> None:
         await buy(play, 3)
-        purse = SqliteTokens(tmp_path / "tokens.db")
+        purse = SqliteTokens(tmp_path / "tokens.db", play.license)
         api, desk = desk_of(play, purse)
         await desk.look()
         uses = []

@@ -13,15 +13,16 @@ from pathlib import Path
 import pytest
 
 from loyal.app.token_purse import SqliteTokens
-from loyal.errors import StorageError
+from loyal.errors import StorageError, UsageError
 
 NOW = 1_800_000_000
+LICENSE = b"license".ljust(32, b".")
 RIPE = NOW - 600
 """Ten minutes before, whatever the clocks."""
 
 
 def bought(path: Path, *purchases: tuple[int, int, int], below: int = 0) -> SqliteTokens:
-    purse = SqliteTokens(path)
+    purse = SqliteTokens(path, LICENSE)
     asyncio.run(purse.learn(purchases, below))
     return purse
 
@@ -46,7 +47,7 @@ def test_a_token_that_is_not_ripe_waits(tmp_path: Path) -> None:
 
 
 def test_nothing_is_taken_before_anything_is_known(tmp_path: Path) -> None:
-    purse = SqliteTokens(tmp_path / "t")
+    purse = SqliteTokens(tmp_path / "t", LICENSE)
     assert taken(purse) is None
     purse.close()
 
@@ -86,7 +87,7 @@ def test_uses_are_reported_once(tmp_path: Path) -> None:
 
 def test_two_programs_and_many_queries_share_no_token(tmp_path: Path) -> None:
     first = bought(tmp_path / "t", (0, 60, RIPE))
-    second = SqliteTokens(tmp_path / "t")
+    second = SqliteTokens(tmp_path / "t", LICENSE)
 
     async def together() -> list[int | None]:
         return await asyncio.gather(*(one.take(NOW) for one in (first, second) * 35))
@@ -100,7 +101,7 @@ def test_two_programs_and_many_queries_share_no_token(tmp_path: Path) -> None:
 
 def take_until_killed(path: str, told: object) -> None:
     """A program that tells each token that it was given."""
-    purse = SqliteTokens(Path(path))
+    purse = SqliteTokens(Path(path), LICENSE)
     while (token := taken(purse)) is not None:
         told.send(token)  # type: ignore[attr-defined]
 
@@ -129,10 +130,20 @@ def test_after_a_kill_no_token_is_given_twice(tmp_path: Path) -> None:
 def test_a_file_that_is_none_is_said(tmp_path: Path) -> None:
     (tmp_path / "t").write_text("no database, but long enough to be read as one " * 40)
     with pytest.raises(StorageError, match="tokens"):
-        SqliteTokens(tmp_path / "t")
+        SqliteTokens(tmp_path / "t", LICENSE)
     purse = bought(tmp_path / "u", (0, 1, RIPE))
     with sqlite3.connect(tmp_path / "u") as database:
         database.execute("DROP TABLE uses")
     with pytest.raises(StorageError, match="OperationalError"):
         taken(purse)
+    purse.close()
+
+
+def test_a_file_is_of_one_license(tmp_path: Path) -> None:
+    """The numbers of two licenses in one file would be signed under the wrong one."""
+    bought(tmp_path / "t", (0, 2, RIPE)).close()
+    with pytest.raises(UsageError, match="another license"):
+        SqliteTokens(tmp_path / "t", b"another".ljust(32, b"."))
+    purse = SqliteTokens(tmp_path / "t", LICENSE)
+    assert taken(purse) == 0
     purse.close()

@@ -5,9 +5,9 @@ process, or `Upstream`, which is any server elsewhere. For each query
 
 1. the texts that a permission covers are read, and refused where they cannot be covered;
 2. a prompt outside of the license's purpose is refused (403), nothing else happens;
-3. the platform is asked for a permission, in one call with other queries; where it cannot be asked
-   a prepaid token stands in for it (rules T); without either the query ends here (503), and the
-   model server never sees it;
+3. the platform is asked for a permission, in one call with other queries; where it cannot be
+   reached a prepaid token stands in for it (rules T), where it refuses none does; without either
+   the query ends here (503), and the model server never sees it;
 4. the receipt is checked, and kept on the disk before anything is answered;
 5. the request goes on as the bytes that were received, and the answer comes back as it is;
 6. the host signs the answer: in a header of a whole reply; for a stream, of which no byte changes,
@@ -26,7 +26,6 @@ import asyncio
 import logging
 import re
 import secrets
-import time
 import traceback
 from dataclasses import dataclass
 from typing import Any
@@ -54,8 +53,9 @@ from loyal.app.openai_form import (
     latest,
     reply_texts,
 )
+from loyal.app.outage import Outage
 from loyal.app.platform_client import to_base64url
-from loyal.errors import EndpointError, LoyalError, ProtocolError, StorageError
+from loyal.errors import EndpointError, LoyalError, ProtocolError, StorageError, Unreachable
 from loyal.protocol.permission import Receipt
 from loyal.protocol.tokens import use_digest
 from loyal.roles.batcher import Batcher
@@ -70,8 +70,6 @@ from loyal.roles.host import (
 HEALTH, RECEIPTS = "/loyal/health", "/loyal/receipts/"
 MOST_HEADER = 4096
 """Letters of a signed answer that goes into a header; longer ones stand on the receipt route."""
-OUTAGE_SECONDS = 10.0
-"""After a platform that could not be asked, queries go on tokens at once for so long."""
 _REQUEST_ID = re.compile(r"[0-9a-f]{32}")
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _OURS = frozenset({b"loyal-receipt", b"loyal-answer", b"loyal-request-id"})
@@ -93,6 +91,9 @@ class GatewayLimits:
     """For the request's body to come in."""
     permit_seconds: float = 30.0
     """For a permission, from asking to its receipt."""
+    outage_seconds: float = 10.0
+    """After a platform that could not be reached queries go on tokens for so long, before one of
+    them asks it again."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ class LoyalMiddleware:
         self._app, self._host, self._receipts = app, host, receipts
         self._limits = limits or GatewayLimits()
         self._batcher = Batcher(source)
-        self._purse, self._out_until = purse, 0.0
+        self._purse, self._outage = purse, Outage(self._limits.outage_seconds)
 
     async def close(self) -> None:
         """Stop asking for permissions. The app, the source and the receipts stay open."""
@@ -219,21 +220,28 @@ class LoyalMiddleware:
     async def _query(self, request_id: str, texts: list[str]) -> _Query:
         """Steps 3 and 4. In an outage tokens come first, so that no user waits for the platform to
         be silent; once they are gone it is asked again. Refused (503) without either."""
-        out = time.monotonic() < self._out_until
-        if out and (query := await self._on_token(request_id, texts)):
+        asks = self._outage.asks()
+        if not asks and (query := await self._on_token(request_id, texts)):
             return query
         try:
-            return await self._permit(request_id, texts)
-        except EndpointError as error:
-            self._out_until = time.monotonic() + OUTAGE_SECONDS
-            query = None if out else await self._on_token(request_id, texts)
-            if query is None:
-                raise _unavailable("platform_unavailable", request_id, error) from None
-            return query
+            permitted = await self._permit(request_id, texts)
+        except Unreachable as error:
+            self._outage.began()
+            if asks and (query := await self._on_token(request_id, texts)):
+                return query
+            raise _unavailable("platform_unavailable", request_id, error) from None
+        except Refused:
+            self._outage.over()
+            raise
+        except BaseException:
+            self._outage.unknown()
+            raise
+        self._outage.over()
+        return permitted
 
     async def _permit(self, request_id: str, texts: list[str]) -> _Query:
-        """The permission, checked and on the disk. Refused, or EndpointError where the platform
-        cannot be asked."""
+        """The permission, checked and on the disk. Refused where the platform gives none,
+        Unreachable where it cannot be asked."""
         asked = self._host.ask(texts)
         try:
             async with asyncio.timeout(self._limits.permit_seconds):
@@ -246,21 +254,29 @@ class LoyalMiddleware:
         except StorageError as error:
             raise _unavailable("receipts_unavailable", request_id, error) from None
         except TimeoutError:
-            raise EndpointError(
+            raise Unreachable(
                 "the platform did not answer in time", hint="look at its load"
             ) from None
+        except Unreachable:
+            raise
+        except EndpointError as error:
+            raise _unavailable("platform_unavailable", request_id, error) from None
         return _Query(request_id, texts, receipt, asked.salts, data, None, began)
 
     async def _on_token(self, request_id: str, texts: list[str]) -> _Query | None:
         """The query on a token that is now used; None without one."""
-        if self._purse is None:
-            return None
         began = self._host.clock()
+        if self._purse is None or not self._host.may_use_tokens(began):
+            return None
         try:
             token = await self._purse.take(began)
             if token is None:
                 return None
-            await self._receipts.keep(request_id, KeptReceipt(b"", ()))
+            try:
+                await self._receipts.keep(request_id, KeptReceipt(b"", ()))
+            except StorageError:
+                await self._purse.give_back(token)
+                raise
         except StorageError as error:
             raise _unavailable("receipts_unavailable", request_id, error) from None
         return _Query(request_id, texts, None, (), b"", token, began)

@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import aiohttp
 import msgspec
@@ -34,6 +34,8 @@ _SHOWN = 200
 _PASSING = frozenset({408, 425, 429})
 
 S = TypeVar("S")
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+"""What a database holds."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,8 @@ class KnownTokens:
     """(first token, how many, Unix second from which they are ripe)."""
     reported_below: int
     """Above every token that was reported."""
+    expires: int
+    """Unix second at which the license ends, and with it the use of its tokens."""
 
 
 class _About(msgspec.Struct):
@@ -113,17 +117,18 @@ class _Account(msgspec.Struct):
 
 
 class _Purchase(msgspec.Struct):
-    first: int
-    count: int
-    ripe: int
+    first: _Count
+    count: _Count
+    ripe: _Count
 
 
 class _Tokens(msgspec.Struct):
-    reported_below: int
+    reported_below: _Count
     purchases: list[_Purchase]
 
 
 class _License(msgspec.Struct):
+    expires: int
     tokens: _Tokens
 
 
@@ -211,9 +216,10 @@ class PlatformApi:
 
     async def tokens(self, license: bytes) -> KnownTokens:
         """A license's allowance tokens. ProtocolError where there is no such license."""
-        found = (await self._get(f"licenses/{license.hex()}", _License)).tokens
-        purchases = tuple((one.first, one.count, one.ripe) for one in found.purchases)
-        return KnownTokens(purchases, found.reported_below)
+        found = await self._get(f"licenses/{license.hex()}", _License)
+        tokens = found.tokens
+        purchases = tuple((one.first, one.count, one.ripe) for one in tokens.purchases)
+        return KnownTokens(purchases, tokens.reported_below, found.expires)
 
     async def license_file(self, license: bytes) -> bytes:
         """The license file, unchecked. ProtocolError where there is none; EndpointError."""

@@ -20,7 +20,7 @@ import msgspec
 from yarl import URL
 
 from loyal.app.signed_request import authorization
-from loyal.errors import EndpointError, ProtocolError, UsageError
+from loyal.errors import EndpointError, ProtocolError, Unreachable, UsageError
 from loyal.protocol.permits import PermissionRequest
 from loyal.signing import SigningKey
 
@@ -119,7 +119,9 @@ class PlatformClient:
     async def permit(self, requests: Sequence[PermissionRequest]) -> list[bytes | ProtocolError]:
         """For each request its receipt's bytes, or the platform's refusal, in order.
 
-        EndpointError when the platform cannot be asked; UsageError for more than one license.
+        Unreachable in an outage of the platform (no connection, no answer in time, HTTP 5xx),
+        EndpointError where it answers anything else than this; UsageError for more than one
+        license.
         """
         if len({one.license for one in requests}) != 1:
             raise UsageError("one call is for one license", hint="ask for each on its own")
@@ -137,7 +139,7 @@ class PlatformClient:
                     attempt == patience.attempts
                     or again.wait_seconds > patience.longest_wait_seconds
                 ):
-                    raise EndpointError(
+                    raise type(again.failure)(
                         f"{again.failure} ({attempt} attempts)", hint=again.failure.hint
                     ) from None
                 wait = min(
@@ -176,7 +178,7 @@ class PlatformClient:
         except (aiohttp.ClientError, TimeoutError) as error:
             slow = isinstance(error, TimeoutError)
             what = "did not answer in time" if slow else "could not be reached"
-            raise _Again(EndpointError(f"the platform {what}", hint=_HINT_UP)) from None
+            raise _Again(Unreachable(f"the platform {what}", hint=_HINT_UP)) from None
 
     async def _body(self, response: aiohttp.ClientResponse) -> bytes:
         data = bytearray()
@@ -191,7 +193,8 @@ class PlatformClient:
         if status == 200:
             return
         if status in (408, 425, 429) or status >= 500:
-            failure = EndpointError(f"the platform answered HTTP {status}", hint=_HINT_UP)
+            kind = Unreachable if status >= 500 else EndpointError
+            failure = kind(f"the platform answered HTTP {status}", hint=_HINT_UP)
             raise _Again(failure, _seconds(response.headers.get("Retry-After")))
         key = "check the API key of the platform, and that the license is this host's"
         raise EndpointError(

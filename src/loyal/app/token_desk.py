@@ -15,6 +15,8 @@ from loyal.errors import EndpointError, LoyalError, ProtocolError
 from loyal.protocol.tokens import MOST_USES, ReportTokens
 
 PAUSE_SECONDS = 15.0
+LAST_SECONDS = 5.0
+"""For the last reports of a host that stops; what they leave is reported when it starts again."""
 
 _log = logging.getLogger("loyal.gateway")
 
@@ -32,32 +34,51 @@ class TokenDesk:
     async def run(self) -> None:
         """A look at once, and then one every `pause_seconds`, until cancelled."""
         while True:
-            try:
-                await self.look()
-            except LoyalError as error:
-                _log.warning("tokens: %s; %s", error, error.hint)
+            await self._try()
             await asyncio.sleep(self._pause)
 
-    async def look(self) -> int:
-        """Learn what was bought, report what was used; gives how many uses the log took.
+    async def finish(self, seconds: float = LAST_SECONDS) -> None:
+        """The last look, of a host that stops: as much as comes through in time."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._try()
+        except TimeoutError:
+            _log.warning("tokens: the last report takes too long; start again to make it")
 
-        EndpointError where the platform cannot be asked, StorageError.
+    async def look(self) -> int:
+        """Learn what was bought, report what was used; gives how many uses the log has by now that
+        this file did not know there.
+
+        EndpointError where the platform cannot be asked, StorageError. What was reported until then
+        is kept.
         """
         known = await self._api.tokens(self._license)
         await self._purse.learn(known.purchases, known.reported_below)
         count = 0
         while uses := await self._purse.unreported(MOST_USES):
             await self._report(uses)
-            await self._purse.reported([number for number, _ in uses])
             count += len(uses)
         return count
 
+    async def _try(self) -> None:
+        try:
+            await self.look()
+        except LoyalError as error:
+            _log.warning("tokens: %s; %s", error, error.hint)
+        except Exception as error:  # a host that reports no more loses its stake
+            _log.error("tokens: unexpected %s", type(error).__name__)
+
     async def _report(self, uses: tuple[tuple[int, bytes], ...]) -> None:
+        """One command for all, and one for each where the log has some of them already, since an
+        answer was lost. Each that is done is kept at once: a platform that lets through so many
+        commands a second is asked on from there."""
         try:
             await self._api.submit(ReportTokens(self._host, self._license, uses))
         except ProtocolError as error:
             if error.rule != "T2":
                 raise EndpointError(str(error), hint=error.hint) from None
-            if len(uses) > 1:  # one of them is there already, since its answer was lost
+            if len(uses) > 1:
                 for one in uses:
                     await self._report((one,))
+                return
+        await self._purse.reported([number for number, _ in uses])

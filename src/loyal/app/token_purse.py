@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from loyal.errors import StorageError
+from loyal.errors import StorageError, UsageError
 from loyal.protocol.permission import SKEW_SECONDS
 
 T = TypeVar("T")
@@ -32,6 +32,7 @@ CREATE TABLE IF NOT EXISTS uses (
 );
 CREATE TABLE IF NOT EXISTS returned (number INTEGER PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS beginning (number INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS owner (license BLOB NOT NULL);
 """
 _NEXT = (
     "SELECT MAX(COALESCE((SELECT MAX(number) + 1 FROM uses), 0), (SELECT number FROM beginning))"
@@ -39,10 +40,12 @@ _NEXT = (
 
 
 class SqliteTokens:
-    """A `loyal.roles.TokenPurse` for one license. Close it when no query is under way."""
+    """A `loyal.roles.TokenPurse` for one license, whose only file it is: two would give the same
+    numbers. Close it when no query is under way."""
 
-    def __init__(self, path: Path) -> None:
-        """Opens or makes the file, for its owner alone. StorageError where it cannot."""
+    def __init__(self, path: Path, license: bytes) -> None:
+        """Opens or makes the file, for its owner alone. StorageError where it cannot; UsageError
+        where it holds the tokens of another license than this one (32 bytes)."""
         self._path, self._one = path, threading.Lock()
         try:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
@@ -54,6 +57,12 @@ class SqliteTokens:
             self._database.executescript(_SCHEMA)
         except (OSError, sqlite3.Error) as error:
             raise self._failure(error) from error
+        if self._transaction(lambda database: _owner(database, license)) != license:
+            self.close()
+            raise UsageError(
+                f"{path} holds the tokens of another license",
+                hint="name a file of its own for each license",
+            )
 
     async def learn(self, purchases: Sequence[tuple[int, int, int]], reported_below: int) -> None:
         """What the log says: (first token, how many, Unix second from which they are ripe) of each
@@ -140,6 +149,13 @@ class SqliteTokens:
 
     def __repr__(self) -> str:
         return f"SqliteTokens({self._path})"
+
+
+def _owner(database: sqlite3.Connection, license: bytes) -> bytes:
+    """Whose the file is: of the first license that opened it."""
+    sql = "INSERT INTO owner SELECT ? WHERE NOT EXISTS (SELECT 1 FROM owner)"
+    database.execute(sql, (license,))
+    return bytes(database.execute("SELECT license FROM owner").fetchone()[0])
 
 
 def _take(database: sqlite3.Connection, ripe_at: int) -> int | None:

@@ -57,7 +57,8 @@ class PermissionSource(Protocol):
     async def permit(self, requests: Sequence[PermissionRequest]) -> list[bytes | ProtocolError]:
         """For each request its receipt's bytes, or why it gets none; in order.
 
-        EndpointError when the platform cannot be asked at all.
+        Unreachable when the platform cannot be asked at all: an outage. EndpointError when it
+        answers, but not with this.
         """
         ...
 
@@ -195,6 +196,11 @@ class Host:
         """Whether a prompt is outside of the license's purpose: no permission, and no answer."""
         return not self.terms.allows(prompt)
 
+    def may_use_tokens(self, now: int) -> bool:
+        """Whether an answer begun at `now` (Unix seconds) may go on an allowance token: the license
+        has not ended by this clock (L5)."""
+        return now <= self.terms.expires
+
     def ask(self, messages: Sequence[str]) -> Asked:
         """What to ask the platform for: each message under a salt of its own.
 
@@ -250,17 +256,24 @@ class Host:
         now).
 
         ProtocolError (U1) where a message is outside of the purpose: such a signature would be the
-        proof of a violation. ProtocolError (P6) where the permission had expired by then.
+        proof of a violation. ProtocolError where the permission had expired by then (P6), or the
+        license, of a token (L5). UsageError for neither or both of receipt and token.
         """
         if any(map(self.refuses, messages)):
             raise ProtocolError(
                 "the license denies this prompt", hint="give it no answer", rule="U1"
             )
         when = self.clock() if began is None else began
+        if (receipt is None) is (token is None):
+            raise UsageError("an answer needs a receipt or a token", hint="ask the platform first")
         if receipt is not None:
             _require_in_time(receipt.permission.expires, when)
-        elif token is None:
-            raise UsageError("an answer needs a receipt or a token", hint="ask the platform first")
+        elif not self.may_use_tokens(when):
+            raise PermissionRefused(
+                "the license has ended, and with it the use of its tokens",
+                hint="get a new license",
+                rule="L5",
+            )
         digests = tuple(message_digest(one) for one in messages)
         answer = Answer(
             self.license, digests, message_digest(reply), receipt, salts, token, time=when

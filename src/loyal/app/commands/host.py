@@ -83,7 +83,8 @@ class _Serving:
         "--tokens",
         type=FILE,
         metavar="FILE",
-        help="Where prepaid tokens are kept, for an outage of the platform (loyal license tokens).",
+        help="Where prepaid tokens are kept, for an outage of the platform (loyal license tokens); "
+        "made when it is not there. One file for a license, never two.",
     ),
     listen_option("127.0.0.1:8080", "Where users ask; port 0 takes a free one."),
 )
@@ -131,7 +132,9 @@ async def _serve(terminal: Terminal, serving: _Serving) -> None:
         open_door(serving.address) as door,
         contextlib.closing(SqliteReceipts(serving.receipts)) as kept,
     ):
-        purse = SqliteTokens(serving.tokens) if serving.tokens is not None else None
+        purse = None
+        if serving.tokens is not None:
+            purse = SqliteTokens(serving.tokens, serving.host.license)
         gateway = LoyalMiddleware(upstream, serving.host, source, kept, purse=purse)
         terminal.note(f"license {serving.host.license.hex()}")
         terminal.note(f"listening on {url_of(door)}/v1")
@@ -161,5 +164,6 @@ async def _reporting(serving: _Serving, purse: SqliteTokens | None) -> AsyncIter
     finally:
         task.cancel()
         await asyncio.wait([task])
+        await desk.finish()
         await api.close()
         purse.close()

@@ -19,6 +19,7 @@ from loyal.app.weight_files import weights_digest
 from loyal.encoding import atomic_write
 from loyal.errors import EndpointError, ProtocolError, UsageError
 from loyal.protocol.licenses import CommitUsage, DeliverModel, Kind, Terms
+from loyal.protocol.permission import SKEW_SECONDS
 from loyal.protocol.tokens import MOST_TOKENS, BuyTokens
 from loyal.roles import SignedLicense
 from loyal.signing import SigningKey
@@ -223,7 +224,8 @@ def tokens(terminal: Terminal, **options: Any) -> int:
     """Buy allowance tokens: queries that are paid beforehand, for an outage of the platform.
 
     They cost what permissions cost, count among the inferences, and are not paid back. They may be
-    used once they are ripe. 'loyal host serve --tokens FILE' uses and reports them.
+    used from the second that is printed as ripe until the license expires. 'loyal host serve
+    --tokens FILE' uses and reports them.
     """
     key = signing_key(options["host_key"], "--host-key")
     wanted = BuyTokens(key.public.data, hex_id(options["license"], "--license"), options["count"])
@@ -233,18 +235,38 @@ def tokens(terminal: Terminal, **options: Any) -> int:
 
 
 async def _bought(url: str, key: SigningKey, wanted: BuyTokens) -> dict[str, Any]:
-    """ProtocolError, EndpointError."""
+    """The tokens' numbers, and the Unix seconds between which they may be used.
+
+    ProtocolError, EndpointError; UsageError, before anything is paid, for tokens that would ripen
+    behind the license's end.
+    """
     from loyal.app.platform_api import PlatformApi
 
     api = PlatformApi(url, key)
     try:
-        for event in await api.submit(wanted):
-            if event.get("kind") == "TokensBought":
-                return {name: event[name] for name in ("first", "count", "ripe")}
+        expires = (await api.tokens(wanted.license)).expires
+        ripening = (await api.about()).parameters.ripening_seconds
+        if time.time() + ripening + SKEW_SECONDS > expires:
+            raise UsageError(
+                f"tokens ripen for {ripening} seconds, and the license ends before that",
+                hint="buy them at the beginning of a license",
+            )
+        try:
+            events = await api.submit(wanted)
+        except EndpointError as error:
+            raise _unsure(f"{error}; the tokens may be bought all the same") from None
     finally:
         await api.close()
-    raise EndpointError(
-        "the platform does not say what came of it", hint="look at the license's tokens"
+    for event in events:
+        if event.get("kind") == "TokensBought":
+            shown: dict[str, Any] = {name: event.get(name) for name in ("first", "count", "ripe")}
+            return {**shown, "expires": expires}
+    raise _unsure("the platform does not say what came of it")
+
+
+def _unsure(message: str) -> EndpointError:
+    return EndpointError(
+        message, hint="look at 'tokens' in the platform's /v1/licenses/ID before you buy again"
     )
 
 
