@@ -36,6 +36,8 @@ class Files:
     """What a host has on disk."""
 
     folder: Path
+    more: tuple[str, ...] = ()
+    """Further options."""
 
     @classmethod
     def of(cls, folder: Path, platform: Platform) -> Files:
@@ -56,7 +58,8 @@ class Files:
             "license": self.folder / "license",
             "receipts": self.folder / "receipts.db",
         }  # fmt: skip
-        return [part for name, value in given.items() for part in (f"--{name}", str(value))]
+        options = [part for name, value in given.items() for part in (f"--{name}", str(value))]
+        return [*options, *self.more]
 
 
 @contextlib.asynccontextmanager

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import stat
+import time
 from pathlib import Path
 
+import aiohttp
+import aiohttp.web
 import pytest
-from gateway_stage import play
+from gateway_stage import outsiders, play
 from parties import key_of
 from stage import Run
 from test_platform_command import running
@@ -18,6 +22,7 @@ from loyal.app.platform_client import PlatformClient
 from loyal.app.platform_folder import PlatformFolder
 from loyal.app.platform_operator import Operator
 from loyal.errors import ProtocolError
+from loyal.protocol import Parameters
 from loyal.protocol.lineage import PublishModel, model_id
 from loyal.roles import Host, SignedLicense
 from loyal.signing import SigningKey
@@ -81,7 +86,65 @@ def test_a_host_gets_its_license_and_a_permission(tmp_path: Path, run: Run, way:
             await client.close()
             api = PlatformApi(url)
             assert (await api.account(host.public.data))["free"] == 4_000_000 - 10
+            key = ("--host-key", tmp_path / "host.key", *name)
+            buying = ("license", "tokens", "--platform", url, *key)
+            for first in (0, 3):
+                bought = await done(*buying, "--count", 3)
+                assert (bought["first"], bought["count"]) == (first, 3)
+                assert int(time.time()) < bought["ripe"] < bought["expires"]
+                assert bought["expires"] == asked["expires"]
+            assert (await api.account(host.public.data))["free"] == 4_000_000 - 70
+            known = await api.tokens(bytes.fromhex(str(asked["license"])))
+            assert [one[:2] for one in known.purchases] == [(0, 3), (3, 3)]
+            for words, more in (
+                ("does not pay", ("--count", 1_000_000)),
+                ("license", ("--count", 1, "--license", "ab" * 32)),
+                ("another host's", ("--count", 1, "--host-key", stranger(tmp_path))),
+                ("reached", ("--count", 1, "--platform", "http://127.0.0.1:9")),
+            ):
+                refused = await asyncio.to_thread(run, *buying, *more)
+                assert (refused.code, words in refused.err) == (1, True), refused.err
+                assert refused.err.count("error:") == 1
+                assert "Traceback" not in refused.err
+            assert (await api.account(host.public.data))["free"] == 4_000_000 - 70
             await api.close()
+
+    play(story())
+
+
+def stranger(folder: Path) -> Path:
+    """Another host's key."""
+    path = folder / "stranger.key"
+    path.write_text("ab" * 32)
+    path.chmod(0o600)
+    return path
+
+
+def test_tokens_that_would_ripen_too_late_are_not_paid(tmp_path: Path, run: Run) -> None:
+    """A platform that says how the license stands, and is asked for nothing else."""
+
+    async def story() -> None:
+        run("platform", "init", "--folder", tmp_path / "p")
+        async with running(tmp_path / "p") as (_, url, _), outsiders() as (model, _platform):
+            async with aiohttp.ClientSession() as http, http.get(f"{url}/v1/platform") as got:
+                about = await got.read()
+            ripening = Parameters(**json.loads(about)["parameters"]).ripening_seconds
+            expires = int(time.time()) + ripening + 500
+            view = {"expires": expires, "tokens": {"reported_below": 0, "purchases": []}}
+
+            async def behave(request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
+                body = about if request.path.endswith("/platform") else json.dumps(view).encode()
+                return aiohttp.web.Response(body=body, content_type="application/json")
+
+            model.behave = behave
+            said = await asyncio.to_thread(
+                run, "license", "tokens", "--platform", model.url, "--license", "ab" * 32,
+                "--host-key", stranger(tmp_path), "--count", 1,
+            )  # fmt: skip
+            assert (said.code, "ends before that" in said.err) == (2, True), said.err
+            assert [path for path, _, _ in model.seen] == [
+                f"/v1/licenses/{'ab' * 32}", "/v1/platform",
+            ]  # fmt: skip
 
     play(story())
 
