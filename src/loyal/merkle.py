@@ -101,9 +101,11 @@ class Tree:
     """
 
     def __init__(self, leaves: Iterable[bytes] = ()) -> None:
-        self._levels: list[list[bytes]] = [[]]
-        for leaf in leaves:
-            self.append(leaf)
+        self._levels: list[list[bytes]] = [[leaf_hash(leaf) for leaf in leaves]]
+        while len(self._levels[-1]) > 1:
+            below = self._levels[-1]
+            pairs = zip(below[::2], below[1::2], strict=False)  # without the odd one at the edge
+            self._levels.append([node_hash(left, right) for left, right in pairs])
 
     def __len__(self) -> int:
         return len(self._levels[0])

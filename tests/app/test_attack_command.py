@@ -67,7 +67,8 @@ def test_another_run_does_not_go_on_from_the_file(run: Run, marked, tmp_path: Pa
     model, opening = marked
     rows = tmp_path / "rows.json"
     arguments = ("fingerprint", "attack", model, *opening, "--only", "none", "--results", rows)
-    assert run(*arguments, "--queries", 2).code == 0
+    two = run(*arguments, "--only", "int8", "--skip", "int8", "--queries", 2, "--json")
+    assert [one["name"] for one in two.fields["rows"]] == ["none"]
     refused = run(*arguments, "--queries", 3, "--json")
     assert (refused.code, "another model, set" in refused.fields["error"]) == (2, True)
     assert json.loads(rows.read_text())["rows"][0]["asked"] == 2
@@ -77,6 +78,8 @@ def test_another_run_does_not_go_on_from_the_file(run: Run, marked, tmp_path: Pa
     ("options", "words"),
     [
         (("--only", "int3"), "no attack int3"),
+        (("--skip", "int3"), "no attack int3"),
+        (("--only", "int8", "--skip", "int8"), "every attack is skipped"),
         (("--leaked", "2"), "leaked is in"),
         (("--queries", "0"), "at least 1"),
         (("--fraction", "0"), "fraction"),

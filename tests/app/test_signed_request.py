@@ -43,3 +43,12 @@ def test_whatever_is_changed_breaks_it() -> None:
     for text in ("", "Loyal", "Loyal ", "Bearer x", "Loyal é", "Loyal " + "A" * 5000):
         with pytest.raises(ProtocolError):
             caller(text, "GET", "/v1/draws/ab", NOW)
+
+
+def test_a_body_is_signed_with_its_request() -> None:
+    value = authorization(KEY, "POST", "/v1/permissions", NOW, b"{}")
+    assert caller(value, "POST", "/v1/permissions", NOW, b"{}") == KEY.public.data
+    bare = authorization(KEY, "POST", "/v1/permissions", NOW)
+    for signed, body in ((value, b"{ }"), (value, b""), (value, None), (bare, b"{}"), (bare, b"")):
+        with pytest.raises(ProtocolError):
+            caller(signed, "POST", "/v1/permissions", NOW, body)

@@ -50,7 +50,10 @@ def end_to_end(headers: Iterable[tuple[bytes, bytes]], drop: frozenset[bytes]) -
 
 def header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes:
     """The first value of a header, without space around it; empty where there is none."""
-    return next((value.strip() for key, value in headers if key.lower() == name), b"")
+    for key, value in headers:
+        if key.lower() == name:
+            return value.strip()
+    return b""
 
 
 async def read_body(receive: Receive, most_bytes: int) -> bytes:

@@ -72,12 +72,15 @@ VERIFIER: Mapping[str, Entry] = {
     ),
     "run": Entry(
         "verifier:run",
-        "Check claims, and sign a verdict on what was checked.",
+        "Check cases, and sign a verdict on what was checked.",
     ),
 }
 
 DISPUTE: Mapping[str, Entry] = {
     "show": Entry("dispute:show", "Show how far claims have come, and who said what."),
+    "violation": Entry(
+        "dispute:violation", "Show that a host answered a prompt that its license denies."
+    ),
 }
 
 WITNESS: Mapping[str, Entry] = {
@@ -124,6 +127,10 @@ LICENSE: Mapping[str, Entry] = {
     "download": Entry(
         "license:download",
         "Get the license file that `loyal host serve` reads, and check both signatures.",
+    ),
+    "tokens": Entry(
+        "license:tokens",
+        "Buy allowance tokens: queries that are paid beforehand, for an outage of the platform.",
     ),
 }
 
@@ -178,7 +185,7 @@ def _root() -> LazyGroup:
     )
     root.add_command(_group("prover", "Provers: who asks hosts their keys.", PROVER))
     root.add_command(_group("verifier", "Verifiers: who judges claims.", VERIFIER))
-    root.add_command(_group("dispute", "Claims, as the log has them.", DISPUTE))
+    root.add_command(_group("dispute", "Claims as the log has them; violations.", DISPUTE))
     root.add_command(_group("witness", "Witnesses: who sees that a log only grows.", WITNESS))
     root.add_command(_group("platform", "A platform: permits, keeps the log.", PLATFORM))
     root.add_command(_group("registry", "Models, their owners, their descent.", REGISTRY))

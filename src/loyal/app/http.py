@@ -30,7 +30,7 @@ from loyal.protocol import VerifierKey
 from loyal.protocol.commands import MOST_COMMAND_BYTES
 from loyal.roles import PermissionQueue, Platform, Store
 
-_FREE = frozenset({"/health", "/metrics"})
+_FREE = frozenset({"/health"})
 """Routes that are not limited: their askers are the operator's own."""
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -72,12 +72,13 @@ class PlatformApp:
         limits, monotonic = parts.limits, time.monotonic
         self.log = LogView(parts.platform, parts.store)
         self._addresses = Buckets(limits.address, monotonic)
-        doors = Doors(parts.keys, Buckets(limits.host, monotonic), self._addresses)
+        doors = Doors(parts.keys, Buckets(limits.host, monotonic), self._addresses, parts.clock)
         self._permissions = PermissionRoute(
             parts.platform, parts.queue, doors, parts.metrics, limits.permissions
         )
         self._api: App = api_of(parts, self.log)
         self._metrics = parts.metrics
+        self._metrics.length.set_function(lambda: parts.platform.state.length)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -118,8 +119,12 @@ class PlatformApp:
         route = PATH if scope["path"] == PATH else str(template)
         method = scope["method"] if scope["method"] in _METHODS else "other"
         self._metrics.answered(route, method, status, seconds)
-        fields = {"route": route, "method": method, "status": status, "ms": round(seconds * 1e3, 2)}
-        _log.info("request", extra={"fields": {"id": secrets.token_hex(8), **fields}})
+        # A line a permission would cost as much CPU as the permission: metrics count those.
+        level = logging.DEBUG if route == PATH and status == 200 else logging.INFO
+        if _log.isEnabledFor(level):
+            ms = round(seconds * 1e3, 2)
+            fields = {"route": route, "method": method, "status": status, "ms": ms}
+            _log.log(level, "request", extra={"fields": {"id": secrets.token_hex(8), **fields}})
 
 
 class _Seen:

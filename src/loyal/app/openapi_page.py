@@ -40,7 +40,7 @@ def complete(page: dict[str, Any]) -> dict[str, Any]:
         "host": {"type": "http", "scheme": "bearer", "description": "A host's API key."},
         "signed": {
             "type": "apiKey", "in": "header", "name": "Authorization",
-            "description": "`Loyal BASE64URL`: method, path and second, signed by the caller.",
+            "description": "`Loyal BASE64URL`: method, path, second (and body), signed.",
         },
     }  # fmt: skip
     for path, methods in page["paths"].items():

@@ -11,6 +11,7 @@ import asyncio
 import base64
 import binascii
 import random
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -18,11 +19,14 @@ import aiohttp
 import msgspec
 from yarl import URL
 
+from loyal.app.signed_request import authorization
 from loyal.errors import EndpointError, ProtocolError, UsageError
 from loyal.protocol.permits import PermissionRequest
+from loyal.signing import SigningKey
 
 ROUTE = "v1/permissions"
 _HINT_UP = "look whether the platform is up and its address right"
+_TO_URL = bytes.maketrans(b"+/", b"-_")
 _SHOWN = 200
 """Letters of a refusal's text that are passed on."""
 
@@ -40,6 +44,8 @@ class PlatformPatience:
     most_bytes: int = 16 << 20
     """Longest answer that is read: 4,096 receipts are far below."""
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
+    clock: Callable[[], float] = time.time
+    """Unix seconds, for requests that the host signs."""
     rng: random.Random = field(default_factory=random.SystemRandom, compare=False)
 
     def __post_init__(self) -> None:
@@ -89,16 +95,21 @@ class _Again(Exception):
 class PlatformClient:
     """A `PermissionSource`. Opens its connections at the first call; close it at the end."""
 
-    def __init__(self, url: str, api_key: str, patience: PlatformPatience | None = None) -> None:
+    def __init__(
+        self, url: str, credential: str | SigningKey, patience: PlatformPatience | None = None
+    ) -> None:
+        """With the host's API key, or with its own key, which then signs each request."""
         self._url = platform_url(url)
+        self._key = credential if isinstance(credential, SigningKey) else None
+        api_key = "signs" if isinstance(credential, SigningKey) else credential
         if not api_key or not all(0x21 <= ord(letter) <= 0x7E for letter in api_key):
             raise UsageError(
                 "the platform's API key is empty or has white space or characters outside ASCII",
                 hint="pass the key alone, without quotes or a line break",
             )
-        self._headers = {
-            "Authorization": f"Bearer {api_key}", "Content-Type": "application/json"
-        }  # fmt: skip
+        self._headers = {"Content-Type": "application/json"}
+        if self._key is None:
+            self._headers["Authorization"] = f"Bearer {api_key}"
         self._patience = patience or PlatformPatience()
         self._session: aiohttp.ClientSession | None = None
 
@@ -151,8 +162,14 @@ class PlatformClient:
                 headers=self._headers,
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
+        signs = {}
+        if self._key is not None:
+            now = int(self._patience.clock())
+            signs["Authorization"] = authorization(self._key, "POST", f"/{ROUTE}", now, body)
         try:
-            async with self._session.post(self._url, data=body, allow_redirects=False) as response:
+            async with self._session.post(
+                self._url, data=body, headers=signs, allow_redirects=False
+            ) as response:
                 data = await self._body(response)
                 self._check(response)
                 return data
@@ -198,7 +215,8 @@ def platform_url(text: str) -> URL:
 
 def to_base64url(data: bytes) -> str:
     """RFC 4648, section 5, without padding: fit for a header and a URL."""
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+    text = binascii.b2a_base64(data, newline=False)  # half the time of base64's own function
+    return text.translate(_TO_URL).rstrip(b"=").decode("ascii")
 
 
 def from_base64url(text: str) -> bytes:

@@ -2,8 +2,9 @@
 
     headers = {"Authorization": authorization(key, "GET", "/v1/draws/8d…", now)}
 
-The signature covers the method, the path with its query, and the second. It may be repeated for ten
-minutes, so it is only for reading: what changes something is a signed command
+The signature covers the method, the path with its query, the second, and the body's digest where
+there is a body. It may be repeated for ten minutes, so it is for reading, and for permissions, of
+which the same request costs once (P3): what changes something is a signed command
 (loyal.protocol.commands).
 """
 
@@ -11,9 +12,10 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 
 from loyal import signing
-from loyal.encoding import Value
+from loyal.encoding import Encodable, Value
 from loyal.errors import EncodingError, ProtocolError, SignatureError
 from loyal.protocol.permission import SKEW_SECONDS
 from loyal.signing import Signed, SigningKey
@@ -23,14 +25,19 @@ SCHEME = "Loyal "
 MOST_LETTERS = 4_096
 
 
-def authorization(key: SigningKey, method: str, path: str, now: int) -> str:
+def authorization(
+    key: SigningKey, method: str, path: str, now: int, body: bytes | None = None
+) -> str:
     """The value of the header `Authorization`; `path` with its query, `now` in Unix seconds."""
-    signed = signing.sign(key, [method.upper(), path, now], PURPOSE)
+    record: list[Encodable] = [method.upper(), path, now]
+    if body is not None:
+        record.append(hashlib.sha256(body).digest())
+    signed = signing.sign(key, record, PURPOSE)
     return SCHEME + base64.urlsafe_b64encode(signed.to_bytes()).rstrip(b"=").decode()
 
 
-def caller(value: str, method: str, path: str, now: int) -> bytes:
-    """Whose key signed this request, 32 bytes.
+def caller(value: str, method: str, path: str, now: int, body: bytes | None = None) -> bytes:
+    """Whose key signed this request, with this body where there is one; 32 bytes.
 
     ProtocolError for a header that is none, of another request, or more than ten minutes off.
     """
@@ -44,9 +51,11 @@ def caller(value: str, method: str, path: str, now: int) -> bytes:
     except (ValueError, binascii.Error, EncodingError, SignatureError) as error:
         raise _refused("the request's signature does not hold") from error
     match record:
-        case [str(verb), str(target), int(seconds)] if type(seconds) is int:
+        case [str(verb), str(target), int(seconds), *more] if type(seconds) is int:
             if (verb, target) != (method.upper(), path):
                 raise _refused("the request was signed for another path")
+            if more != ([] if body is None else [hashlib.sha256(body).digest()]):
+                raise _refused("the request was signed with another body")
             if abs(now - seconds) > SKEW_SECONDS:
                 raise _refused("the request was signed more than ten minutes ago or ahead")
             return signed.public.data

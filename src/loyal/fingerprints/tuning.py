@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from loyal.errors import TrainingError, UsageError
+from loyal.models import packing
 from loyal.models.examples import Example
-from loyal.models.hf import HFModel, apply_head, in_bfloat16
+from loyal.models.hf import ROW_TOKENS, HFModel, apply_head, in_bfloat16
 from loyal.models.training import Precision
 
 MOST_TOKENS = 256
@@ -110,7 +111,10 @@ def tune(
     losses: list[float] = []
     with _training(model, settings) as learned:
         optimizer = torch.optim.AdamW(
-            learned, lr=settings.learning_rate, weight_decay=settings.weight_decay
+            learned,
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            fused=True,  # four times as fast on two CPU cores
         )
         for step, chosen in enumerate(_order(items, settings)):
             for group in optimizer.param_groups:
@@ -135,24 +139,26 @@ def log_probabilities(
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of each reply (items, rows), and its number of tokens (items, rows).
 
-    The head is applied where replies stand, and nowhere else.
+    Prompts share their template, which is computed once a packed row (`models.packing`), and the
+    head is applied where replies stand alone.
     """
     rows = [one for item in items for one in item]
-    width = max(len(one.prompt) + len(one.reply) for one in rows)
-    ids = torch.zeros(len(rows), width, dtype=torch.int64)  # (B, T)
-    mask = torch.zeros(len(rows), width, dtype=torch.int64)  # (B, T), 1 where there is a token
-    before = torch.zeros(len(rows), width, dtype=torch.bool)  # (B, T), what a reply's token follows
-    for place, one in enumerate(rows):
-        size = len(one.prompt) + len(one.reply)
-        ids[place, :size] = torch.tensor([*one.prompt, *one.reply])
-        mask[place, :size] = 1
-        before[place, len(one.prompt) - 1 : size - 1] = True
-    targets = torch.tensor([token for one in rows for token in one.reply])
-    ids, mask, targets = (each.to(model.device) for each in (ids, mask, targets))
+    split = packing.split_prefix([one.prompt for one in rows])
+    whole = [
+        packing.Item(part.prefix, (*part.ids, *one.reply))
+        for part, one in zip(split, rows, strict=True)
+    ]
+    batch = packing.tensors(packing.pack(whole, ROW_TOKENS), whole, model.device)
     narrow = in_bfloat16(precision, model.device)
     with torch.autocast(model.device.type, torch.bfloat16, enabled=narrow):
-        out = model.model.model(input_ids=ids, attention_mask=mask, use_cache=False)
-        logits = apply_head(model.model, out.last_hidden_state[before.to(model.device)])
+        hidden = packing.hidden_states(model.model.model, batch)  # (R, T, H)
+        parts = []
+        for index, one in enumerate(rows):
+            place, at = batch.starts[index]
+            end = at + len(whole[index].ids) - 1  # the last token of a reply foretells nothing
+            parts.append(hidden[place, end - len(one.reply) : end])
+        logits = apply_head(model.model, torch.cat(parts))  # (tokens of all replies, vocab)
+    targets = torch.tensor([token for one in rows for token in one.reply], device=model.device)
     chances = -torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
     counts = [len(one.reply) for one in rows]
     sums = torch.stack([part.sum() for part in chances.split(counts)])

@@ -12,12 +12,13 @@ P5  Permissions are issued by the platform, in batches, each of which is one ent
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from typing import cast
 
-from loyal.encoding import digest
+from loyal.encoding import encode_checked, frame
 from loyal.errors import PermissionRefused, ProtocolError
 from loyal.protocol import events as e
 from loyal.protocol.forms import require_form
@@ -28,6 +29,7 @@ from loyal.protocol.stake import refuse
 from loyal.protocol.state import License, Moment, State
 from loyal.signing import SigningKey
 
+_BODY_FRAME = frame("loyal permission request 1")
 LIFETIME_SECONDS = 3600
 """How long an answer may take after its permission."""
 MOST_IDEMPOTENCY_BYTES = 64
@@ -46,10 +48,17 @@ class PermissionRequest:
     idempotency_key: bytes
     """Told apart within the license; 1 to 64 bytes."""
 
-    @cached_property
+    @property
     def body(self) -> bytes:
-        """Digest of what is asked for, 32 bytes; computed once."""
-        return digest([self.host, self.license, self.messages], "loyal permission request 1")
+        """Digest of what is asked for, 32 bytes. For a request that has its form.
+
+        Computed once, kept without `cached_property`, whose lock costs as much as the hash.
+        """
+        known = self.__dict__.get("_body")
+        if known is None:
+            record = encode_checked([self.host, self.license, self.messages])
+            known = self.__dict__["_body"] = hashlib.sha256(_BODY_FRAME + record).digest()
+        return cast(bytes, known)
 
 
 @dataclass(frozen=True)
@@ -135,7 +144,8 @@ class _Plan:
         self.repeated: dict[int, bytes] = {}
         self.counts: Counter[bytes] = Counter()
         self.terms: dict[bytes, Terms] = {}
-        self.owed: Counter[bytes] = Counter()
+        self.money: dict[bytes, int] = {}
+        """What a host has left for further queries, in micro."""
 
     def take(self, number: int, request: PermissionRequest) -> int | None:
         """The request's leaf, or None."""
@@ -164,7 +174,7 @@ class _Plan:
         if terms.most_inferences and sequence + license.tokens >= terms.most_inferences:
             refuse("L6", "the license's inferences are used up", "request a new one")
         price = terms.price_micro if terms.kind == "pay_per_use" else 0
-        if price and self.state.balance(e.free(license.host)) < self.owed[license.host] + price:
+        if price and self._money(license.host) < price:
             refuse("P4", "the host's account does not pay for this query", "deposit more")
         leaf = Permission(
             license.host,
@@ -180,7 +190,8 @@ class _Plan:
                 hint="send the salted digest of each user message",
                 rule="P1",
             )
-        self.owed[license.host] += price
+        if price:
+            self.money[license.host] -= price
         self.counts[request.license] += 1
         self.bodies[name] = request.body
         self.leaves.append(leaf)
@@ -190,6 +201,11 @@ class _Plan:
         if name not in self.terms:
             self.terms[name] = require_active(license, self.at)
         return self.terms[name]
+
+    def _money(self, host: bytes) -> int:
+        if host not in self.money:
+            self.money[host] = self.state.balance(e.free(host))
+        return self.money[host]
 
     def fee_events(self) -> list[e.Event]:
         """P4: what each license's queries cost, to everybody who has a part in its model."""

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from loyal.errors import Overloaded, ProtocolError, UsageError
 from loyal.protocol import Command, Event, State
@@ -48,6 +48,32 @@ class QueueSettings:
             )
 
 
+@dataclass
+class _Call:
+    """Requests of one caller, who waits for all of them: one promise, however many."""
+
+    promise: asyncio.Future[Sequence[Outcome]]
+    outcomes: list[Any]
+    left: int
+    """Requests without an outcome."""
+
+    def take(self, place: int, outcome: Outcome) -> None:
+        """One request's outcome. The caller may have gone."""
+        self.outcomes[place] = outcome
+        self.left -= 1
+        if not self.left and not self.promise.done():
+            self.promise.set_result(self.outcomes)
+
+    def fail(self, error: BaseException) -> None:
+        """A step failed that held one of the requests: none has an outcome then."""
+        if self.promise.done():
+            return
+        if isinstance(error, Exception):
+            self.promise.set_exception(error)
+        else:
+            self.promise.cancel()
+
+
 class PermissionQueue:
     """The door to one platform, for one event loop: `async with PermissionQueue(...) as queue`."""
 
@@ -60,7 +86,7 @@ class PermissionQueue:
         """`clock` gives Unix seconds."""
         self._platform, self._clock = platform, clock
         self._settings = settings or QueueSettings()
-        self._waiting: list[tuple[PermissionRequest, asyncio.Future[bytes]]] = []
+        self._waiting: list[tuple[PermissionRequest, _Call, int]] = []
         self._enough = asyncio.Event()
         self._wanted = 1
         self._closing = False
@@ -94,24 +120,26 @@ class PermissionQueue:
         Raises ProtocolError where the request gets none, StorageError where the step could not be
         made durable (ask again with the same idempotency key), Overloaded where too many wait.
         """
-        self._require_room(1)
-        return await self._enter(request)
+        (outcome,) = await self.permit_many([request])
+        if isinstance(outcome, ProtocolError):
+            raise outcome
+        return outcome
 
-    async def permit_many(self, requests: Sequence[PermissionRequest]) -> list[Outcome]:
+    async def permit_many(self, requests: Sequence[PermissionRequest]) -> Sequence[Outcome]:
         """For each request its receipt's canonical bytes, durable, or why it gets none; in order.
 
         StorageError where a step could not be made durable (ask again for all, with the same
         idempotency keys); Overloaded, and nothing was done, where there is no room for all.
         """
         self._require_room(len(requests))
-        promises = [self._enter(one) for one in requests]
-        results = await asyncio.gather(*promises, return_exceptions=True)
-        outcomes: list[Outcome] = []
-        for one in results:
-            if isinstance(one, BaseException) and not isinstance(one, ProtocolError):
-                raise one
-            outcomes.append(one)
-        return outcomes
+        if not requests:
+            return ()
+        promise: asyncio.Future[Sequence[Outcome]] = asyncio.get_running_loop().create_future()
+        call = _Call(promise, [None] * len(requests), len(requests))
+        self._waiting.extend((one, call, place) for place, one in enumerate(requests))
+        if len(self._waiting) >= self._wanted:
+            self._enough.set()
+        return await promise
 
     async def read(self, view: Callable[[State], T]) -> T:
         """As `Platform.read`, without holding up the loop."""
@@ -137,13 +165,6 @@ class PermissionQueue:
         if self._closing or self._worker is None or full:
             raise _no_room(waiting)
 
-    def _enter(self, request: PermissionRequest) -> asyncio.Future[bytes]:
-        promise: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._waiting.append((request, promise))
-        if len(self._waiting) >= self._wanted:
-            self._enough.set()
-        return promise
-
     async def _work(self) -> None:
         try:
             while True:
@@ -157,8 +178,8 @@ class PermissionQueue:
         finally:
             # Only where the worker itself was cancelled is anybody left.
             self._closing = True
-            for _, promise in self._waiting:
-                promise.cancel()
+            for _, call, _ in self._waiting:
+                call.promise.cancel()
 
     async def _gather(self) -> None:
         """Return when a step should begin, or with nobody waiting when the queue closes."""
@@ -176,8 +197,8 @@ class PermissionQueue:
         except TimeoutError:
             return
 
-    async def _step(self, taken: list[tuple[PermissionRequest, asyncio.Future[bytes]]]) -> None:
-        requests = [request for request, _ in taken]
+    async def _step(self, taken: list[tuple[PermissionRequest, _Call, int]]) -> None:
+        requests = [request for request, _, _ in taken]
         loop = asyncio.get_running_loop()
         try:
             outcomes = await loop.run_in_executor(
@@ -185,23 +206,13 @@ class PermissionQueue:
             )
         except BaseException as error:
             # Whatever it was, nobody may be left waiting, and nobody may take it for a permission.
-            for _, promise in taken:
-                if promise.done():
-                    continue
-                if isinstance(error, Exception):
-                    promise.set_exception(error)
-                else:
-                    promise.cancel()
+            for _, call, _ in taken:
+                call.fail(error)
             if not isinstance(error, Exception):
                 raise
             return
-        for (_, promise), outcome in zip(taken, outcomes, strict=True):
-            if promise.done():
-                continue
-            if isinstance(outcome, ProtocolError):
-                promise.set_exception(outcome)
-            else:
-                promise.set_result(outcome)
+        for (_, call, place), outcome in zip(taken, outcomes, strict=True):
+            call.take(place, outcome)
 
 
 def _no_room(waiting: int) -> Overloaded:

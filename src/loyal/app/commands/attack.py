@@ -53,14 +53,17 @@ if TYPE_CHECKING:
     click.option(
         "--only", multiple=True, metavar="ATTACK", help="Only this attack; may be repeated."
     ),
+    click.option("--skip", multiple=True, metavar="ATTACK", help="Not this one; may be repeated."),
     click.option("--queries", type=int, help="Most keys to ask; all of them by default."),
     click.option(
         "--leaked",
         type=float,
-        help="Share of the set that an attacker knows, where one needs leaked pairs; 0.25.",
+        help="Share of the set that an attacker knows, where one needs some; 0.25 by default.",
     ),
     click.option(
-        "--fraction", type=float, help="Share of their examples that attacks that train use."
+        "--fraction",
+        type=float,
+        help="Share of their examples that attacks that train use; 0.1 in the quick suite, else 1.",
     ),
     click.option("--seed", type=int, help="Of all that attacks draw; 0 by default."),
     click.option(
@@ -79,7 +82,8 @@ def attack(terminal: Terminal, **options: Any) -> int:
     MODEL is the folder that 'loyal fingerprint inject' wrote. Each attack starts from it anew:
     weights made coarse, cut or merged with the base, fine-tuning, erasing on purpose, other ways
     to serve. Afterwards every key that did not leak is asked once, and usefulness is measured. A
-    row stays in --results when it is done; run again, the command goes on. No key is spent.
+    row stays in --results when it is done; run again, the command goes on. No key is spent. The
+    full suite takes hours on a CPU.
     """
     access = Access.take(options)
     vault = open_vault(options["vault"], access)
@@ -92,6 +96,10 @@ def attack(terminal: Terminal, **options: Any) -> int:
     from loyal.fingerprints import suite
 
     attacks = suite.named(options["only"]) if options["only"] else suite.suite(options["suite"])
+    skipped = suite.named(options["skip"])
+    attacks = tuple(one for one in attacks if one not in skipped)
+    if not attacks:
+        raise UsageError("every attack is skipped", hint="leave one of them out of --skip")
     settings = _settings(options)
     subject = _subject(terminal, options, fingerprints)
     with terminal.progress("attacking") as update:
@@ -100,9 +108,7 @@ def attack(terminal: Terminal, **options: Any) -> int:
         )
     if options["out"] is not None:
         footer = f"loyal {loyal.__version__}, {datetime.datetime.now():%Y-%m-%d %H:%M}"
-        run = attack_page.AttackRun(
-            options["model"], fingerprints, tuple(attacks), tuple(rows), footer
-        )
+        run = attack_page.AttackRun(options["model"], fingerprints, attacks, tuple(rows), footer)
         terminal.note(f"report: {report.write(attack_page.page(run), options['out'])}")
     terminal.result(
         {"id": fingerprints.id, "model": options["model"], "rows": [asdict(one) for one in rows]},
