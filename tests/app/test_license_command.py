@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import stat
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import aiohttp
@@ -13,6 +13,7 @@ import aiohttp.web
 import pytest
 from gateway_stage import outsiders, play
 from parties import key_of
+from shelf import KEYS
 from stage import Run
 from test_platform_command import running
 
@@ -86,30 +87,37 @@ def test_a_host_gets_its_license_and_a_permission(tmp_path: Path, run: Run, way:
             await client.close()
             api = PlatformApi(url)
             assert (await api.account(host.public.data))["free"] == 4_000_000 - 10
-            key = ("--host-key", tmp_path / "host.key", *name)
-            buying = ("license", "tokens", "--platform", url, *key)
-            for first in (0, 3):
-                bought = await done(*buying, "--count", 3)
-                assert (bought["first"], bought["count"]) == (first, 3)
-                assert int(time.time()) < bought["ripe"] < bought["expires"]
-                assert bought["expires"] == asked["expires"]
+            await buys_tokens(run, tmp_path, url, asked)
             assert (await api.account(host.public.data))["free"] == 4_000_000 - 70
             known = await api.tokens(bytes.fromhex(str(asked["license"])))
             assert [one[:2] for one in known.purchases] == [(0, 3), (3, 3)]
-            for words, more in (
-                ("does not pay", ("--count", 1_000_000)),
-                ("license", ("--count", 1, "--license", "ab" * 32)),
-                ("another host's", ("--count", 1, "--host-key", stranger(tmp_path))),
-                ("reached", ("--count", 1, "--platform", "http://127.0.0.1:9")),
-            ):
-                refused = await asyncio.to_thread(run, *buying, *more)
-                assert (refused.code, words in refused.err) == (1, True), refused.err
-                assert refused.err.count("error:") == 1
-                assert "Traceback" not in refused.err
-            assert (await api.account(host.public.data))["free"] == 4_000_000 - 70
             await api.close()
 
     play(story())
+
+
+async def buys_tokens(run: Run, folder: Path, url: str, asked: dict[str, object]) -> None:
+    """Three tokens twice, and what is refused."""
+    buying = (
+        "license", "tokens", "--platform", url, "--host-key", folder / "host.key",
+        "--license", asked["license"],
+    )  # fmt: skip
+    for first in (0, 3):
+        done = await asyncio.to_thread(run, *buying, "--count", 3, "--json")
+        assert done.code == 0, done.err
+        bought = done.fields
+        assert (bought["first"], bought["count"]) == (first, 3)
+        assert int(time.time()) < bought["ripe"] < bought["expires"] == asked["expires"]
+    for words, more in (
+        ("does not pay", ("--count", 1_000_000)),
+        ("license", ("--count", 1, "--license", "ab" * 32)),
+        ("another host's", ("--count", 1, "--host-key", stranger(folder))),
+        ("reached", ("--count", 1, "--platform", "http://127.0.0.1:9")),
+    ):
+        refused = await asyncio.to_thread(run, *buying, *more)
+        assert (refused.code, words in refused.err) == (1, True), refused.err
+        assert refused.err.count("error:") == 1
+        assert "Traceback" not in refused.err
 
 
 def stranger(folder: Path) -> Path:
@@ -120,31 +128,39 @@ def stranger(folder: Path) -> Path:
     return path
 
 
-def test_tokens_that_would_ripen_too_late_are_not_paid(tmp_path: Path, run: Run) -> None:
-    """A platform that says how the license stands, and is asked for nothing else."""
+@pytest.mark.parametrize(
+    ("spare_seconds", "code", "words"),
+    [(500, 2, "ends before that"), (5_000, 1, "may be bought all the same")],
+)
+def test_tokens_that_ripen_too_late_are_not_paid_and_lost_answers_are_said(
+    tmp_path: Path, run: Run, spare_seconds: int, code: int, words: str
+) -> None:
+    """A platform that says how the license stands, and takes commands without an answer."""
+    said = Parameters()
+    expires = int(time.time()) + said.ripening_seconds + spare_seconds
+    key = KEYS.log.verifier
+    views = {
+        "platform": {
+            "platform": "cd" * 32, "log": key.name, "log_key": str(key), "length": 0,
+            "parameters": asdict(said),
+        },
+        "ab" * 32: {"expires": expires, "tokens": {"reported_below": 0, "purchases": []}},
+    }  # fmt: skip
+
+    async def behave(request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
+        name = request.path.rpartition("/")[2]
+        return aiohttp.web.json_response(views.get(name, {}), status=200 if name in views else 503)
 
     async def story() -> None:
-        run("platform", "init", "--folder", tmp_path / "p")
-        async with running(tmp_path / "p") as (_, url, _), outsiders() as (model, _platform):
-            async with aiohttp.ClientSession() as http, http.get(f"{url}/v1/platform") as got:
-                about = await got.read()
-            ripening = Parameters(**json.loads(about)["parameters"]).ripening_seconds
-            expires = int(time.time()) + ripening + 500
-            view = {"expires": expires, "tokens": {"reported_below": 0, "purchases": []}}
-
-            async def behave(request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
-                body = about if request.path.endswith("/platform") else json.dumps(view).encode()
-                return aiohttp.web.Response(body=body, content_type="application/json")
-
+        async with outsiders() as (model, _):
             model.behave = behave
-            said = await asyncio.to_thread(
+            done = await asyncio.to_thread(
                 run, "license", "tokens", "--platform", model.url, "--license", "ab" * 32,
                 "--host-key", stranger(tmp_path), "--count", 1,
             )  # fmt: skip
-            assert (said.code, "ends before that" in said.err) == (2, True), said.err
-            assert [path for path, _, _ in model.seen] == [
-                f"/v1/licenses/{'ab' * 32}", "/v1/platform",
-            ]  # fmt: skip
+            assert (done.code, words in done.err) == (code, True), done.err
+            sent = [path for path, _, _ in model.seen].count("/v1/commands")
+            assert sent == (code == 1)  # once: it may have been taken
 
     play(story())
 

@@ -199,6 +199,26 @@ def test_two_queries_at_once_and_a_new_start_share_no_token(tmp_path: Path) -> N
     playing_platform(tmp_path, story)
 
 
+def test_each_of_several_replies_takes_a_token_of_its_own(tmp_path: Path) -> None:
+    async def story(play: Played) -> None:
+        purse = await stocked(play, tmp_path, 3)
+        parts = Parts(play.host(), Line(play.app).url, play.api_key, purse)
+        async with gateway(parts, tmp_path) as (door, _):
+            said = await door.post(chat("a query", n=4))
+            assert (said.status, said.error, await purse.left()) == (503, "platform_unavailable", 3)
+            said = await door.post(chat("a query", n=2))
+            assert said.status == 200
+            kept = await door.receipt(said.headers["Loyal-Request-Id"])
+        found = [answer_of(play.stage.id("host"), one) for one in kept["answers"]]
+        assert len({answer.token for _, answer in found}) == 2
+        uses = {answer.token: use_digest(signed) for signed, answer in found}
+        assert dict(await purse.unreported(9)) == uses
+        assert await purse.left() == 1
+        purse.close()
+
+    playing_platform(tmp_path, story)
+
+
 def test_no_token_is_used_once_the_license_has_ended(tmp_path: Path) -> None:
     async def story(play: Played) -> None:
         purse = await stocked(play, tmp_path, 1)

@@ -67,9 +67,21 @@ def test_what_got_no_answer_is_taken_again_and_what_did_is_not(tmp_path: Path) -
     asyncio.run(purse.bind(1, b"a" * 32))
     asyncio.run(purse.give_back(1))
     asyncio.run(purse.give_back(0))
+    assert asyncio.run(purse.left()) == 2
     assert [taken(purse), taken(purse), taken(purse)] == [0, 2, None]
     with pytest.raises(StorageError, match="another answer"):
         asyncio.run(purse.bind(1, b"b" * 32))
+    purse.close()
+
+
+def test_all_that_were_given_back_are_taken_again_once(tmp_path: Path) -> None:
+    purse = bought(tmp_path / "t", (0, 3, RIPE))
+    for number in [taken(purse) for _ in range(3)]:
+        assert number is not None
+        asyncio.run(purse.give_back(number))
+    assert asyncio.run(purse.left()) == 3
+    assert [taken(purse) for _ in range(4)] == [0, 1, 2, None]
+    assert asyncio.run(purse.left()) == 0
     purse.close()
 
 

@@ -27,6 +27,7 @@ import logging
 import re
 import secrets
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -285,10 +286,7 @@ class LoyalMiddleware:
         """Step 6: one signed answer for each reply, kept beside the receipt. Each needs a token of
         its own where there is no permission (T2)."""
         signed: list[bytes] = []
-        for one in replies:
-            token = query.token
-            if token is not None and signed:
-                token = await self._another(query)
+        for one, token in zip(replies, await self._tokens(query, len(replies)), strict=True):
             answer = self._host.answer(
                 query.texts, one, query.receipt, query.salts, began=query.began, token=token
             )
@@ -298,11 +296,20 @@ class LoyalMiddleware:
         self._receipts.answered(query.id, tuple(signed), complete)
         return signed
 
-    async def _another(self, query: _Query) -> int:
-        token = await self._purse.take(query.began) if self._purse is not None else None
-        if token is None:
-            raise Refused(503, "platform_unavailable", "no token is left for a further reply")
-        return token
+    async def _tokens(self, query: _Query, count: int) -> Sequence[int | None]:
+        """One for each reply; None for each under a permission. Refused (503) where they do not
+        suffice: none is then used."""
+        if query.token is None or self._purse is None:
+            return [None] * count
+        further: list[int] = []
+        while len(further) + 1 < count:
+            token = await self._purse.take(query.began)
+            if token is None:
+                for one in further:
+                    await self._purse.give_back(one)
+                raise Refused(503, "platform_unavailable", "no token is left for a further reply")
+            further.append(token)
+        return [query.token, *further][:count]
 
     @property
     def limits(self) -> GatewayLimits:
@@ -343,6 +350,7 @@ class _Reply:
         """Take one message of the app."""
         if message["type"] == "http.response.start":
             self._start = message
+            self._held.clear()  # an app may say our own refusal in place of the reply that it had
             if _is_stream(message):
                 self._stream = StreamedReply()
                 await self._labeled.send(message)

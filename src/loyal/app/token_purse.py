@@ -173,10 +173,11 @@ def _take(database: sqlite3.Connection, ripe_at: int) -> int | None:
 
 
 def _left(database: sqlite3.Connection) -> int:
-    bought = database.execute("SELECT COALESCE(MAX(first + count), 0) FROM purchases").fetchone()[0]
-    following = database.execute(_NEXT).fetchone()[0]
-    returned = database.execute("SELECT COUNT(*) FROM returned").fetchone()[0]
-    return max(0, int(bought) - int(following or 0)) + int(returned)
+    sql = """
+        SELECT COALESCE((SELECT MAX(first + count) FROM purchases), 0)
+            - COALESCE((SELECT number FROM beginning), 0) - (SELECT COUNT(*) FROM uses)
+    """
+    return max(0, int(database.execute(sql).fetchone()[0]))
 
 
 def _nothing(_: object) -> None:
