@@ -9,16 +9,15 @@ import asyncio
 import contextlib
 import json
 import signal
-import socket
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import aiohttp
 import aiohttp.web
 import pytest
-from gateway_stage import API_KEY, ModelServer, Platform, Said, chat, outsiders, serving
+from gateway_stage import API_KEY, ModelServer, Platform, Said, chat, held_port, outsiders, serving
 from gateway_stage import Play as Door
 from gateway_stage import play as played
 from issuing import Issuer
@@ -52,11 +51,10 @@ ASKED_ANEW = GatewayLimits(outage_seconds=0.0)
 class Line:
     """The platform's address, while there is one."""
 
-    def __init__(self, app: object) -> None:
-        self._app, self._up = app, contextlib.AsyncExitStack()
-        with socket.create_server(("127.0.0.1", 0)) as door:
-            self._port = door.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self._port}"
+    def __init__(self, app: object, port: int) -> None:
+        self._app, self._port = app, port
+        self._up = contextlib.AsyncExitStack()
+        self.url = f"http://127.0.0.1:{port}"
 
     async def open(self) -> None:
         await self._up.enter_async_context(serving(self._app, self._port))
@@ -64,6 +62,18 @@ class Line:
     async def close(self) -> None:
         await self._up.aclose()
         self._up = contextlib.AsyncExitStack()
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    with held_port() as held:
+        yield held
+
+
+@pytest.fixture
+def nowhere(port: int) -> str:
+    """The address of a platform that is out."""
+    return f"http://127.0.0.1:{port}"
 
 
 @dataclass
@@ -122,9 +132,11 @@ class AskingAsItGoes:
 
 
 @pytest.mark.parametrize("reports", [True, False])
-def test_a_key_that_is_asked_in_an_outage_gives_no_claim(tmp_path: Path, reports: bool) -> None:
+def test_a_key_that_is_asked_in_an_outage_gives_no_claim(
+    tmp_path: Path, port: int, reports: bool
+) -> None:
     async def story(play: Played) -> None:
-        stage, line = play.stage, Line(play.app)
+        stage, line = play.stage, Line(play.app, port)
         purse = await stocked(play, tmp_path, 3)
         await line.open()
         await play.caretaker(Pace(draw_seconds=0)).once()
@@ -173,7 +185,7 @@ def test_a_key_that_is_asked_in_an_outage_gives_no_claim(tmp_path: Path, reports
     playing_platform(tmp_path, story)
 
 
-def test_two_queries_at_once_and_a_new_start_share_no_token(tmp_path: Path) -> None:
+def test_two_queries_at_once_and_a_new_start_share_no_token(tmp_path: Path, nowhere: str) -> None:
     """What was bought is known from the file alone: the platform is out all the while."""
 
     async def story(play: Played) -> None:
@@ -182,7 +194,7 @@ def test_two_queries_at_once_and_a_new_start_share_no_token(tmp_path: Path) -> N
         statuses: list[int] = []
         for _ in range(2):
             purse = SqliteTokens(tmp_path / "tokens.db", play.license)
-            host, nowhere = play.host(), Line(play.app).url
+            host = play.host()
             async with gateway(Parts(host, nowhere, play.api_key, purse), tmp_path) as (door, _m):
                 said: Sequence[Said] = await asyncio.gather(
                     *(door.post(chat(f"question {number}")) for number in range(2))
@@ -199,10 +211,10 @@ def test_two_queries_at_once_and_a_new_start_share_no_token(tmp_path: Path) -> N
     playing_platform(tmp_path, story)
 
 
-def test_each_of_several_replies_takes_a_token_of_its_own(tmp_path: Path) -> None:
+def test_each_of_several_replies_takes_a_token_of_its_own(tmp_path: Path, nowhere: str) -> None:
     async def story(play: Played) -> None:
         purse = await stocked(play, tmp_path, 3)
-        parts = Parts(play.host(), Line(play.app).url, play.api_key, purse)
+        parts = Parts(play.host(), nowhere, play.api_key, purse)
         async with gateway(parts, tmp_path) as (door, _):
             said = await door.post(chat("a query", n=4))
             assert (said.status, said.error, await purse.left()) == (503, "platform_unavailable", 3)
@@ -219,12 +231,12 @@ def test_each_of_several_replies_takes_a_token_of_its_own(tmp_path: Path) -> Non
     playing_platform(tmp_path, story)
 
 
-def test_no_token_is_used_once_the_license_has_ended(tmp_path: Path) -> None:
+def test_no_token_is_used_once_the_license_has_ended(tmp_path: Path, nowhere: str) -> None:
     async def story(play: Played) -> None:
         purse = await stocked(play, tmp_path, 1)
         host = play.host()
         late = replace(host, clock=lambda: host.terms.expires + 1)
-        async with gateway(Parts(late, Line(play.app).url, play.api_key, purse), tmp_path) as (
+        async with gateway(Parts(late, nowhere, play.api_key, purse), tmp_path) as (
             door, model,
         ):  # fmt: skip
             said = await door.post(chat("a query"))

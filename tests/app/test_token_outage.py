@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import socket
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
 import pytest
-from gateway_stage import ModelServer, Said, chat, events, outsiders, serving, streams
+from gateway_stage import ModelServer, Said, chat, events, held_port, outsiders, serving, streams
 from gateway_stage import Play as Door
 from platform_stage import Played, playing_platform
 
@@ -38,13 +37,15 @@ async def gateway(
     play: Played, folder: Path, purse: SqliteTokens | None, out: bool = True
 ) -> AsyncIterator[tuple[Door, ModelServer]]:
     """A gateway whose platform is out, or not."""
-    with socket.create_server(("127.0.0.1", 0)) as door:
-        nowhere = f"http://127.0.0.1:{door.getsockname()[1]}"
     host = replace(play.host(), clock=lambda: play.stage.now)
-    source = PlatformClient(nowhere if out else play.url, play.api_key, PATIENCE)
-    async with outsiders(None) as (model, issuing), aiohttp.ClientSession() as http:
-        server = Upstream(UpstreamSettings(model.url))
-        with contextlib.closing(SqliteReceipts(folder / "receipts.db")) as receipts:
+    with (
+        held_port() as port,
+        contextlib.closing(SqliteReceipts(folder / "receipts.db")) as receipts,
+    ):
+        url = f"http://127.0.0.1:{port}" if out else play.url
+        source = PlatformClient(url, play.api_key, PATIENCE)
+        async with outsiders(None) as (model, issuing), aiohttp.ClientSession() as http:
+            server = Upstream(UpstreamSettings(model.url))
             core = LoyalMiddleware(server, host, source, receipts, purse=purse)
             async with serving(core) as url:
                 yield Door(model, issuing, url, receipts, http), model
