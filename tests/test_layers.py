@@ -55,6 +55,8 @@ NOUNS = (
     "loyal.fingerprints.custody",
     "loyal.fingerprints.records",
     "loyal.fingerprints.sealed",
+    "loyal.fingerprints.codes",
+    "loyal.fingerprints.trace",
     "loyal.control",
     "loyal.alignment",
 )
