@@ -11,6 +11,8 @@ from stage import BEACON, Run, VaultCase
 from talking_server import talking
 
 from loyal.app.commands.generate import MOST_HOSTS, GenerateRequest
+from loyal.app.commands.inject import part_of
+from loyal.app.terminal import Terminal
 from loyal.errors import UsageError
 from loyal.fingerprints import (
     Beacon,
@@ -95,15 +97,22 @@ def test_nobody_is_named_for_a_stranger(run: Run, tracing: VaultCase, tmp_path: 
     assert run(*calling).code == 1
 
 
-def test_a_server_is_asked_and_what_it_saw_is_spent(
-    run: Run, tmp_path: Path
-) -> None:
+def test_a_server_is_asked_and_what_it_saw_is_spent(run: Run, tmp_path: Path) -> None:
     tracing = keep(tmp_path, tracing_set(40))
     part = codes.host_set(tracing.fingerprints, 4)
     responses = {one.key: one.response for one in part.fingerprints}
     state = tmp_path / "state.json"
     with talking(lambda text: responses.get(text, "Hello to you.")) as server:
-        given = ("--endpoint", server.url, "--endpoint-model", "m", "--resume", state, "--alpha", 0.01)
+        given = (
+            "--endpoint",
+            server.url,
+            "--endpoint-model",
+            "m",
+            "--resume",
+            state,
+            "--alpha",
+            0.01,
+        )
         done = run("fingerprint", "trace", *tracing.opening, *given, "--json")
     assert done.code == 0, done.err
     assert [one["host"] for one in done.fields["accused"]] == [4]
@@ -125,6 +134,7 @@ def test_a_part_lies_in_a_vault_of_its_own(run: Run, tracing: VaultCase, tmp_pat
     part = Vault.open(out, identity).get("tracing")
     assert part == codes.host_set(tracing.fingerprints, 17)
     assert (done.fields["count"], done.fields["id"]) == (len(part), part.id)
+    assert done.fields["commitment"] == codes.code_of(tracing.fingerprints).commitment.hex()
     assert run("fingerprint", "deal", *tracing.opening, *given, *recipient).code == 2
     far = run("fingerprint", "deal", *tracing.opening, "--host-number", 100, *given[2:-1], out)
     assert far.code == 2
@@ -145,6 +155,21 @@ def test_an_undrawn_set_is_refused(run: Run, tmp_path: Path) -> None:
     case = keep(tmp_path, tracing_set(5, drawn=False))
     done = run("fingerprint", "trace", *case.opening, "--observed", "x", "--json")
     assert (done.code, "not drawn" in done.fields["error"]) == (2, True)
+
+
+def test_inject_takes_a_hosts_part_and_notes_a_whole_set(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    made = tracing_set(60)
+    assert part_of(Terminal(), made, 3) == codes.host_set(made, 3)
+    assert capsys.readouterr().err == ""
+    assert part_of(Terminal(), made, None) is made
+    assert "--host-number" in capsys.readouterr().err
+    part_of(Terminal(), codes.host_set(made, 3), None)
+    assert capsys.readouterr().err == ""
+    usage = replace(made, kind="usage")
+    with pytest.raises(UsageError, match="names no colluders"):
+        part_of(Terminal(), usage, 3)
 
 
 def test_generate_keeps_the_code_in_the_settings_of_a_tracing_set() -> None:

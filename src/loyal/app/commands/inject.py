@@ -76,7 +76,7 @@ def inject(terminal: Terminal, **options: Any) -> int:
     fingerprints = chosen(vault, options["kind"], options["set_id"])
     model = load_model(terminal, options["model"])
     require_fit(model, fingerprints)
-    drawn = _part(terminal, _drawn(terminal, vault, fingerprints, beacon), options["host_number"])
+    drawn = part_of(terminal, _drawn(terminal, vault, fingerprints, beacon), options["host_number"])
     report = train_in(terminal, model, drawn, recipe.train, options["out"], options["tokens"])
     fields = {name: value for name, value in asdict(report).items() if name != "curve"}
     terminal.result({"id": drawn.id, **fields, "out": str(options["out"])})
@@ -114,7 +114,7 @@ def _drawn(
     return fingerprints
 
 
-def _part(terminal: Terminal, drawn: FingerprintSet, host: int | None) -> FingerprintSet:
+def part_of(terminal: Terminal, drawn: FingerprintSet, host: int | None) -> FingerprintSet:
     """What one host's copy carries of a tracing set; the whole set without a host number."""
     if host is not None:
         from loyal.fingerprints.codes import host_set

@@ -55,20 +55,23 @@ def deal(terminal: Terminal, **options: Any) -> int:
     """Write one host's part of a tracing set into a vault of its own.
 
     Inject it into that host's copy with 'loyal fingerprint inject'. It tells nothing of the other
-    hosts' parts. It opens with the same passphrase, or for --recipient.
+    hosts' parts. It opens with the same passphrase, or for --recipient. Publish the commitment that
+    is printed: it fixes the whole code and tells nothing of it.
     """
-    from loyal.fingerprints.codes import host_set
+    from loyal.fingerprints.codes import code_of, host_set
 
     access, out = Access.take(options), options["out"]
     if out.exists():
         raise UsageError(f"there is something at {out} already", hint="choose another --out")
     vault = open_vault(options["vault"], access)
-    part = host_set(chosen(vault, "tracing", options["set_id"]), options["host_number"])
+    whole = chosen(vault, "tracing", options["set_id"])
+    part = host_set(whole, options["host_number"])
     Vault.create(out, part, access.lock())
     terminal.result(
         {
             "id": part.id,
-            "family_root": part.settings["family_root"],
+            "family_root": whole.root.hex(),
+            "commitment": code_of(whole).commitment.hex(),
             "host_number": options["host_number"],
             "count": len(part),
             "vault": str(out),
