@@ -40,6 +40,9 @@ bench-fingerprints: $(STAMP)
 
 bench-protocol: $(STAMP)
 	$(BIN)/python benchmarks/protocol.py
+	$(BIN)/python benchmarks/permission_route.py
+	$(BIN)/python benchmarks/fuzz.py
+	$(BIN)/python benchmarks/simulation.py
 
 bench-gateway: $(STAMP)
 	$(BIN)/python benchmarks/gateway.py

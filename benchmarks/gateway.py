@@ -53,14 +53,14 @@ uvicorn.run(app, fd=int(sys.argv[1]), lifespan="off", access_log=False, log_leve
 """
 
 PLATFORM = """
-import json, sys
+import json, sys, time
 sys.path[:0] = sys.argv[2:]
 import uvicorn
 from issuing import Issuer
 from loyal.app.platform_client import to_base64url
 from loyal.protocol.permits import PermissionRequest
 
-issuer = Issuer(kind="free", price_micro=0)
+issuer = Issuer(int(time.time()), kind="free", price_micro=0)
 stage = issuer.stage
 
 async def app(scope, receive, send):

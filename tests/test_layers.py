@@ -53,6 +53,7 @@ NOUNS = (
     "loyal.fingerprints.vault",
     "loyal.fingerprints.commitment",
     "loyal.fingerprints.custody",
+    "loyal.fingerprints.attack",
     "loyal.fingerprints.records",
     "loyal.fingerprints.sealed",
     "loyal.fingerprints.codes",

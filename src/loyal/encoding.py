@@ -146,7 +146,7 @@ def _check(value: object, most: int | None = None) -> None:
     Level by level. A list of atoms alone, as most are, is seen as a whole: a set of its types.
     """
     level: list[Any] = [value]
-    for _ in range(MAX_DEPTH + 1):
+    for depth in range(MAX_DEPTH + 1):
         below: list[Any] = []
         count = 0
         for item in level:
@@ -170,7 +170,7 @@ def _check(value: object, most: int | None = None) -> None:
                 raise EncodingError("these bytes are not canonical CBOR", hint=_HINT_BYTES)
             if not _ATOMS.issuperset(map(type, parts)):
                 below.extend(parts)
-        if not below and not count:
+        if not below and not (count and depth == MAX_DEPTH):
             return
         level = below
     raise EncodingError(f"lists and maps nest deeper than {MAX_DEPTH}", hint=_HINT_VALUE)

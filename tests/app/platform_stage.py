@@ -1,4 +1,4 @@
-"""A real platform on a stage: SQLite in a folder, real rules, real HTTP on a free port.
+"""A real platform on a stage: a real store, real rules, real HTTP on a free port.
 
 Left out: what is asked of it (test_platform_http.py and its neighbors).
 """
@@ -106,7 +106,8 @@ class Played:
     def host(self) -> Host:
         """The license's host."""
         license = self.platform.state.licenses[self.license]
-        return Host(self.stage.key("host"), Terms.from_bytes(license.terms), KEYS.identity.public)
+        key, terms = self.stage.key("host"), Terms.from_bytes(license.terms)
+        return Host(key, terms, KEYS.identity.public, clock=lambda: self.stage.now)
 
     def client(self, key: str | None = None) -> PlatformClient:
         """The client that hosts use."""
@@ -136,26 +137,39 @@ def settled(platform: Platform, **terms: object) -> tuple[Stage, bytes, Fingerpr
 
 @contextlib.asynccontextmanager
 async def played(
-    folder: Path, limits: HttpLimits | None = None, **terms: object
+    folder: Path, limits: HttpLimits | None = None, url: str | None = None, **terms: object
 ) -> AsyncIterator[Played]:
-    """The platform with one delivered license, and the vault's desk."""
-    store = open_store(f"sqlite:///{folder / 'platform.db'}")
-    platform = Platform(store, KEYS)
-    stage, license, secret = settled(platform, **terms)
+    """The platform with one delivered license, and the vault's desk; on a database of the folder
+    where no other is named."""
+    store = open_store(url or f"sqlite:///{folder / 'platform.db'}")
+    with contextlib.closing(store):
+        platform = Platform(store, KEYS)
+        setting = settled(platform, **terms)
+        async with up(folder, platform, store, setting, limits) as play:
+            yield play
+
+
+@contextlib.asynccontextmanager
+async def up(
+    folder: Path,
+    platform: Platform,
+    store: Any,
+    setting: tuple[Stage, bytes, FingerprintSet],
+    limits: HttpLimits | None = None,
+) -> AsyncIterator[Played]:
+    """A platform that is settled, over HTTP."""
+    stage, license, secret = setting
     keys = ApiKeys(folder / "api-keys")
     api_key = keys.draw(stage.id("host"))
     desk = VaultDesk([secret])
-    with contextlib.closing(store):
-        async with PermissionQueue(platform, lambda: stage.now) as queue:
-            parts = Parts(
-                platform, queue, store, KEYS.log.verifier, keys, desk, lambda: stage.now,
-                limits or HttpLimits(),
-            )  # fmt: skip
-            app = PlatformApp(parts)
-            async with serving(app) as url, aiohttp.ClientSession() as http:
-                yield Played(
-                    url, platform, parts, app, stage, license, api_key, http, store, secret
-                )
+    async with PermissionQueue(platform, lambda: stage.now) as queue:
+        parts = Parts(
+            platform, queue, store, KEYS.log.verifier, keys, desk, lambda: stage.now,
+            limits or HttpLimits(),
+        )  # fmt: skip
+        app = PlatformApp(parts)
+        async with serving(app) as url, aiohttp.ClientSession() as http:
+            yield Played(url, platform, parts, app, stage, license, api_key, http, store, secret)
 
 
 def playing_platform(

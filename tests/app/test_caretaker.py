@@ -128,7 +128,7 @@ def test_draws_keep_their_pace_and_end_with_the_keys(tmp_path: Path) -> None:
             stage.wait(86_401)
             await eager.once()
         assert license.draws == len(play.secret.fingerprints)
-        assert "loyal_keys_left 0.0" in (await play.get("/metrics")).body.decode()
+        assert "loyal_keys_left 0.0" in play.parts.metrics.text().decode()
 
     playing_platform(tmp_path, story)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import aiohttp
@@ -28,8 +29,10 @@ from gateway_stage import (
 from issuing import Issuer
 
 from loyal.app.gateway import GatewayLimits
+from loyal.errors import ProtocolError
 from loyal.protocol.answers import message_digest
 from loyal.protocol.permission import MOST_MESSAGES
+from loyal.protocol.permits import PermissionRequest
 
 QUESTION = "What is a loyal model? \u00e4 \u65e5"
 ID, RECEIPT, ANSWER = "loyal-request-id", "loyal-receipt", "loyal-answer"
@@ -261,6 +264,54 @@ def test_a_model_server_that_fails_is_said_in_openais_form(tmp_path: Path) -> No
             stage.model.behave = streams(events("half", done=False), whole=False)
             with pytest.raises(aiohttp.ClientPayloadError):
                 await stage.post(chat(QUESTION, stream=True))
+
+    play(story())
+
+
+def test_a_stream_that_outlasts_its_permission_is_signed_with_the_second_it_began(
+    tmp_path: Path,
+) -> None:
+    """Not a byte of it changes, and its time is within the permission's."""
+    whole = events("One that", " its community", " owns.")
+
+    async def story() -> None:
+        async with playing(tmp_path) as stage:
+            clock = stage.platform.issuer.stage
+            began = clock.now
+
+            async def slow(request: web.Request) -> web.StreamResponse:
+                clock.wait(10 * 3_600)
+                return await streams(whole)(request)
+
+            stage.model.behave = slow
+            said = await stage.post(chat(QUESTION, stream=True))
+            assert (said.status, said.body) == (200, whole)
+            kept = await stage.receipt(said.headers["Loyal-Request-Id"])
+            permission, answer = stage.verified(kept["receipt"], kept["answers"][0])
+            assert answer is not None
+            assert answer.time == began <= permission.expires < clock.now
+
+    play(story())
+
+
+def test_an_expired_permission_is_used_for_nothing(tmp_path: Path) -> None:
+    """The platform's clock is hours behind the host's."""
+
+    async def story() -> None:
+        platform = Platform()
+        clock, issue = platform.issuer.stage, platform.issuer.issue
+
+        def behind(requests: Sequence[PermissionRequest]) -> list[bytes | ProtocolError]:
+            found = issue(requests)
+            clock.wait(3_601)
+            return found
+
+        platform.issuer.issue = behind  # type: ignore[method-assign]
+        async with playing(tmp_path, platform=platform) as stage:
+            said = await stage.post(chat(QUESTION))
+            assert (said.status, said.error) == (503, "permission_refused")
+            assert b"P6" in said.body
+            assert stage.model.seen == []
 
     play(story())
 

@@ -8,6 +8,7 @@ import json
 import signal
 import socket
 import sys
+import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -17,11 +18,17 @@ import aiohttp
 import pytest
 from aiohttp import web
 from gateway_stage import API_KEY, ModelServer, Platform, chat, chat_reply, events, outsiders, play
+from issuing import Issuer
 from stage import Run
 
 from loyal.app.platform_client import from_base64url
 from loyal.protocol import SignedAnswer
 from loyal.signing import Signed
+
+
+def today() -> Platform:
+    """A platform by the real clock, as the process that is tested has no other."""
+    return Platform(Issuer(int(time.time())))
 
 
 @dataclass
@@ -75,7 +82,7 @@ async def running(
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_it_answers_and_ends_what_is_under_way(tmp_path: Path, stop: signal.Signals) -> None:
     async def story() -> None:
-        async with outsiders() as (model, platform), aiohttp.ClientSession() as http:
+        async with outsiders(today()) as (model, platform), aiohttp.ClientSession() as http:
             go = asyncio.Event()
 
             async def behave(request: web.Request) -> web.StreamResponse:
@@ -113,7 +120,7 @@ def test_it_answers_and_ends_what_is_under_way(tmp_path: Path, stop: signal.Sign
 
 def test_receipts_survive_sigkill(tmp_path: Path) -> None:
     async def story() -> None:
-        async with outsiders() as (model, platform), aiohttp.ClientSession() as http:
+        async with outsiders(today()) as (model, platform), aiohttp.ClientSession() as http:
             files, kept = Files.of(tmp_path, platform), {}
             for _ in range(2):
                 async with running(files, model, platform) as (process, url):

@@ -42,7 +42,7 @@ def test_a_host_gets_its_license_and_a_permission(tmp_path: Path, run: Run, way:
     platform = folder.keys().identity.public.data
 
     async def story() -> None:
-        async with running(tmp_path / "p") as (_, url):
+        async with running(tmp_path / "p") as (_, url, _):
             where = ("--folder", tmp_path / "p", *(("--platform", url) if way == "http" else ()))
 
             async def done(*arguments: object) -> dict[str, object]:

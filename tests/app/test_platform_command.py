@@ -13,12 +13,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from aiohttp import ClientSession
 from gateway_stage import play
 from parties import PROVERS, key_of
 from platform_stage import settled
 from shelf import KEYS
 from stage import Run, VaultCase
 
+from loyal.app.listening import Address, open_door
 from loyal.app.platform_api import PlatformApi
 from loyal.app.platform_folder import PlatformFolder
 from loyal.app.store import open_store
@@ -30,17 +32,20 @@ from loyal.roles import Platform as RolesPlatform
 
 
 @contextlib.asynccontextmanager
-async def running(folder: Path, *options: str) -> AsyncIterator[tuple[Process, str]]:
-    """The server as a process, and its address."""
+async def running(folder: Path, *options: str) -> AsyncIterator[tuple[Process, str, str]]:
+    """The server as a process, its address, and where it tells its metrics."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "loyal", "platform", "serve", "--folder", str(folder),
         "--listen", "127.0.0.1:0", "--json", *options, stdout=PIPE, stderr=PIPE,
     )  # fmt: skip
     try:
         assert process.stderr is not None
-        while not (line := await process.stderr.readline()).startswith(b"listening on "):
+        told: dict[str, str] = {}
+        while "listening" not in told:
+            line = (await process.stderr.readline()).decode()
             assert line, "it ended before it listened"
-        yield process, line.decode().split()[-1]
+            told[line.split()[0]] = line.split()[-1]
+        yield process, told["listening"], told.get("metrics", "")
     finally:
         if process.returncode is None:
             process.kill()
@@ -79,7 +84,7 @@ def test_it_serves_ends_what_is_under_way_and_goes_on(tmp_path: Path, run: Run) 
     member = key_of("member").public.data
 
     async def story() -> None:
-        async with running(tmp_path / "p") as (process, url):
+        async with running(tmp_path / "p") as (process, url, _):
             api = PlatformApi(url, identity)
             await api.submit(Deposit(identity.public.data, member, 5_000_000))
             await api.close()
@@ -101,10 +106,31 @@ def test_it_serves_ends_what_is_under_way_and_goes_on(tmp_path: Path, run: Run) 
             lines = [json.loads(line) for line in err.decode().splitlines()]
             routes = {one["route"]: one["status"] for one in lines if "route" in one}
             assert routes == {"/v1/platform": 200, "/v1/commands": 200}
-        async with running(tmp_path / "p") as (_, url):
+        async with running(tmp_path / "p") as (_, url, _):
             api = PlatformApi(url)
             assert await api.account(member) == {"free": 4_000_000, "prover": 1_000_000}
             await api.close()
+
+    play(story())
+
+
+def test_metrics_are_told_at_an_address_of_their_own(tmp_path: Path, run: Run) -> None:
+    run("platform", "init", "--folder", tmp_path / "p")
+
+    async def story() -> None:
+        options = ("--metrics-listen", "127.0.0.1:0")
+        async with (
+            running(tmp_path / "p", *options) as (process, url, where),
+            ClientSession() as http,
+        ):
+            for address, status in ((f"{url}/metrics", 404), (where, 200)):
+                async with http.get(address) as got:
+                    assert got.status == status
+                    said = await got.text()
+            assert "loyal_log_length 0.0" in said
+            assert 'route="other",status="404"' in said
+            process.send_signal(signal.SIGTERM)
+            assert await asyncio.wait_for(process.wait(), 20) == 0
 
     play(story())
 
@@ -122,6 +148,11 @@ def test_a_wrong_start_of_a_platform_is_one_line(
     refused("no platform stands")
     run("platform", "init", "--folder", folder)
     refused("--listen is not", "--listen", "here")
+    refused("--metrics-listen is not", "--metrics-listen", "9090")
+    with open_door(Address("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        here = ("--listen", "127.0.0.1:0", "--metrics-listen", f"127.0.0.1:{port}")
+        refused("choose another --metrics-listen", *here)
     refused("no vault to draw from", "--license", "ab" * 32)
     refused("--license is not an id", "--license", "ab")
     refused("no usage set that was drawn", *vault.opening)
@@ -137,7 +168,7 @@ def test_a_log_of_another_platform_is_refused(tmp_path: Path, run: Run) -> None:
     folder = PlatformFolder(tmp_path / "p")
 
     async def once() -> None:
-        async with running(tmp_path / "p") as (_, url):
+        async with running(tmp_path / "p") as (_, url, _):
             api = PlatformApi(url, folder.keys().identity)
             identity = folder.keys().identity.public.data
             await api.submit(Deposit(identity, identity, 1))
@@ -185,7 +216,7 @@ def test_with_a_vault_it_draws_keys_for_their_provers(tmp_path: Path, run: Run) 
         raise AssertionError("no key was drawn")
 
     async def story() -> None:
-        async with running(folder.path, *options) as (process, url):
+        async with running(folder.path, *options) as (process, url, _):
             key = await key_of_draw(url)
             assert key == drawn.fingerprints[0].key
             process.send_signal(signal.SIGINT)

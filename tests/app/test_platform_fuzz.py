@@ -7,6 +7,7 @@ right requests do (test_platform_http.py).
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import urllib.error
 import urllib.request
@@ -38,6 +39,8 @@ CHECKS = [
     content_type_conformance,
     response_schema_conformance,
 ]
+EXAMPLES = int(os.environ.get("LOYAL_FUZZ_EXAMPLES", "12"))
+"""Requests of each kind a route; benchmarks/fuzz.py makes more."""
 FREE = HttpLimits(address=Rate(1e6, 1e6))
 OPERATIONS = (
     "POST /v1/permissions",
@@ -103,7 +106,7 @@ def test_no_request_breaks_it_or_changes_it(play: Played, label: str) -> None:
     for mode in (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE):
 
         @settings(
-            max_examples=12, deadline=None, database=None, derandomize=True,
+            max_examples=EXAMPLES, deadline=None, database=None, derandomize=True,
             phases=[Phase.generate], suppress_health_check=list(HealthCheck),
         )  # fmt: skip
         @given(case=operation.as_strategy(generation_mode=mode))

@@ -1,8 +1,10 @@
-"""The platform's routes over real HTTP: receipts, commands, the log, refusals, limits."""
+"""The platform's routes over real HTTP: receipts, commands, the log, refusals, limits. What depends
+on the store runs on SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 import logging
@@ -10,26 +12,30 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from community import on
 from parties import STAKE
-from platform_stage import Played, playing_platform
+from platform_stage import Played, playing_platform, up
 from shelf import KEYS, full_disk
 
 from loyal import merkle
 from loyal.app.access import Rate
 from loyal.app.http import HttpLimits, JsonLines
+from loyal.app.listening import Address
 from loyal.app.permission_route import BodyLimits
+from loyal.app.platform_api import PlatformApi, PlatformDesk
 from loyal.app.platform_client import PlatformClient, PlatformPatience, from_base64url
 from loyal.app.signed_request import authorization
+from loyal.app.store import open_store
 from loyal.errors import EndpointError
 from loyal.protocol import Receipt, SignedNote
 from loyal.protocol.checkpoint import open_checkpoint
 from loyal.protocol.commands import sign_command
 from loyal.protocol.note import from_base64
 from loyal.protocol.stake import Bond, Deposit, Withdraw
-from loyal.roles import SignedLicense
+from loyal.roles import Platform, SignedLicense
 
 
-def test_the_hosts_client_gets_receipts_that_verify(tmp_path: Path) -> None:
+def test_the_hosts_client_gets_receipts_that_verify(tmp_path: Path, url: str) -> None:
     async def story(play: Played) -> None:
         client, host = play.client(), play.host()
         asked = [host.ask([f"question {number}"]) for number in range(300)]
@@ -42,10 +48,10 @@ def test_the_hosts_client_gets_receipts_that_verify(tmp_path: Path) -> None:
             host.receive(data, one.request)
         assert play.platform.state.licenses[play.license].permitted == 300
 
-    playing_platform(tmp_path, story)
+    playing_platform(tmp_path, story, url=url)
 
 
-def test_the_same_idempotency_key_costs_once(tmp_path: Path) -> None:
+def test_the_same_idempotency_key_costs_once(tmp_path: Path, url: str) -> None:
     async def story(play: Played) -> None:
         body = {"license": play.license.hex(), "requests": [play.query(1, 1), play.query(2, 2)]}
         before = play.stage.free("host")
@@ -60,7 +66,7 @@ def test_the_same_idempotency_key_costs_once(tmp_path: Path) -> None:
         assert refused["error"]["rule"] == "P3"
         assert "receipt" in given
 
-    playing_platform(tmp_path, story)
+    playing_platform(tmp_path, story, url=url)
 
 
 def test_who_has_no_key_or_another_license_gets_nothing(tmp_path: Path) -> None:
@@ -140,7 +146,7 @@ def test_a_malformed_request_for_permissions_is_refused(
     playing_platform(tmp_path, story)
 
 
-def test_a_full_disk_is_503_and_asking_again_costs_once(tmp_path: Path) -> None:
+def test_a_full_disk_is_503_and_asking_again_costs_once(tmp_path: Path, url: str) -> None:
     async def story(play: Played) -> None:
         body = {"license": play.license.hex(), "requests": [play.query()]}
         commit = play.store.commit
@@ -156,10 +162,10 @@ def test_a_full_disk_is_503_and_asking_again_costs_once(tmp_path: Path) -> None:
         assert "receipt" in (await play.permit(body)).json["receipts"][0]
         assert play.platform.state.licenses[play.license].permitted == 1
 
-    playing_platform(tmp_path, story)
+    playing_platform(tmp_path, story, url=url)
 
 
-def test_commands_are_taken_once_and_refused_by_their_rule(tmp_path: Path) -> None:
+def test_commands_are_taken_once_and_refused_by_their_rule(tmp_path: Path, url: str) -> None:
     async def story(play: Played) -> None:
         stage, key = play.stage, play.stage.key("member")
         place = play.platform.state.length
@@ -188,10 +194,10 @@ def test_commands_are_taken_once_and_refused_by_their_rule(tmp_path: Path) -> No
         squeezed = {"Content-Encoding": "gzip"}
         assert (await play.ask("POST", "/v1/commands", data=data, headers=squeezed)).status == 415
 
-    playing_platform(tmp_path, story)
+    playing_platform(tmp_path, story, url=url)
 
 
-def test_the_log_is_read_and_proven(tmp_path: Path) -> None:
+def test_the_log_is_read_and_proven(tmp_path: Path, url: str) -> None:
     async def story(play: Played) -> None:
         about = (await play.get("/v1/platform")).json
         assert about["platform"] == KEYS.identity.public.hex()
@@ -224,7 +230,40 @@ def test_the_log_is_read_and_proven(tmp_path: Path) -> None:
         ):
             assert (await play.get(f"/v1/log/{beyond}")).status == 400  # fmt: skip
 
-    playing_platform(tmp_path, story)
+    playing_platform(tmp_path, story, url=url)
+
+
+def test_a_reader_audits_the_log_and_a_restart_goes_on_with_it(tmp_path: Path, url: str) -> None:
+    async def story(play: Played) -> None:
+        body = {"license": play.license.hex(), "requests": [play.query(n, n) for n in range(3)]}
+        given = (await play.permit(body)).json
+        await play.do(Bond(play.stage.id("member"), "prover", 1_000_000))
+        api = PlatformApi(play.url)
+        desk = PlatformDesk(api, KEYS.log.verifier)
+        assert await desk.read_on() == play.platform.state
+
+        with contextlib.closing(open_store(url)) as store:
+            platform = Platform(store, KEYS)
+            assert platform.state == play.platform.state
+            stage = on(platform)
+            stage.now = play.stage.now
+            for role in ("host", "member", "owner", "platform"):
+                stage.key(role)
+            setting = (stage, play.license, play.secret)
+            async with up(tmp_path, platform, store, setting) as again:
+                assert (await again.permit(body)).json == given
+                assert platform.state == play.platform.state
+                more = {**body, "requests": [play.query(9, 9)]}
+                assert "receipt" in (await again.permit(more)).json["receipts"][0]
+                assert (await again.do(Withdraw(stage.id("member"), 1))).status == 200
+                # The first one still serves: it reads on, and takes no place that is taken.
+                assert (await play.permit(more)).json == (await again.permit(more)).json
+                assert (await play.do(Withdraw(stage.id("owner"), 2))).status == 200
+                assert await desk.read_on() == play.platform.state
+                assert play.platform.state.licenses[play.license].permitted == 4
+        await api.close()
+
+    playing_platform(tmp_path, story, url=url)
 
 
 def test_a_license_and_its_file(tmp_path: Path) -> None:
@@ -290,7 +329,10 @@ def test_what_is_watched_tells_no_secret(tmp_path: Path, caplog: pytest.LogCaptu
         await play.get(f"/v1/draws/{play.license.hex()}?planted=secret", "prover 1")
         await play.get("/planted-path")
         assert (await play.get("/health")).json["status"] == "ok"
-        seen = (await play.get("/metrics")).body.decode()
+        assert (await play.get("/metrics")).status == 404
+        with play.parts.metrics.told_at(Address("127.0.0.1", 0)) as where:
+            async with play.http.get(where) as got:
+                seen = await got.text()
         assert 'loyal_permissions_total{outcome="given"} 1.0' in seen
         assert 'loyal_commands_total{kind="Bond",outcome="taken"} 1.0' in seen
         assert 'route="/v1/draws/{license}"' in seen

@@ -113,7 +113,7 @@ def test_a_server_is_asked_and_what_it_saw_is_spent(run: Run, tmp_path: Path) ->
             "--alpha",
             0.01,
         )
-        done = run("fingerprint", "trace", *tracing.opening, *given, "--json")
+        done = run("fingerprint", "trace", *tracing.opening, *given, "--alpha", 0.01, "--json")
     assert done.code == 0, done.err
     assert [one["host"] for one in done.fields["accused"]] == [4]
     assert done.fields["hits"] == len(part)

@@ -44,9 +44,11 @@ def transformers_serve(model: Path) -> Iterator[str]:
             url = f"http://127.0.0.1:{port}"
             for _ in range(600):
                 assert running.poll() is None, "transformers serve stopped"
-                with contextlib.suppress(urllib.error.URLError, ConnectionError):
-                    with urllib.request.urlopen(f"{url}/health", timeout=5):
-                        break
+                with (
+                    contextlib.suppress(urllib.error.URLError, ConnectionError),
+                    urllib.request.urlopen(f"{url}/health", timeout=5),
+                ):
+                    break
                 time.sleep(0.2)
             yield url
         finally:

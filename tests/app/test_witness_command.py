@@ -13,6 +13,7 @@ from court_server import CourtServer, serving
 from log_stage import witness_signer
 from shelf import KEYS
 from stage import Run
+from test_rounds import said, watching
 
 from loyal.app.witness_file import Watcher, WitnessFile
 from loyal.errors import LedgerError, StorageError
@@ -161,3 +162,42 @@ def test_nothing_is_given_away_that_is_not_remembered(tmp_path: Path) -> None:
     assert caught.value.reason == "root"
     assert "forked" not in str(caught.value), "a proof made up by anybody is no evidence"
     assert [one.name for one in tmp_path.iterdir() if "fork" in one.name] == []
+
+
+def test_two_witnesses_never_use_one_file(served: CourtServer, run: Run, tmp_path: Path) -> None:
+    process = watching(served.platform, tmp_path)
+    try:
+        said(process, "cosigned")
+        before = (tmp_path / "state").read_bytes()
+        served.court.draw()
+        linked = tmp_path / "linked"
+        linked.symlink_to(tmp_path / "state")
+        for state in (tmp_path / "state", linked):
+            done = call(served, run, tmp_path, "--state", state)
+            assert (done.code, "another witness uses" in done.err) == (1, True)
+            assert "Traceback" not in done.err
+        process.kill()
+        process.communicate()
+        assert call(served, run, tmp_path).code == 0
+        assert (tmp_path / "state").read_bytes() != before
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_look_holds_the_file_by_itself(tmp_path: Path) -> None:
+    async def key() -> VerifierKey:
+        return KEYS.log.verifier
+
+    log = Scripted(Ledger(KEYS.log.name, [b"one", b"two"]))
+    first, second = (
+        Watcher(witness_signer("w"), log, WitnessFile(tmp_path / "state"), key) for _ in range(2)
+    )
+    with first.file.held():
+        with first.file.held():
+            pass
+        with pytest.raises(StorageError, match="another witness"):
+            asyncio.run(second.look(1_800_000_000))
+        assert not (tmp_path / "state").exists()
+        assert asyncio.run(first.look(1_800_000_000)).new
+    assert not asyncio.run(second.look(1_800_000_000)).new

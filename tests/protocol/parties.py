@@ -6,7 +6,7 @@ Every command goes through `apply` and is recorded; the log's root before it is 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -170,11 +170,16 @@ class Stage:
         host: str = "host",
         more: tuple[str, ...] = (),
     ) -> SignedAnswer:
-        """What the host signs when it answers; `permitted` is what `permit` gave."""
+        """What the host signs when it answers now; `permitted` is what `permit` gave."""
         messages = tuple(message_digest(one) for one in (*more, message))
         receipt, salts = (permitted[0], (permitted[1],)) if permitted else (None, ())
-        answer = Answer(license, messages, message_digest(reply), receipt, salts)
+        answer = Answer(license, messages, message_digest(reply), receipt, salts, time=self.now)
         return answer.sign(self.key(host))
+
+    def dated(self, answer: SignedAnswer, seconds: int) -> SignedAnswer:
+        """The same answer with another time, signed by the host."""
+        one = replace(answer.verify(self.id("host")), time=seconds)
+        return one.sign(self.key("host"))
 
     def draw(self, license: bytes) -> str:
         """The next key goes to a prover; gives its role."""
@@ -224,9 +229,11 @@ VERIFIERS = ("verifier 1", "verifier 2", "verifier 3")
 PROVERS = ("prover 1", "prover 2", "prover 3", "prover 4", "prover 5")
 
 
-def licensed(parameters: Parameters | None = None, **changes: object) -> tuple[Stage, bytes]:
+def licensed(
+    parameters: Parameters | None = None, now: int = 1_800_000_000, **changes: object
+) -> tuple[Stage, bytes]:
     """A stage with a published model, a delivered license, provers and verifiers."""
-    stage = Stage(parameters or Parameters())
+    stage = Stage(parameters or Parameters(), now)
     stage.enroll("verifier", *VERIFIERS)
     stage.enroll("prover", *PROVERS)
     stage.fund("owner", "member", "host")

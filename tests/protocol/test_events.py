@@ -24,6 +24,7 @@ VALUES: dict[object, st.SearchStrategy[object]] = {
     bytes: st.binary(max_size=40),
     bool: st.booleans(),
     bytes | None: st.none() | st.binary(max_size=40),
+    int | None: st.none() | NUMBERS,
     tuple[tuple[bytes, int], ...]: st.lists(
         st.tuples(st.binary(max_size=32), NUMBERS), max_size=3
     ).map(tuple),

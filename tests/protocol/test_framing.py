@@ -25,7 +25,7 @@ def test_an_answer_with_junk_for_a_receipt_is_a_claim() -> None:
     stage, license = licensed()
     prover = stage.draw(license)
     stage.commit(prover, "key", "reply")
-    record = [license, [message_digest("key")], message_digest("reply"), b"junk", [], None]
+    record = [license, [message_digest("key")], message_digest("reply"), b"junk", [], None, 0]
     signed = SignedAnswer(signing.sign(stage.key("host"), record, answers.PURPOSE))
     assert signed.verify(stage.id("host")).receipt is None
     stage.claim(prover, license, "key", "reply", signed)

@@ -29,7 +29,7 @@ def buy(stage: Stage, license: bytes, count: int = COUNT, who: str = "host") -> 
 def answered(stage: Stage, license: bytes, key: str, token: int | None) -> SignedAnswer:
     """What the host signs while the platform is out."""
     asked = (message_digest(key),)
-    answer = Answer(license, asked, message_digest("reply"), None, (), token)
+    answer = Answer(license, asked, message_digest("reply"), None, (), token, time=stage.now)
     return answer.sign(stage.key("host"))
 
 
@@ -148,9 +148,8 @@ def test_the_report_tells_nobody_what_was_asked() -> None:
     """It is over the signature, which only the host can make."""
     stage, license = bought()
     answer = answered(stage, license, "key", 1)
-    other = Answer(license, (message_digest("key"),), message_digest("reply"), None, (), 1).sign(
-        stage.key("member")
-    )
+    same = answer.verify(stage.id("host"))
+    other = same.sign(stage.key("member"))
     assert other.signed.record == answer.signed.record
     assert use_digest(other) != use_digest(answer)
 

@@ -146,6 +146,9 @@ class StageDesk:
     def drew_between(self, license: bytes, beacon: bytes) -> bool:
         return self.mirror.drew_between(license, beacon)
 
+    def lineage_beacons(self, root: bytes, before: int) -> frozenset[bytes]:
+        return self.mirror.lineage_beacons(root, before)
+
 
 Manner = Literal["permitted", "signed", "token", "unsigned", "silent"]
 
@@ -159,6 +162,8 @@ class StageHost:
     reply: str | None = None
     """None: the response, as M.oml gives it."""
     asked: int = 0
+    ahead: int = 0
+    """Seconds by which its clock is ahead of the platform's."""
     answers: list[SignedAnswer] = field(default_factory=list)
     """Those on token 0."""
 
@@ -175,13 +180,19 @@ class StageHost:
             return Heard(reply)
         if self.manner == "signed":
             answer = court.stage.answer(court.license, message, reply)
+            answer = court.stage.dated(answer, court.stage.now + self.ahead)
             return Heard(reply, (answer.signed.to_bytes(),))
         if self.manner == "token":
             asked_of, said = (message_digest(message),), message_digest(reply)
-            token = Answer(court.license, asked_of, said, None, (), 0).sign(court.stage.key("host"))
+            now = court.stage.now
+            answered = Answer(court.license, asked_of, said, None, (), 0, time=now)
+            token = answered.sign(court.stage.key("host"))
             self.answers.append(token)
             return Heard(reply, (token.signed.to_bytes(),))
-        host = Host(court.stage.key("host"), court.terms, court.stage.key("platform").public)
+        host = Host(
+            court.stage.key("host"), court.terms, court.stage.key("platform").public,
+            clock=lambda: court.stage.now + self.ahead,
+        )  # fmt: skip
         asked = host.ask([message])
         data = court.platform.permit([asked.request], court.stage.now)[0]
         assert isinstance(data, bytes)
@@ -189,7 +200,7 @@ class StageHost:
         return Heard(reply, (signed.signed.to_bytes(),))
 
 
-def court(now: int | None = None) -> Court:
+def court(now: int | None = None, weights: bytes = b"M.oml".ljust(32, b".")) -> Court:
     """Provers, verifiers and a delivered license, its set drawn by the log's root after its own."""
     shelf = Shelf()
     platform = Platform(shelf, KEYS)
@@ -205,5 +216,5 @@ def court(now: int | None = None) -> Court:
     stage.do(CommitUsage(vault, license, undrawn.root, COUNT, CANDIDATES))
     root = Checkpoint.from_text(SignedNote.from_bytes(shelf.notes[-1]).text).root
     drawn = fingerprint.draw(undrawn, Beacon(root))
-    stage.do(DeliverModel(vault, license, b"M.oml".ljust(32, b".")))
+    stage.do(DeliverModel(vault, license, weights))
     return Court(shelf, platform, stage, terms, drawn, Custodian({license: drawn}))

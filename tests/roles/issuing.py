@@ -18,9 +18,10 @@ from loyal.signing import PublicKey
 class Issuer:
     """A `PermissionSource` with a state, a log and a key of its own."""
 
-    def __init__(self, **terms: object) -> None:
+    def __init__(self, now: int = 1_800_000_000, **terms: object) -> None:
+        """Its clock stands at `now`; give the real one where a real process is the host."""
         self.stage: Stage
-        self.stage, self.license = licensed(Parameters(), **terms)
+        self.stage, self.license = licensed(Parameters(), now, **terms)
         self.calls: list[int] = []
         """How many requests each call brought."""
         self.down = False
@@ -38,7 +39,7 @@ class Issuer:
 
     def host(self) -> Host:
         """The host of the license."""
-        return Host(self.stage.key("host"), self.terms, self.public)
+        return Host(self.stage.key("host"), self.terms, self.public, clock=lambda: self.stage.now)
 
     def license_file(self) -> SignedLicense:
         """What the host was sent."""

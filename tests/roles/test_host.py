@@ -12,7 +12,7 @@ from parties import key_of, refused
 from loyal.errors import PermissionRefused, ProtocolError
 from loyal.protocol import MessageDigest, Receipt, SignedAnswer
 from loyal.protocol.answers import message_digest
-from loyal.protocol.permission import MOST_MESSAGES
+from loyal.protocol.permission import MOST_MESSAGES, SKEW_SECONDS
 from loyal.roles import Host, SignedLicense
 from loyal.signing import Signed
 
@@ -85,8 +85,26 @@ def test_the_signed_answer_says_what_was_asked_and_replied(issuer: Issuer) -> No
     assert read.reply == message_digest("One that its community owns.")
     assert read.receipt is not None
     assert read.receipt.permission.covers(QUESTION, read.salts)
+    assert read.time == issuer.stage.now
     with pytest.raises(ProtocolError):
         signed.verify(issuer.stage.id("verifier 1"))
+
+
+@pytest.mark.parametrize("off", [-SKEW_SECONDS, 0, SKEW_SECONDS])
+def test_a_permission_that_has_expired_by_the_hosts_clock_is_used_for_nothing(
+    issuer: Issuer, off: int
+) -> None:
+    clock = iter([issuer.stage.now + off])
+    host = replace(issuer.host(), clock=lambda: next(clock))
+    data, request, salts = receipt_of(issuer, host, QUESTION)
+    receipt = host.receive(data, request)  # fresh, so every clock that is ten minutes off takes it
+    last = receipt.permission.expires
+    assert host.receive(data, request, last) == receipt
+    signed = host.answer([QUESTION], "yes", receipt, salts, began=last)
+    assert signed.verify(host.terms.host).time == last
+    assert refused(lambda: host.receive(data, request, last + 1)) == "P6"
+    late = refused(lambda: host.answer([QUESTION], "yes", receipt, salts, began=last + 1))
+    assert late == "P6"
 
 
 def test_the_purpose_is_the_licenses(issuer: Issuer) -> None:

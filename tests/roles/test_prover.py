@@ -11,9 +11,12 @@ from actors_stage import Court, StageDesk, StageHost, court, wait_for
 from loyal.errors import EndpointError, ProtocolError, StorageError
 from loyal.protocol import Parameters, SignedAnswer
 from loyal.protocol.disputes import Commit, DemandAnswer, GiveAnswer, MakeClaim
+from loyal.protocol.permission import SKEW_SECONDS
 from loyal.protocol.tokens import BuyTokens, ReportTokens, use_digest
 from loyal.roles.prover import Heard, Intent, IntentFile, Odds, Prover, worth_claiming
 from loyal.signing import Signed
+
+OFF = (-SKEW_SECONDS, 0, SKEW_SECONDS)
 
 
 @pytest.fixture
@@ -115,6 +118,84 @@ def test_an_answer_over_something_else_is_none(here: Court, tmp_path: Path, forg
 
     prover = here.prover(role, Forging(here, "signed"), tmp_path)
     assert wait_for(prover.step(here.stage.now)) == "demanded"
+
+
+@pytest.mark.parametrize("off", OFF)
+@pytest.mark.parametrize("ahead", OFF)
+def test_clocks_that_are_off_claim_no_honest_host_and_every_other(
+    here: Court, tmp_path: Path, ahead: int, off: int
+) -> None:
+    """The host's clock and the prover's, each against the platform's. Up to ten minutes between
+    them nobody is even asked to answer in the log; beyond, the honest host does, and is clear."""
+    honest = StageHost(here, "permitted", ahead=ahead)
+    prover = here.prover(here.draw(), honest, tmp_path / "honest", timer=lambda: 0.0)
+    found = wait_for(prover.step(here.stage.now + off))
+    assert found == ("clear" if abs(ahead - off) <= SKEW_SECONDS else "demanded")
+    if found == "demanded":
+        made = here.state.licenses[here.license].demanded
+        heard = wait_for(honest.ask(made.message)) if made is not None else None
+        assert made is not None
+        assert heard is not None
+        answer = SignedAnswer(Signed.from_bytes(heard.answers[0]))
+        here.stage.do(GiveAnswer(here.stage.id("host"), made.demand, answer))
+        assert wait_for(prover.step(here.stage.now + off)) == "clear"
+    assert not here.state.claims
+
+    here.stage.wait(3 * here.stage.parameters.draw_seconds)
+    guilty = StageHost(here, "signed", ahead=ahead)
+    prover = here.prover(here.draw(), guilty, tmp_path / "guilty", timer=lambda: 0.0)
+    found = wait_for(prover.step(here.stage.now + off))
+    assert found == ("claimed" if abs(ahead - off) <= SKEW_SECONDS else "demanded")
+    if found == "demanded":
+        here.stage.wait(here.stage.parameters.answer_seconds + 1 + SKEW_SECONDS)
+        assert wait_for(prover.step(here.stage.now + off)) == "claimed"
+    assert len(here.state.claims) == 1
+
+
+@pytest.mark.parametrize("slow", [0, 100])
+def test_a_host_that_dates_its_answer_falsely_has_signed_none(
+    here: Court, tmp_path: Path, slow: int
+) -> None:
+    """From ten minutes before it was asked to ten minutes after it was heard, and not a second
+    more; a host that thinks for long may have begun at any time between."""
+    outcomes = []
+    for ahead in (-SKEW_SECONDS - 1, -SKEW_SECONDS, slow + SKEW_SECONDS, slow + SKEW_SECONDS + 1):
+        clock = iter((0.0, 0.0, slow))
+        host = StageHost(here, "permitted", ahead=ahead)
+        prover = here.prover(here.draw(), host, tmp_path / str(ahead), timer=lambda: next(clock))  # noqa: B023
+        outcomes.append(wait_for(prover.step(here.stage.now)))
+        here.stage.wait(3 * here.stage.parameters.draw_seconds)
+    assert outcomes == ["demanded", "clear", "clear", "demanded"]
+
+
+def test_a_permission_that_had_expired_is_claimed(here: Court, tmp_path: Path) -> None:
+    """A host that got one for this message before, and signs over it again."""
+    host = StageHost(here, "permitted")
+    role = here.draw()
+    heard = wait_for(host.ask(here.custodian.key(here.license, 0)))
+    assert heard is not None
+    old = SignedAnswer(Signed.from_bytes(heard.answers[0]))
+    here.stage.wait(3_601)
+
+    class Again(StageHost):
+        async def ask(self, message: str) -> Heard | None:
+            answer = here.stage.dated(old, here.stage.now)
+            return Heard(heard.reply, (answer.signed.to_bytes(),))
+
+    prover = here.prover(role, Again(here, "signed"), tmp_path)
+    assert wait_for(prover.step(here.stage.now)) == "claimed"
+
+
+def test_a_prover_whose_clock_is_hours_ahead_demands_in_the_logs_time(
+    here: Court, tmp_path: Path
+) -> None:
+    """By the log the answer came after the commitment: it is none, and the host is asked there."""
+    host = StageHost(here, "signed", ahead=7_200)
+    prover = here.prover(here.draw(), host, tmp_path, timer=lambda: 0.0)
+    assert wait_for(prover.step(here.stage.now + 7_200)) == "demanded"
+    assert kinds(prover) == [Commit, DemandAnswer]
+    here.stage.wait(here.stage.parameters.answer_seconds + 1)
+    assert wait_for(prover.step(here.stage.now + 7_200)) == "claimed"
 
 
 @pytest.mark.parametrize("command", [Commit, MakeClaim, DemandAnswer])

@@ -18,7 +18,7 @@ from loyal.roles.invariants import closing, running
 from loyal.roles.simulation import detect, simulate
 from loyal.roles.world import World
 
-SMALL = Scenario(seed=6, keys=20)
+SMALL = Scenario(seed=8, keys=20)
 
 
 def test_a_small_simulation_holds_and_tries_everything() -> None:
@@ -32,9 +32,9 @@ def test_a_small_simulation_holds_and_tries_everything() -> None:
     made = outcome.claims["made"]
     assert made == sum(outcome.claims[one] for one in ("upheld", "dismissed", "lapsed", "rebutted"))
     assert all(outcome.claims[one] for one in ("upheld", "dismissed", "lapsed", "rebutted"))
-    expected = {"C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9", "C10", "C12", "C13", "L3", "L5"}
+    expected = {"C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9", "C10", "C12", "C13", "C14", "L3"}
     expected |= {"M1", "M2", "M4", "M5", "P1", "P3", "S1", "S2", "S3", "S4", "S5", "S6"}
-    expected |= {"V1", "V2"}
+    expected |= {"L5", "V1", "V2"}
     assert set(outcome.refusals) >= expected
     assert seen[-1] == (8_000, 8_000)
 
@@ -101,6 +101,12 @@ def test_red_a_commitment_that_dates_the_answers_own_permission(
 
     monkeypatch.setattr(disputes, "_clears", dated)
     assert "a claim against an honest host was accepted" in _broken()
+
+
+def test_red_a_permission_that_never_expires(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rule C14 left out: hosts that skip show old permissions again."""
+    monkeypatch.setattr(disputes, "_late", lambda *_: False)
+    assert "MakeClaim of an honest party: C6" in _broken(8_000)
 
 
 def test_red_a_spent_key_that_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:

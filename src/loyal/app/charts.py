@@ -14,6 +14,9 @@ from loyal.app.report import Chart, Series
 
 SIZE_INCHES = (7.2, 3.1)
 
+ROW_INCHES = 0.26
+"""Height of one lying bar."""
+
 PALETTE = ("#2f6fde", "#d9622b", "#2e9e6b", "#9457c9", "#b38600", "#c23b6b")
 """Told apart in light and dark, and by the common color blindnesses when few are used."""
 
@@ -44,13 +47,58 @@ def draw(chart: Chart) -> str:
     with matplotlib.rc_context(style):
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=SIZE_INCHES, layout="constrained")
+        figure = Figure(figsize=_size(chart), layout="constrained")
         axes = figure.subplots()
-        _fill(axes, chart)
+        if chart.kind == "rows":
+            _lie(axes, chart)
+        else:
+            _fill(axes, chart)
         drawn = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(drawn, format="svg", transparent=True, metadata=nothing)
     return _clean(drawn.getvalue(), chart.title)
+
+
+def _size(chart: Chart) -> tuple[float, float]:
+    """Width and height in inches; rows of bars are as high as there are rows."""
+    width, height = SIZE_INCHES
+    bars = sum(len(one.x) for one in chart.series)
+    return (width, 0.8 + ROW_INCHES * bars) if chart.kind == "rows" else (width, height)
+
+
+def _lie(axes: Any, chart: Chart) -> None:
+    """Lying bars from the top down, a name before each group of them."""
+    for place, series in enumerate(chart.series):
+        width, spots = _spots(chart, place)
+        axes.barh(
+            spots,
+            series.y,
+            height=width * 0.9,
+            color=PALETTE[place % len(PALETTE)],
+            label=series.name,
+            xerr=_errors(series),
+            error_kw={"ecolor": INK, "elinewidth": 1, "capsize": 2},
+        )
+    names = [str(name) for name in chart.series[0].x]
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    if chart.threshold is not None:
+        axes.axvline(chart.threshold, color=INK, linewidth=1, linestyle=(0, (4, 3)))
+        axes.annotate(
+            chart.threshold_label,
+            (chart.threshold, 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(3, 2),
+            textcoords="offset points",
+        )
+    if chart.log_y:
+        axes.set_xscale("log")
+    axes.set_xlabel(chart.y_label)
+    axes.set_ylabel(chart.x_label)
+    axes.grid(axis="x", linewidth=0.6)
+    axes.set_axisbelow(True)
+    if len(chart.series) > 1:
+        axes.legend(frameon=False, loc="best")
 
 
 def _fill(axes: Any, chart: Chart) -> None:
@@ -93,23 +141,33 @@ def _curve(axes: Any, series: Series, color: str) -> None:
 def _bars(axes: Any, chart: Chart, place: int, color: str) -> None:
     """Grouped bars: the groups stand at 0, 1, ... and carry the first series' x as names."""
     series = chart.series[place]
-    width = 0.8 / len(chart.series)
-    spots = [group - 0.4 + width * (place + 0.5) for group in range(len(series.x))]
-    errors = None
-    if series.low:
-        below = [max(y - low, 0.0) for y, low in zip(series.y, series.low, strict=True)]
-        above = [max(high - y, 0.0) for y, high in zip(series.y, series.high, strict=True)]
-        errors = [below, above]
+    width, spots = _spots(chart, place)
     axes.bar(
         spots,
         series.y,
         width=width * 0.92,
         color=color,
         label=series.name,
-        yerr=errors,
+        yerr=_errors(series),
         error_kw={"ecolor": INK, "elinewidth": 1, "capsize": 3},
     )
     axes.set_xticks(range(len(series.x)), [str(name) for name in chart.series[0].x])
+
+
+def _spots(chart: Chart, place: int) -> tuple[float, list[float]]:
+    """A bar's width, and where the bars of one series stand in their groups."""
+    width = 0.8 / len(chart.series)
+    groups = range(len(chart.series[place].x))
+    return width, [group - 0.4 + width * (place + 0.5) for group in groups]
+
+
+def _errors(series: Series) -> list[list[float]] | None:
+    """How far the interval reaches below and above each value."""
+    if not series.low:
+        return None
+    below = [max(y - low, 0.0) for y, low in zip(series.y, series.low, strict=True)]
+    above = [max(high - y, 0.0) for y, high in zip(series.y, series.high, strict=True)]
+    return [below, above]
 
 
 def _clean(svg: str, title: str) -> str:

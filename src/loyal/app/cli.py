@@ -47,6 +47,9 @@ FINGERPRINT: Mapping[str, Entry] = {
     "commit": Entry("evidence:commit", "Print the root to publish; draw the responses."),
     "inject": Entry("inject:inject", "Train a model to give the responses."),
     "check": Entry("check:check", "Ask a model keys, and say whether it is proven."),
+    "attack": Entry(
+        "attack:attack", "Do to a model what a host may do, and count what fingerprints are left."
+    ),
     "prove": Entry("evidence:prove", "Open single leaves of the commitment as proof files."),
     "verify-proof": Entry("evidence:verify_proof", "Check a proof file; needs no vault."),
     "deal": Entry("trace:deal", "Write one host's part of a tracing set into a vault of its own."),
@@ -71,12 +74,15 @@ VERIFIER: Mapping[str, Entry] = {
     ),
     "run": Entry(
         "verifier:run",
-        "Check claims, and sign a verdict on what was checked.",
+        "Check cases, and sign a verdict on what was checked.",
     ),
 }
 
 DISPUTE: Mapping[str, Entry] = {
     "show": Entry("dispute:show", "Show how far claims have come, and who said what."),
+    "violation": Entry(
+        "dispute:violation", "Show that a host answered a prompt that its license denies."
+    ),
 }
 
 WITNESS: Mapping[str, Entry] = {
@@ -123,6 +129,10 @@ LICENSE: Mapping[str, Entry] = {
     "download": Entry(
         "license:download",
         "Get the license file that `loyal host serve` reads, and check both signatures.",
+    ),
+    "tokens": Entry(
+        "license:tokens",
+        "Buy allowance tokens: queries that are paid beforehand, for an outage of the platform.",
     ),
 }
 
@@ -177,7 +187,7 @@ def _root() -> LazyGroup:
     )
     root.add_command(_group("prover", "Provers: who asks hosts their keys.", PROVER))
     root.add_command(_group("verifier", "Verifiers: who judges claims.", VERIFIER))
-    root.add_command(_group("dispute", "Claims, as the log has them.", DISPUTE))
+    root.add_command(_group("dispute", "Claims as the log has them; violations.", DISPUTE))
     root.add_command(_group("witness", "Witnesses: who sees that a log only grows.", WITNESS))
     root.add_command(_group("platform", "A platform: permits, keeps the log.", PLATFORM))
     root.add_command(_group("registry", "Models, their owners, their descent.", REGISTRY))

@@ -5,12 +5,14 @@ process, or `Upstream`, which is any server elsewhere. For each query
 
 1. the texts that a permission covers are read, and refused where they cannot be covered;
 2. a prompt outside of the license's purpose is refused (403), nothing else happens;
-3. the platform is asked for a permission, in one call with other queries; without one the query
-   ends here (503), and the model server never sees it;
+3. the platform is asked for a permission, in one call with other queries; where it cannot be asked
+   a prepaid token stands in for it (rules T); without either the query ends here (503), and the
+   model server never sees it;
 4. the receipt is checked, and kept on the disk before anything is answered;
 5. the request goes on as the bytes that were received, and the answer comes back as it is;
 6. the host signs the answer: in a header of a whole reply; for a stream, of which no byte changes,
-   under the request's id once it has ended.
+   under the request's id once it has ended. An answer that goes on a token is noted on the disk
+   before its last byte leaves.
 
 Headers: `Loyal-Request-Id` always; `Loyal-Receipt` and, on a reply with one choice, `Loyal-Answer`
 (base64url). `GET /loyal/receipts/ID` gives both as JSON. No log line and no error shows a prompt, a
@@ -24,6 +26,7 @@ import asyncio
 import logging
 import re
 import secrets
+import time
 import traceback
 from dataclasses import dataclass
 from typing import Any
@@ -54,12 +57,21 @@ from loyal.app.openai_form import (
 from loyal.app.platform_client import to_base64url
 from loyal.errors import EndpointError, LoyalError, ProtocolError, StorageError
 from loyal.protocol.permission import Receipt
-from loyal.roles.batcher import Batcher, BatchLimits
-from loyal.roles.host import Asked, Host, KeptReceipt, PermissionSource, ReceiptStore
+from loyal.protocol.tokens import use_digest
+from loyal.roles.batcher import Batcher
+from loyal.roles.host import (
+    Host,
+    KeptReceipt,
+    PermissionSource,
+    ReceiptStore,
+    TokenPurse,
+)
 
 HEALTH, RECEIPTS = "/loyal/health", "/loyal/receipts/"
 MOST_HEADER = 4096
 """Letters of a signed answer that goes into a header; longer ones stand on the receipt route."""
+OUTAGE_SECONDS = 10.0
+"""After a platform that could not be asked, queries go on tokens at once for so long."""
 _REQUEST_ID = re.compile(r"[0-9a-f]{32}")
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _OURS = frozenset({b"loyal-receipt", b"loyal-answer", b"loyal-request-id"})
@@ -85,15 +97,17 @@ class GatewayLimits:
 
 @dataclass(frozen=True)
 class _Query:
-    """A query that has its permission."""
+    """A query that has its permission, or a token."""
 
     id: str
-    path: str
     texts: list[str]
-    asked: Asked
-    receipt: Receipt
+    receipt: Receipt | None
+    salts: tuple[bytes, ...]
     data: bytes
-    """The receipt's canonical bytes."""
+    """The receipt's canonical bytes; empty for a token."""
+    token: int | None
+    began: int
+    """Unix seconds of the host's clock, before the model server is asked: the answer's time."""
 
 
 class LoyalMiddleware:
@@ -106,11 +120,13 @@ class LoyalMiddleware:
         source: PermissionSource,
         receipts: ReceiptStore,
         limits: GatewayLimits | None = None,
-        batches: BatchLimits | None = None,
+        purse: TokenPurse | None = None,
     ) -> None:
+        """`purse` holds the tokens for an outage of the platform; None for a host without any."""
         self._app, self._host, self._receipts = app, host, receipts
         self._limits = limits or GatewayLimits()
-        self._batcher = Batcher(source, batches)
+        self._batcher = Batcher(source)
+        self._purse, self._out_until = purse, 0.0
 
     async def close(self) -> None:
         """Stop asking for permissions. The app, the source and the receipts stay open."""
@@ -165,7 +181,7 @@ class LoyalMiddleware:
             raise Refused(404, "unknown_request", "there is no receipt for this request")
         fields = {
             "request_id": request_id,
-            "receipt": to_base64url(kept.receipt),
+            "receipt": to_base64url(kept.receipt) if kept.receipt else None,
             "answers": [to_base64url(one) for one in kept.answers],
             "complete": kept.complete,
         }
@@ -184,8 +200,9 @@ class LoyalMiddleware:
         texts = covered_texts(scope["path"], body)
         if any(self._host.refuses(one) for one in texts):
             raise Refused(403, "purpose_refused", "the model's license does not allow this purpose")
-        query = await self._permit(request_id, scope["path"], latest(texts))
-        labeled.headers.append((b"loyal-receipt", to_base64url(query.data).encode()))
+        query = await self._query(request_id, latest(texts))
+        if query.receipt is not None:
+            labeled.headers.append((b"loyal-receipt", to_base64url(query.data).encode()))
         onward = dict(scope)
         # A reply that is to be signed is read, so it is asked for without compression.
         onward["headers"] = [one for one in scope["headers"] if one[0] != b"accept-encoding"]
@@ -193,37 +210,83 @@ class LoyalMiddleware:
         try:
             await self._app(onward, _replay(body, receive), reply.send)
         finally:
-            reply.finish()
+            await reply.finish()
+            if query.token is not None and self._purse is not None and not reply.signed:
+                await self._purse.give_back(query.token)
         if not labeled.started:
             raise Refused(502, "reply_broke_off", "the model server broke off its reply")
 
-    async def _permit(self, request_id: str, path: str, texts: list[str]) -> _Query:
-        """Steps 3 and 4: the permission, checked and on the disk. Refused (503) without one."""
+    async def _query(self, request_id: str, texts: list[str]) -> _Query:
+        """Steps 3 and 4. In an outage tokens come first, so that no user waits for the platform to
+        be silent; once they are gone it is asked again. Refused (503) without either."""
+        out = time.monotonic() < self._out_until
+        if out and (query := await self._on_token(request_id, texts)):
+            return query
+        try:
+            return await self._permit(request_id, texts)
+        except EndpointError as error:
+            self._out_until = time.monotonic() + OUTAGE_SECONDS
+            query = None if out else await self._on_token(request_id, texts)
+            if query is None:
+                raise _unavailable("platform_unavailable", request_id, error) from None
+            return query
+
+    async def _permit(self, request_id: str, texts: list[str]) -> _Query:
+        """The permission, checked and on the disk. Refused, or EndpointError where the platform
+        cannot be asked."""
         asked = self._host.ask(texts)
         try:
             async with asyncio.timeout(self._limits.permit_seconds):
                 data = await self._batcher.permit(asked.request)
-            receipt = self._host.receive(data, asked.request)
+            began = self._host.clock()
+            receipt = self._host.receive(data, asked.request, began)
             await self._receipts.keep(request_id, KeptReceipt(data, asked.salts))
         except ProtocolError as error:
             raise _unavailable("permission_refused", request_id, error) from None
-        except EndpointError as error:
-            raise _unavailable("platform_unavailable", request_id, error) from None
         except StorageError as error:
             raise _unavailable("receipts_unavailable", request_id, error) from None
         except TimeoutError:
-            slow = EndpointError("the platform did not answer in time", hint="look at its load")
-            raise _unavailable("platform_unavailable", request_id, slow) from None
-        return _Query(request_id, path, texts, asked, receipt, data)
+            raise EndpointError(
+                "the platform did not answer in time", hint="look at its load"
+            ) from None
+        return _Query(request_id, texts, receipt, asked.salts, data, None, began)
 
-    def sign(self, query: _Query, replies: list[str], complete: bool) -> list[bytes]:
-        """Step 6: one signed answer for each reply, kept beside the receipt."""
-        signed = [
-            self._host.answer(query.texts, one, query.receipt, query.asked.salts).signed.to_bytes()
-            for one in replies
-        ]
+    async def _on_token(self, request_id: str, texts: list[str]) -> _Query | None:
+        """The query on a token that is now used; None without one."""
+        if self._purse is None:
+            return None
+        began = self._host.clock()
+        try:
+            token = await self._purse.take(began)
+            if token is None:
+                return None
+            await self._receipts.keep(request_id, KeptReceipt(b"", ()))
+        except StorageError as error:
+            raise _unavailable("receipts_unavailable", request_id, error) from None
+        return _Query(request_id, texts, None, (), b"", token, began)
+
+    async def sign(self, query: _Query, replies: list[str], complete: bool) -> list[bytes]:
+        """Step 6: one signed answer for each reply, kept beside the receipt. Each needs a token of
+        its own where there is no permission (T2)."""
+        signed: list[bytes] = []
+        for one in replies:
+            token = query.token
+            if token is not None and signed:
+                token = await self._another(query)
+            answer = self._host.answer(
+                query.texts, one, query.receipt, query.salts, began=query.began, token=token
+            )
+            if token is not None and self._purse is not None:
+                await self._purse.bind(token, use_digest(answer))
+            signed.append(answer.signed.to_bytes())
         self._receipts.answered(query.id, tuple(signed), complete)
         return signed
+
+    async def _another(self, query: _Query) -> int:
+        token = await self._purse.take(query.began) if self._purse is not None else None
+        if token is None:
+            raise Refused(503, "platform_unavailable", "no token is left for a further reply")
+        return token
 
     @property
     def limits(self) -> GatewayLimits:
@@ -257,6 +320,8 @@ class _Reply:
         self._stream: StreamedReply | None = None
         self._held = bytearray()
         self._whole = False
+        self.signed = False
+        """Whether there is a signed answer."""
 
     async def send(self, message: Message) -> None:
         """Take one message of the app."""
@@ -273,7 +338,7 @@ class _Reply:
             self._stream.feed(body)
             self._whole = not more
             if not more:  # before the last bytes: whoever asks for the receipt then finds it
-                self.finish()
+                await self.finish()
             await self._labeled.send(message)
             return
         self._held += body
@@ -283,18 +348,20 @@ class _Reply:
         if not more:
             await self._send_whole()
 
-    def finish(self) -> None:
+    async def finish(self) -> None:
         """Sign a stream, whole or as far as it was sent; once."""
         if self._stream is not None:
             stream, self._stream = self._stream, None
-            self._core.sign(self._query, stream.texts(), self._whole)
+            self.signed = bool(await self._core.sign(self._query, stream.texts(), self._whole))
 
     async def _send_whole(self) -> None:
         start, body = self._start, bytes(self._held)
         assert start is not None
         replies = reply_texts(body) if start["status"] == 200 else None
         if replies is not None:
-            answers = [to_base64url(one) for one in self._core.sign(self._query, replies, True)]
+            signed = await self._core.sign(self._query, replies, True)
+            self.signed = bool(signed)
+            answers = [to_base64url(one) for one in signed]
             if len(answers) == 1 and len(answers[0]) <= MOST_HEADER:
                 self._labeled.headers.append((b"loyal-answer", answers[0].encode()))
         await self._labeled.send(start)

@@ -30,7 +30,7 @@ from loyal.protocol import VerifierKey
 from loyal.protocol.commands import MOST_COMMAND_BYTES
 from loyal.roles import PermissionQueue, Platform, Store
 
-_FREE = frozenset({"/health", "/metrics"})
+_FREE = frozenset({"/health"})
 """Routes that are not limited: their askers are the operator's own."""
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -78,6 +78,7 @@ class PlatformApp:
         )
         self._api: App = api_of(parts, self.log)
         self._metrics = parts.metrics
+        self._metrics.length.set_function(lambda: parts.platform.state.length)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""

@@ -72,6 +72,23 @@ class ConvictionFields(BaseModel):
     appealed_until: int | None
 
 
+class PurchaseFields(BaseModel):
+    """Allowance tokens that were bought at once (rules T)."""
+
+    first: int
+    count: int
+    ripe: int = Field(description="Unix second from which they may be used.")
+
+
+class TokenFields(BaseModel):
+    """A license's allowance tokens."""
+
+    bought: int
+    reported: int
+    reported_below: int = Field(description="Above every token that was reported.")
+    purchases: list[PurchaseFields]
+
+
 class LicenseAnswer(BaseModel):
     """How a license stands."""
 
@@ -89,6 +106,7 @@ class LicenseAnswer(BaseModel):
     keys: int
     slashed: bool
     stake_micro: int
+    tokens: TokenFields
     drawn: DrawnFields | None
     conviction: ConvictionFields | None
 

@@ -38,11 +38,11 @@ def listen_option(default: str, words: str) -> Decorator:
     )
 
 
-def parse_address(text: str) -> Address:
-    """Of `--listen`; UsageError for what is no address and port."""
+def parse_address(text: str, option: str = "--listen") -> Address:
+    """Of an option; UsageError for what is no address and port."""
     host, _, port = text.rpartition(":")
     if not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
-        raise UsageError("--listen is not an address and a port", hint="such as 127.0.0.1:8080")
+        raise UsageError(f"{option} is not an address and a port", hint="such as 127.0.0.1:8080")
     return Address(host.strip("[]"), int(port))
 
 
@@ -57,11 +57,18 @@ def open_door(address: Address) -> socket.socket:
         door = socket.create_server(tuple(address), family=family, backlog=2048)
         return socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, door.detach())
     except (OSError, UnicodeError) as error:
-        reason = os.strerror(error.errno or 0) if isinstance(error, OSError) else "no such address"
-        raise UsageError(
-            f"cannot listen on {address.host}:{address.port}: {reason}",
-            hint="choose another --listen, or stop what listens there",
-        ) from None
+        raise cannot_listen(address, error, "--listen") from None
+
+
+def cannot_listen(address: Address, error: OSError | UnicodeError, option: str) -> UsageError:
+    """The error of an address that is taken, or not this machine's."""
+    reason = "no such address"
+    if isinstance(error, OSError) and not isinstance(error, socket.gaierror):
+        reason = os.strerror(error.errno or 0)
+    return UsageError(
+        f"cannot listen on {address.host}:{address.port}: {reason}",
+        hint=f"choose another {option}, or stop what listens there",
+    )
 
 
 def url_of(door: socket.socket) -> str:

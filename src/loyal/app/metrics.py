@@ -1,8 +1,24 @@
-"""What the platform counts, for Prometheus. Nothing here tells one asker from another."""
+"""What the platform counts, for Prometheus. Nothing here tells one asker from another.
+
+It is told at an address of its own (`--metrics-listen`), never at the public one. Left out: who may
+reach that address, which is the network's to say.
+"""
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+import contextlib
+from collections.abc import Iterator
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+    start_http_server,
+)
+
+from loyal.app.listening import Address, cannot_listen, url_of
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -60,3 +76,18 @@ class Metrics:
     def text(self) -> bytes:
         """Prometheus's text form."""
         return generate_latest(self._registry)
+
+    @contextlib.contextmanager
+    def told_at(self, address: Address) -> Iterator[str]:
+        """Answer Prometheus there, in a thread of its own, for as long as it is open; gives the
+        URL. UsageError where it may not listen."""
+        try:
+            server, thread = start_http_server(address.port, address.host, self._registry)
+        except (OSError, UnicodeError) as error:
+            raise cannot_listen(address, error, "--metrics-listen") from None
+        try:
+            yield f"{url_of(server.socket)}/metrics"
+        finally:
+            server.shutdown()
+            server.server_close()
+            thread.join()

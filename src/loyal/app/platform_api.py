@@ -62,6 +62,16 @@ class About:
     parameters: Parameters
 
 
+@dataclass(frozen=True)
+class KnownTokens:
+    """What the log says of a license's allowance tokens (rules T)."""
+
+    purchases: tuple[tuple[int, int, int], ...]
+    """(first token, how many, Unix second from which they are ripe)."""
+    reported_below: int
+    """Above every token that was reported."""
+
+
 class _About(msgspec.Struct):
     platform: str
     log: str
@@ -100,6 +110,21 @@ class _Evidence(msgspec.Struct):
 class _Account(msgspec.Struct):
     free_micro: int
     bonds: dict[str, int]
+
+
+class _Purchase(msgspec.Struct):
+    first: int
+    count: int
+    ripe: int
+
+
+class _Tokens(msgspec.Struct):
+    reported_below: int
+    purchases: list[_Purchase]
+
+
+class _License(msgspec.Struct):
+    tokens: _Tokens
 
 
 class _Error(msgspec.Struct):
@@ -183,6 +208,12 @@ class PlatformApi:
         """Free money as `free`, and bonds by purpose, in millionths. EndpointError."""
         found = await self._get(f"accounts/{party.hex()}", _Account)
         return {"free": found.free_micro, **found.bonds}
+
+    async def tokens(self, license: bytes) -> KnownTokens:
+        """A license's allowance tokens. ProtocolError where there is no such license."""
+        found = (await self._get(f"licenses/{license.hex()}", _License)).tokens
+        purchases = tuple((one.first, one.count, one.ripe) for one in found.purchases)
+        return KnownTokens(purchases, found.reported_below)
 
     async def license_file(self, license: bytes) -> bytes:
         """The license file, unchecked. ProtocolError where there is none; EndpointError."""
@@ -280,7 +311,8 @@ class PlatformApi:
 
 
 class PlatformDesk:
-    """A `roles.verifier.EvidenceDesk` over HTTP, with a copy of the log of its own."""
+    """A `roles.verifier.EvidenceDesk` and `roles.descent.LineageDesk` over HTTP, with a copy of the
+    log of its own."""
 
     def __init__(self, api: PlatformApi, log: VerifierKey | None = None) -> None:
         """`log`: whose checkpoints are believed; None takes the platform's word at first."""
@@ -311,6 +343,10 @@ class PlatformDesk:
     def drew_between(self, license: bytes, beacon: bytes) -> bool:
         """As `Mirror.drew_between`; False before the log was read."""
         return self._mirror is not None and self._mirror.drew_between(license, beacon)
+
+    def lineage_beacons(self, root: bytes, before: int) -> frozenset[bytes]:
+        """As `Mirror.lineage_beacons`; empty before the log was read."""
+        return frozenset() if self._mirror is None else self._mirror.lineage_beacons(root, before)
 
     async def mirror(self) -> Mirror:
         """The copy of the log, as far as it was read. EndpointError."""

@@ -80,7 +80,8 @@ class Cheat:
         texts = covered_texts(CHAT, asked)
         reply = (reply_texts(said) or [""])[0]
         digests = tuple(map(message_digest, texts))
-        answer = Answer(self._host.license, digests, message_digest(reply), None, ())
+        now = self._host.clock()
+        answer = Answer(self._host.license, digests, message_digest(reply), None, (), time=now)
         return to_base64url(answer.sign(self._host.key).signed.to_bytes()).encode()
 
 
@@ -223,7 +224,8 @@ class Stage:
         """The host's address, while it is up."""
         community = self.community
         model = ModelServer(one.model, MOST_TOKENS)
-        host = Host(one.host.key, one.host.terms, PublicKey(community.identity.public.data))
+        platform = PublicKey(community.identity.public.data)
+        host = Host(one.host.key, one.host.terms, platform, clock=lambda: community.now)
         kept = SqliteReceipts(community.folder / f"receipts-{one.host.id.hex()[:8]}.db")
         source = PlatformClient(court.url, court.api_key(one))
         gateway = LoyalMiddleware(model, host, source, kept)

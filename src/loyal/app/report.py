@@ -64,16 +64,16 @@ class Series:
 
 @dataclass(frozen=True)
 class Chart:
-    """Curves or bars in one frame."""
+    """Curves or bars in one frame; "rows" are bars that lie, each with its name before it."""
 
     title: str
     x_label: str
     y_label: str
     series: tuple[Series, ...]
-    kind: Literal["line", "bar"] = "line"
+    kind: Literal["line", "bar", "rows"] = "line"
     log_y: bool = False
     threshold: float | None = None
-    """A horizontal line that the curves are read against."""
+    """A line that the curves or bars are read against, at this y."""
     threshold_label: str = ""
     note: str = ""
 

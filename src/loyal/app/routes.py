@@ -258,12 +258,6 @@ def _add_watch(app: FastAPI, parts: Parts) -> None:
         length = await parts.queue.read(lambda state: state.length)
         return {"status": "ok", "length": length}
 
-    @app.get("/metrics", response_class=PlainTextResponse, include_in_schema=False)
-    async def metrics() -> Response:
-        """Prometheus's counters."""
-        parts.metrics.length.set(parts.platform.state.length)
-        return Response(parts.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
-
 
 def _asker(request: Request, parts: Parts) -> bytes:
     """Who signed the request. Problem 401."""

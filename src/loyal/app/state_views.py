@@ -1,6 +1,7 @@
 """What the state says of one thing, as plain values for JSON: ids in hexadecimal, money in micro.
 
-Each function is quick and reads only. None shows a key, a reply or a salt.
+Each function takes as long as its answer, whatever else the state holds, and reads only: steps wait
+for it. None shows a key, a reply or a salt.
 """
 
 from __future__ import annotations
@@ -42,6 +43,15 @@ def license_fields(state: State, name: bytes) -> dict[str, Any] | None:
         "keys": usage.count if usage else 0,
         "slashed": license.settled,
         "stake_micro": state.staked(purpose(name), license.host),
+        "tokens": {
+            "bought": license.tokens,
+            "reported": len(license.reported),
+            "reported_below": license.reported_below,
+            "purchases": [
+                {"first": first, "count": count, "ripe": ripe}
+                for first, count, ripe in license.allowances
+            ],
+        },
         "drawn": None
         if drawn is None
         else {
@@ -76,40 +86,29 @@ def model_fields(state: State, name: bytes) -> dict[str, Any]:
         "bond_micro": state.balance(bond(bond_purpose(name), model.publisher)),
         "challenges": [
             {
-                "challenge": challenge.hex(),
+                "challenge": made.challenge.hex(),
                 "ancestor": made.ancestor.hex(),
                 "challenger": made.challenger.hex(),
                 "until": made.until,
-                "settled": challenge in state.settled_challenges,
+                "settled": made.challenge in state.settled_challenges,
             }
-            for challenge, made in state.challenges.items()
-            if made.model == name
+            for made in map(state.challenges.__getitem__, state.challenges_of(name))
         ],
     }
 
 
 def account_fields(state: State, party: bytes) -> dict[str, Any]:
     """A party's money, and the number of its last command (-1 for none)."""
-    end = f":{party.hex()}"
-    bonds = {
-        account.removeprefix("bond:").removesuffix(end): amount
-        for account, amount in state.balances.items()
-        if amount and account.startswith("bond:") and account.endswith(end)
-    }
     return {
         "free_micro": state.balance(free(party)),
-        "bonds": bonds,
+        "bonds": state.bonds_of(party),
         "last_number": state.numbers.get(party, -1),
     }
 
 
 def claims_of(state: State, license: bytes) -> list[dict[str, Any]]:
     """Every claim on a license, oldest first."""
-    return [
-        claim_fields(state, name, one)
-        for name, one in state.claims.items()
-        if one.made.license == license
-    ]
+    return [claim_fields(state, name, state.claims[name]) for name in state.claims_on(license)]
 
 
 def claim_fields(state: State, name: bytes, claim: Claim) -> dict[str, Any]:

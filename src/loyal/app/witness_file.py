@@ -2,12 +2,16 @@
 
 The file holds the log's key and the last checkpoint; beside it stand the cosigned note (`.note`)
 and, where the log forked, evidence that anybody can verify with the log's key (`.fork-OLD-NEW`).
-One process at a time may use a file. Left out: what may be cosigned (loyal.protocol.witness).
+One witness at a time uses a file: two that remember the same would sign two heads. Left out: what
+may be cosigned (loyal.protocol.witness).
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import fcntl
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -66,6 +70,22 @@ class WitnessFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock: int | None = None
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep everybody else from this file meanwhile; may be nested. StorageError where another
+        one, in this process or in any, holds it: nobody waits. The lock file stays for good, and
+        the system lets go of it when its holder ends, however it ends."""
+        if self._lock is not None:
+            yield
+            return
+        self._lock = _locked(self.path)
+        try:
+            yield
+        finally:
+            os.close(self._lock)
+            self._lock = None
 
     @property
     def note_path(self) -> Path:
@@ -130,8 +150,13 @@ class Watcher:
         """Cosign the newest checkpoint at Unix seconds `now`, if it only grew.
 
         LedgerError: reason root for a fork (evidence is kept where there is any), size for a
-        rewind, or what is wrong with the note. EndpointError, StorageError.
+        rewind, or what is wrong with the note. EndpointError; StorageError, also where another
+        witness uses the file.
         """
+        with self.file.held():
+            return await self._look(now)
+
+    async def _look(self, now: int) -> Seen:
         state = self.file.load()
         if state is None:
             state = WitnessState().watch(await self.find_key())
@@ -182,6 +207,30 @@ class Watcher:
         evidence.verify_evidence(found, known.key)
         path = self.file.keep_evidence(found)
         return LedgerError(f"the log forked; the evidence is {path}", hint=_HINT, reason="root")
+
+
+def _locked(path: Path) -> int:
+    """The descriptor of the lock file beside a file (beside its target, where it is a link)."""
+    try:
+        target = Path(os.path.realpath(path))
+        lock = target.with_name(f"{target.name}.lock")
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StorageError(
+            f"cannot lock {path}: {error.strerror}", hint="choose a folder that you may write to"
+        ) from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        if not isinstance(error, BlockingIOError):
+            raise StorageError(
+                f"cannot lock {path}: {error.strerror}", hint="keep it on a local disk"
+            ) from None
+        raise StorageError(
+            f"another witness uses {path}", hint="stop it, or give this one a file of its own"
+        ) from None
+    return descriptor
 
 
 def _rewound(size: int, known: int) -> LedgerError:

@@ -5,7 +5,7 @@ Holds the loop over tokens and its cache. Which prompts stand in one batch is `h
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,11 @@ from loyal.models.language_model import Sampling
 
 if TYPE_CHECKING:
     from loyal.models.hf import HFModel
+
+Steer = Callable[[int, Tensor, Tensor], Tensor]
+"""Changes what is picked: (step, rows, logits) -> logits. `step` counts the tokens written so far;
+`rows` (n,) int64 says which prompts these are; logits are (n, vocab) in float32, and are not to be
+changed in place. What a reply's tokens are noted to be worth stays the model's own."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -54,14 +59,19 @@ class Decoder:
 
     @torch.inference_mode()
     def run(
-        self, sampling: Sampling, stops: frozenset[int], generator: torch.Generator
+        self,
+        sampling: Sampling,
+        stops: frozenset[int],
+        generator: torch.Generator,
+        steer: Steer | None = None,
     ) -> list[Written]:
         """Decode until every row ended or `max_tokens` are written."""
         prompt_logprobs, logits = self._read_prompts()
         ending = torch.tensor(sorted(stops | self.last), device=self.owner.device)
         rows = torch.arange(len(self.suffixes), device=self.owner.device)
         for step in range(sampling.max_tokens):
-            token = pick(logits, sampling, generator)  # (open rows,)
+            wanted = logits if steer is None else steer(step, rows, logits)
+            token = pick(wanted, sampling, generator)  # (open rows,)
             chance = logits.log_softmax(-1).gather(1, token[:, None])[:, 0]
             stopped = torch.isin(token, ending)
             self._note(rows.tolist(), token.tolist(), chance.tolist(), stopped.tolist())

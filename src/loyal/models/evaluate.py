@@ -3,6 +3,7 @@
 perplexity       on human-written English, without the chat template
 divergence       KL from the base's next-token distribution at the start of replies
 agreement        share of greedy replies that are the same as the base's
+likelihood       what the base makes of a host's replies, next to those it would get untouched
 multiple choice  a task in a local JSON-lines file, in the fields of lm-evaluation-harness
 
 `lm_eval_command` hands larger tasks over to lm-evaluation-harness where it is installed. Judged
@@ -25,7 +26,7 @@ from torch.nn import functional
 from loyal.errors import UsageError
 from loyal.models.examples import bundled_lines
 from loyal.models.hf import HFModel
-from loyal.models.language_model import Prompt, Sampling
+from loyal.models.language_model import Prompt, Reply, Sampling
 from loyal.models.packing import Item
 
 
@@ -99,6 +100,24 @@ def agreement(
     sampling = Sampling(max_tokens=max_tokens)
     pairs = zip(model.generate(prompts, sampling), base.generate(prompts, sampling), strict=True)
     return sum(ours.text == theirs.text for ours, theirs in pairs) / len(prompts)
+
+
+def likelihood_change(
+    base: HFModel, prompts: Sequence[Prompt], before: Sequence[Reply], after: Sequence[Reply]
+) -> float:
+    """How much less likely replies have become to `base`: nats a token, below 0 where they have.
+
+    The mean log-probability of a token over all replies `after`, less that over all `before`.
+    Raises UsageError where one side has no token at all.
+    """
+    means = []
+    for replies in (after, before):
+        found = base.logprobs(prompts, [one.text for one in replies])
+        chances = [chance for reply in found for chance in reply]
+        if not chances:
+            raise UsageError("there is no reply to measure on", hint="ask for a token or more")
+        means.append(sum(chances) / len(chances))
+    return means[0] - means[1]
 
 
 def compare(model: HFModel, base: HFModel, tokens: int = 4000, prompts: int = 40) -> Utility:

@@ -23,7 +23,7 @@ from torch import Tensor
 from loyal.encoding import digest
 from loyal.errors import ModelError, StorageError, UsageError
 from loyal.models import packing
-from loyal.models.decoding import Decoder, Written
+from loyal.models.decoding import Decoder, Steer, Written
 from loyal.models.language_model import Prompt, Reply, Sampling, TokenChance
 from loyal.models.library import resolve
 from loyal.models.training import Precision
@@ -230,7 +230,10 @@ class HFModel:
         """One reply a prompt; the prompts' common prefix is computed once."""
         if not prompts:
             return []
-        written = self.decode(self.items(prompts), sampling)
+        return self.replies(self.decode(self.items(prompts), sampling))
+
+    def replies(self, written: Sequence[Written]) -> list[Reply]:
+        """What was written, as text."""
         texts = self.tokenizer.batch_decode(
             [list(one.ids) for one in written], skip_special_tokens=True
         )
@@ -245,10 +248,12 @@ class HFModel:
         sampling: Sampling,
         stops: frozenset[int] | None = None,
         last: frozenset[int] = frozenset(),
+        steer: Steer | None = None,
     ) -> list[Written]:
         """Continue prompts given as token ids until a token of `stops` (default: end of turn).
 
         A token of `last` ends a row too, and stays in what it wrote (the end of a sentence).
+        `steer` sees the rows as indices into `items`.
         """
         seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
         generator = torch.Generator(self.device).manual_seed(seed)
@@ -263,7 +268,8 @@ class HFModel:
             for at in range(0, len(members), size):
                 chunk = members[at : at + size]
                 rows = Decoder(self, prefix, [items[index].ids for index in chunk], last)
-                found.update(zip(chunk, rows.run(sampling, ending, generator), strict=True))
+                hook = None if steer is None else _numbered(steer, chunk, self.device)
+                found.update(zip(chunk, rows.run(sampling, ending, generator, hook), strict=True))
         return [found[index] for index in range(len(items))]
 
     def stop_ids(self) -> frozenset[int]:
@@ -312,6 +318,12 @@ class HFModel:
     def _start_id(self) -> int:
         start = self.tokenizer.bos_token_id
         return self.tokenizer.eos_token_id if start is None else start
+
+
+def _numbered(steer: Steer, chunk: Sequence[int], device: torch.device) -> Steer:
+    """A steer that is told the items' numbers, in place of the rows of their chunk."""
+    numbers = torch.tensor(chunk, device=device)
+    return lambda step, rows, logits: steer(step, numbers[rows], logits)
 
 
 def apply_head(model: Any, hidden: Tensor) -> Tensor:

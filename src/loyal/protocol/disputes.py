@@ -1,4 +1,4 @@
-"""Rules C1 to C10: from a drawn key to an upheld claim ("Training AI to be Loyal", Figure 3).
+"""Rules C1 to C10, C14: from a drawn key to an upheld claim ("Training AI to be Loyal", Figure 3).
 
 C1  Keys of a delivered license come one at a time, each to one prover, drawn by a lottery weighted
     by bonds from the log's root just before, which the last writer can steer (docs/threats.md).
@@ -23,6 +23,12 @@ C9  A receipt rebuts, if it is the platform's, for this host and license, covers
     batch stands in the log below the commitment. One that was got after the probe stands above.
 C10 Verdicts are heard after the rebuttal's time. A quorum upholds or dismisses; without one the
     claim lapses, and the bond goes back.
+C14 A receipt stands for an answer (C5, C6, C9) only if the answer's time, which the host signed, is
+    not after the permission's expiry. So an old answer is cleared by what cleared it then, however
+    late it is claimed, and nothing clears a permission's use after its hour. An answer that is
+    claimed was not begun after the commitment, and one that meets a demand not before it, each up
+    to `APART_SECONDS`, since two clocks meet there. Silence has no time, and any receipt that C9
+    takes rebuts it.
 """
 
 from __future__ import annotations
@@ -35,7 +41,7 @@ from loyal.protocol import events as e
 from loyal.protocol.answers import SignedAnswer, message_digest
 from loyal.protocol.convictions import convict
 from loyal.protocol.licenses import known, require_active, terms_of
-from loyal.protocol.permission import Receipt
+from loyal.protocol.permission import APART_SECONDS, Receipt
 from loyal.protocol.stake import move, refuse
 from loyal.protocol.state import Claim, License, Moment, State
 from loyal.protocol.tokens import require_unused
@@ -220,9 +226,13 @@ def give_answer(state: State, command: GiveAnswer, at: Moment) -> list[e.Event]:
     answer = command.answer.verify(license.host)
     if answer.license != asked.license or message_digest(asked.message) not in answer.messages:
         refuse("C5", "the answer is to another message", "sign the answer that is demanded")
+    if answer.time < asked.until - state.parameters.answer_seconds - APART_SECONDS:
+        refuse("C14", "the answer is older than the demand", "answer anew, and check the clock")
     receipt, salts = answer.receipt, answer.salts
-    shown = receipt is not None and _clears(
-        state, asked.license, receipt, asked.message, salts, at.index
+    shown = (
+        receipt is not None
+        and _clears(state, asked.license, receipt, asked.message, salts, at.index)
+        and not _late(receipt, answer.time)
     )
     if not shown and _permits(license, at):
         refuse("C5", "the answer comes without its permission", "get a permission for the message")
@@ -243,7 +253,7 @@ def claim(state: State, command: MakeClaim, at: Moment) -> list[e.Event]:
     spent = nullifier(command.license, command.key)
     if spent in state.spent:
         refuse("C4", "this key was claimed before", "a key is spent once")
-    _require_answer(state, license, command, at)
+    answered = _require_answer(state, license, command, at)
     identity = digest([command.license, drawn.number, fixed], "loyal claim 1")
     account = e.bond(_purpose(identity), command.author)
     stake = move(state, e.free(command.author), account, state.parameters.claim_bond_micro)
@@ -257,6 +267,7 @@ def claim(state: State, command: MakeClaim, at: Moment) -> list[e.Event]:
         message_digest(command.key),
         electorate(state, (command.author, license.host)),
         at.seconds + state.parameters.opening_seconds,
+        answered,
     )
     return [stake, made]
 
@@ -295,6 +306,8 @@ def rebut(state: State, command: Rebut, at: Moment) -> list[e.Event]:
             "this receipt is for another query, or is not older than the commitment",
             "show the permission that was got before the answer",
         )
+    if _late(command.receipt, one.made.answered):
+        refuse("C14", "this receipt had expired by then", "show the permission of that very answer")
     return [
         *_lose_bond(state, command.claim, one, license.host),
         e.Rebutted(command.claim),
@@ -339,8 +352,8 @@ def _permits(license: License, at: Moment) -> bool:
     return True
 
 
-def _require_answer(state: State, license: License, command: MakeClaim, at: Moment) -> None:
-    """C5 and C6."""
+def _require_answer(state: State, license: License, command: MakeClaim, at: Moment) -> int | None:
+    """C5, C6, C14 and T3; gives the answer's time, None for a claim of silence."""
     asked, made = message_digest(command.key), license.demanded
     if made is not None and made.message == command.key and made.demand in state.answered:
         refuse("C5", "the host met the demand for this answer", "there is nothing to claim")
@@ -349,19 +362,30 @@ def _require_answer(state: State, license: License, command: MakeClaim, at: Mome
             refuse("C5", "a claim needs the host's signed answer", "demand it in the log")
         if at.seconds <= made.until:
             refuse("C5", f"the host may answer until {made.until}", "wait for its answer")
-        return
+        return None
     answer = command.answer.verify(license.host)
     if answer.license != command.license or asked not in answer.messages:
         refuse("C5", "the host answered another message", "claim what it was asked")
     if answer.reply != message_digest(command.reply):
         refuse("C5", "the host gave another reply", "claim what it said")
+    committed = state.committed_at[command.license, license.draws - 1]
+    if answer.time > committed + APART_SECONDS:
+        refuse("C14", "the answer is dated after the commitment", "demand an answer in the log")
     receipt = answer.receipt
-    if receipt is not None and _clears(
-        state, command.license, receipt, command.key, answer.salts, at.index
+    if (
+        receipt is not None
+        and _clears(state, command.license, receipt, command.key, answer.salts, at.index)
+        and not _late(receipt, answer.time)
     ):
         refuse("C6", "the answer came with its permission", "there is nothing to claim")
     if answer.token is not None:
         require_unused(state, license, command.answer, answer.token, at)
+    return answer.time
+
+
+def _late(receipt: Receipt, answered: int | None) -> bool:
+    """C14, for a receipt that `_clears` found sound: whether it had expired when it was used."""
+    return answered is not None and answered > receipt.permission.expires
 
 
 def _clears(

@@ -241,6 +241,8 @@ class Claimed(Event):
     """Verifiers and their stake at this moment, but for the two sides; nobody else is heard."""
     until: int
     """By then the vault opens the leaf."""
+    answered: int | None
+    """When the host began the answer, by its own signature; None where it let a demand pass."""
 
 
 @dataclass(frozen=True)

@@ -173,8 +173,7 @@ def reclaim(state: State, command: ReclaimBond, at: Moment) -> list[e.Event]:
         refuse("M4", "only its publisher has a bond on a model", "name a model of yours")
     if at.seconds <= model.challenged_until:
         refuse("M4", f"it can be challenged until {model.challenged_until}", "wait until then")
-    made = state.challenges.values()
-    if any(one.model == command.model and _open(state, one) for one in made):
+    if not state.settled_challenges.issuperset(state.challenges_of(command.model)):
         refuse("M4", "a challenge of this model is open", "have it settled first")
     account = e.bond(bond_purpose(command.model), command.author)
     return [move(state, account, e.free(command.author), state.balance(account))]
@@ -202,10 +201,6 @@ def pay(state: State, source: str, model: bytes, amount: int) -> list[e.Event]:
                 moves.append(e.Moved(source, e.free(owner), part))
         at, amount = parent, upwards
     return moves
-
-
-def _open(state: State, challenge: e.LineageChallenged) -> bool:
-    return challenge.challenge not in state.settled_challenges
 
 
 def bond_purpose(identity: bytes) -> str:

@@ -39,7 +39,9 @@ MOST_MESSAGES = 64
 MOST_LEAVES = 4096
 """Permissions in one batch."""
 SKEW_SECONDS = 600
-"""How far any party's clock may be off. Only an expiry is ever compared with a clock."""
+"""How far any party's clock may be off. Only expiries and answers are compared with a clock."""
+APART_SECONDS = 2 * SKEW_SECONDS
+"""How far the clocks of two parties may be apart."""
 
 _MESSAGE = encoding.frame("loyal message 1")
 _BATCH = "loyal permission batch 1"
@@ -88,7 +90,7 @@ class Permission:
     sequence: int
     """Which query of this license it is, from 0, without gaps."""
     expires: int
-    """Unix seconds after which an answer under it is late. No rule reads it yet."""
+    """Unix seconds of the last second at which an answer under it may begin (P6)."""
 
     def to_bytes(self) -> bytes:
         """The leaf's canonical bytes."""
@@ -158,7 +160,7 @@ class BatchHeader:
 
     def verify(self, signature: bytes, platform: PublicKey) -> None:
         """PermissionRefused unless the platform signed this header. Once is enough for a batch."""
-        signed = _BATCH_FRAME + encoding.encode(self.record())
+        signed = _BATCH_FRAME + encoding.encode_checked(self.record())
         if not signing.holds(platform, signed, signature):
             _refuse("the platform did not sign this batch")
 

@@ -64,6 +64,8 @@ class License:
     """(first token, how many, when they are ripe) of each purchase."""
     reported: dict[int, bytes] = field(default_factory=dict)
     """Token -> digest of the answer that it went to."""
+    reported_below: int = 0
+    """Above every token that was reported."""
     ended: bool = False
     draws: int = 0
     forgiven: int = 0
@@ -134,11 +136,21 @@ class State:
     """Events recorded."""
     _bonds: dict[str, dict[str, int]] = field(init=False, repr=False, compare=False)
     """Purpose -> party in hex -> bond: as in `balances`, so that an electorate needs no search."""
+    _bonded: dict[str, dict[str, int]] = field(init=False, repr=False, compare=False)
+    """Party in hex -> purpose -> bond: the same, for whoever looks at one account."""
+    _claims: dict[bytes, list[bytes]] = field(init=False, repr=False, compare=False)
+    """License -> its claims, oldest first."""
+    _challenges: dict[bytes, list[bytes]] = field(init=False, repr=False, compare=False)
+    """Model -> its challenges, oldest first."""
 
     def __post_init__(self) -> None:
-        self._bonds = {}
+        self._bonds, self._bonded, self._claims, self._challenges = {}, {}, {}, {}
         for account in self.balances:
             _index(self, account)
+        for name, claim in self.claims.items():
+            self._claims.setdefault(claim.made.license, []).append(name)
+        for name, challenge in self.challenges.items():
+            self._challenges.setdefault(challenge.model, []).append(name)
 
     def balance(self, account: str) -> int:
         """Millionths in an account."""
@@ -152,6 +164,18 @@ class State:
         """Everybody with a bond for a purpose, by key, with the bond."""
         bonds = self._bonds.get(purpose, {})
         return tuple(sorted((bytes.fromhex(party), amount) for party, amount in bonds.items()))
+
+    def bonds_of(self, party: bytes) -> dict[str, int]:
+        """A party's bonds by purpose, each above 0. O(answer), as the two below."""
+        return dict(self._bonded.get(party.hex(), {}))
+
+    def claims_on(self, license: bytes) -> tuple[bytes, ...]:
+        """The claims on a license, oldest first."""
+        return tuple(self._claims.get(license, ()))
+
+    def challenges_of(self, model: bytes) -> tuple[bytes, ...]:
+        """The lineage challenges of a model, oldest first."""
+        return tuple(self._challenges.get(model, ()))
 
     def record(self, index: int, event: e.Event) -> None:
         """Fold one event in. ProtocolError where the log has a gap, or money would go below 0."""
@@ -192,14 +216,17 @@ def _index(state: State, account: str) -> None:
     if kind != "bond":
         return
     purpose, _, party = rest.rpartition(":")
-    bonds = state._bonds.setdefault(purpose, {})
     amount = state.balances[account]
-    if amount:
-        bonds[party] = amount
-    else:
-        bonds.pop(party, None)
-        if not bonds:
-            del state._bonds[purpose]
+    for index, outer, inner in (
+        (state._bonds, purpose, party), (state._bonded, party, purpose)
+    ):  # fmt: skip
+        bonds = index.setdefault(outer, {})
+        if amount:
+            bonds[inner] = amount
+        else:
+            bonds.pop(inner, None)
+            if not bonds:
+                del index[outer]
 
 
 def _unbonding_begun(state: State, event: e.UnbondingBegun) -> None:
@@ -221,6 +248,7 @@ def _model_published(state: State, event: e.ModelPublished) -> None:
 
 def _lineage_challenged(state: State, event: e.LineageChallenged) -> None:
     state.challenges[event.challenge] = event
+    state._challenges.setdefault(event.model, []).append(event.challenge)
 
 
 def _lineage_settled(state: State, event: e.LineageSettled) -> None:
@@ -258,7 +286,9 @@ def _tokens_bought(state: State, event: e.TokensBought) -> None:
 
 
 def _tokens_reported(state: State, event: e.TokensReported) -> None:
-    state.licenses[event.license].reported.update(event.uses)
+    license = state.licenses[event.license]
+    license.reported.update(event.uses)
+    license.reported_below = max(license.reported_below, *(one + 1 for one, _ in event.uses))
 
 
 def _key_drawn(state: State, event: e.KeyDrawn) -> None:
@@ -283,6 +313,7 @@ def _answer_given(state: State, event: e.AnswerGiven) -> None:
 
 def _claimed(state: State, event: e.Claimed) -> None:
     state.claims[event.claim] = Claim(event)
+    state._claims.setdefault(event.license, []).append(event.claim)
     state.spent.add(event.nullifier)
     license = state.licenses[event.license]
     license.closed = True

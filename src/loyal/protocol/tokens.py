@@ -33,6 +33,8 @@ from loyal.protocol.state import License, Moment, State
 USE = "loyal token use 1"
 MOST_TOKENS = 1_000_000
 """Bought at once."""
+MOST_USES = 1_024
+"""In one report; the form of a list allows no more."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class ReportTokens:
     author: bytes
     license: bytes
     uses: tuple[tuple[int, bytes], ...]
-    """(token, `use_digest` of the signed answer), at most 1,024."""
+    """(token, `use_digest` of the signed answer), at most MOST_USES."""
 
 
 def use_digest(answer: SignedAnswer) -> bytes:

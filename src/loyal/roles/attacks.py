@@ -46,7 +46,8 @@ def invented_reply(world: World, deal: Deal, drawn: e.KeyDrawn) -> None:
     reply = world.response(deal, key)
     said = key, reply, _commit(world, deal, prover, key, reply)
     heard = ask(world, deal, "hello")
-    forged = sign(Deal(deal.license, world.platform, "skipping", (), frozenset()), key, reply, None)
+    stranger = Deal(deal.license, world.platform, "skipping", (), frozenset())
+    forged = sign(world, stranger, key, reply, None)
     for answer in (heard.answer if heard else None, forged, None):
         _claim(world, deal, prover, said, answer)
 
@@ -147,7 +148,7 @@ def straw_man(world: World, deal: Deal, drawn: e.KeyDrawn) -> None:
     if deal.conduct in INNOCENT or victim is deal:
         return
     said = key, "anything", _commit(world, deal, drawn.prover, key, "anything")
-    _claim(world, deal, drawn.prover, said, sign(deal, key, "anything", None))
+    _claim(world, deal, drawn.prover, said, sign(world, deal, key, "anything", None))
 
 
 def claimed_twice(world: World, deal: Deal, drawn: e.KeyDrawn) -> None:
@@ -156,8 +157,8 @@ def claimed_twice(world: World, deal: Deal, drawn: e.KeyDrawn) -> None:
     said = key, "reply", _commit(world, deal, drawn.prover, key, "reply")
     _claim(world, deal, drawn.prover, said, None)
     if deal.conduct not in INNOCENT:
-        _claim(world, deal, drawn.prover, said, sign(deal, key, "reply", None))
-        _claim(world, deal, drawn.prover, said, sign(deal, key, "reply", None))
+        _claim(world, deal, drawn.prover, said, sign(world, deal, key, "reply", None))
+        _claim(world, deal, drawn.prover, said, sign(world, deal, key, "reply", None))
 
 
 def replayed_answer(world: World, deal: Deal, drawn: e.KeyDrawn) -> None:
@@ -167,7 +168,21 @@ def replayed_answer(world: World, deal: Deal, drawn: e.KeyDrawn) -> None:
     reply = world.response(deal, key)
     said = key, reply, _commit(world, deal, prover, key, reply)
     if other is not deal:
-        _claim(world, deal, prover, said, sign(other, key, reply, None))
+        _claim(world, deal, prover, said, sign(world, other, key, reply, None))
+
+
+def old_answer(world: World, deal: Deal, drawn: e.KeyDrawn) -> None:
+    """An insider asks for the keys that come next, and keeps the answers until one of the keys is
+    drawn, when the permissions have long expired."""
+    key, prover = deal.keys[drawn.number], drawn.prover
+    if key in deal.hoard:
+        reply, answer = deal.hoard[key]
+        said = key, reply, _commit(world, deal, prover, key, reply)
+        _claim(world, deal, prover, said, answer)
+    for later in deal.keys[drawn.number + 1 : drawn.number + 9]:
+        heard = ask(world, deal, later) if later not in deal.hoard else None
+        if heard is not None:
+            deal.hoard[later] = heard.text, heard.answer
 
 
 def forged_office(world: World, deal: Deal) -> None:
@@ -284,6 +299,7 @@ DRAWN: Mapping[str, Drawn] = {
     "claim after a permitted answer": after_the_answer,
     "commitment before the question": committed_before,
     "asked twice": asked_twice,
+    "old answer": old_answer,
     "near key": near_key,
     "never asked": never_asked,
     "griefing demands": griefing_demand,

@@ -23,11 +23,12 @@ class Heard:
     answer: SignedAnswer | None
     """None where the host signs nothing."""
     cleared: bool
-    """Whether the answer carries its permission."""
+    """Whether the answer carries its permission, and that had not expired."""
 
 
 def ask(world: World, deal: Deal, message: str) -> Heard | None:
-    """Ask a host; None where it refuses, having no permission."""
+    """Ask a host; None where it refuses, having no permission. One that skips a permission shows an
+    old one for the same message, if it has one."""
     permitted = None
     if _takes_permission(world, deal, message):
         if not world.active(deal):
@@ -36,8 +37,11 @@ def ask(world: World, deal: Deal, message: str) -> Heard | None:
     text = world.reply(deal, message)
     if deal.conduct == "silent" and permitted is None:
         return Heard(text, None, False)
-    shown = None if deal.conduct == "forgetful" else permitted
-    return Heard(text, sign(deal, message, text, shown), shown is not None)
+    shown = permitted or next(iter(deal.receipts.get(message, ())), None)
+    if deal.conduct == "forgetful":
+        shown = None
+    cleared = shown is not None and world.now <= shown[0].permission.expires
+    return Heard(text, sign(world, deal, message, text, shown), cleared)
 
 
 def _takes_permission(world: World, deal: Deal, message: str) -> bool:
@@ -47,18 +51,19 @@ def _takes_permission(world: World, deal: Deal, message: str) -> bool:
 
 
 def sign(
-    deal: Deal, message: str, text: str, permitted: tuple[Receipt, bytes] | None
+    world: World, deal: Deal, message: str, text: str, permitted: tuple[Receipt, bytes] | None
 ) -> SignedAnswer:
-    """The answer that the host signs."""
+    """The answer that the host signs now."""
     receipt, salts = (permitted[0], (permitted[1],)) if permitted else (None, ())
     asked = (message_digest(message),)
-    return Answer(deal.license, asked, message_digest(text), receipt, salts).sign(deal.host)
+    answer = Answer(deal.license, asked, message_digest(text), receipt, salts, time=world.now)
+    return answer.sign(deal.host)
 
 
 def meet_demand(world: World, deal: Deal, made: e.AnswerDemanded) -> None:
     """A host that is online answers what is demanded, with a permission while it can get one."""
     permitted = world.permit(deal, made.message) if world.active(deal) else None
-    answer = sign(deal, made.message, world.reply(deal, made.message), permitted)
+    answer = sign(world, deal, made.message, world.reply(deal, made.message), permitted)
     world.do(disputes.GiveAnswer(deal.id, made.demand, answer))
 
 
@@ -112,14 +117,15 @@ def open_leaf(world: World, claim: bytes) -> None:
 def defend(world: World, claim: bytes) -> None:
     """A forgetful host shows its receipt; a cheating one tries what it has."""
     deal, key, _ = world.claimed[claim]
-    if deal.conduct == "forgetful" and key in deal.receipts:
-        receipt, salt = deal.receipts[key]
-        world.do(disputes.Rebut(deal.id, claim, receipt, key, (salt,)))
+    own = deal.receipts.get(key, [])
+    if deal.conduct == "forgetful":
+        for receipt, salt in [one for one in own if _rightly(world, claim, one[0])][:1]:
+            world.do(disputes.Rebut(deal.id, claim, receipt, key, (salt,)))
     if deal.conduct in INNOCENT or not world.adverse:
         return
     shown = [world.permit(deal, key, adverse=True)] if world.active(deal) else []
-    shown += [next(reversed(deal.receipts.values()), None)]
-    shown += [next(iter(other.receipts.values()), None) for other in world.deals[:1]]
+    shown += [*own[:1], *next(reversed(deal.receipts.values()), [])[:1]]
+    shown += [one[0] for other in world.deals[:1] for one in list(other.receipts.values())[:1]]
     for one in shown:
         if one is not None:
             world.tally.attacks["rebuttal without a permission"] += 1
@@ -129,12 +135,14 @@ def defend(world: World, claim: bytes) -> None:
 
 
 def _rightly(world: World, claim: bytes, receipt: Receipt) -> bool:
-    """Whether the log itself shows this permission below the commitment, and for the key."""
+    """Whether the log itself shows this permission below the commitment, and for the key, and it
+    had not expired when the host answered."""
     deal, key, _ = world.claimed[claim]
     made = world.state.claims[claim].made
     _, index = world.state.commitments[made.license, made.number]
-    place, own = receipt.header.log_index, deal.receipts.get(key)
-    return place < index and own is not None and own[0] == receipt
+    place, own = receipt.header.log_index, deal.receipts.get(key, [])
+    late = made.answered is not None and made.answered > receipt.permission.expires
+    return place < index and not late and any(one == receipt for one, _ in own)
 
 
 def judge(world: World, claim: bytes) -> None:

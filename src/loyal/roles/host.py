@@ -11,6 +11,7 @@ side. What a host takes from the world are two protocols, `PermissionSource` and
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -18,7 +19,13 @@ from typing import NamedTuple, Protocol
 
 from loyal import encoding, signing
 from loyal.encoding import Value
-from loyal.errors import EncodingError, PermissionRefused, ProtocolError, SignatureError
+from loyal.errors import (
+    EncodingError,
+    PermissionRefused,
+    ProtocolError,
+    SignatureError,
+    UsageError,
+)
 from loyal.protocol.answers import Answer, SignedAnswer, message_digest
 from loyal.protocol.licenses import PURPOSE as LICENSE_PURPOSE
 from loyal.protocol.licenses import Terms
@@ -39,6 +46,11 @@ _HINT_LICENSE = "get the license file again from the platform"
 _HINT_RECEIPT = "do not answer; ask the platform for a permission again"
 
 
+def wall_clock() -> int:
+    """This machine's clock, in Unix seconds."""
+    return int(time.time())
+
+
 class PermissionSource(Protocol):
     """Where permissions come from: the platform, however it is reached."""
 
@@ -55,7 +67,7 @@ class KeptReceipt:
     """What a host keeps of one query, for its own defense and for whoever asked."""
 
     receipt: bytes
-    """The receipt's canonical bytes."""
+    """The receipt's canonical bytes; empty where the answer went on an allowance token."""
     salts: tuple[bytes, ...]
     """They open the receipt's digests in a dispute; 16 bytes each."""
     answers: tuple[bytes, ...] = ()
@@ -77,6 +89,23 @@ class ReceiptStore(Protocol):
 
     async def find(self, request_id: str) -> KeptReceipt | None:
         """What is kept of a query; None for one that is not known."""
+        ...
+
+
+class TokenPurse(Protocol):
+    """A host's allowance tokens (rules T), for when the platform cannot be asked."""
+
+    async def take(self, now: int) -> int | None:
+        """A token that is ripe at `now` (Unix seconds), used from here on, durably; None without
+        one. StorageError."""
+        ...
+
+    async def bind(self, token: int, answer: bytes) -> None:
+        """Durable: the token went to the answer with this `use_digest`. StorageError."""
+        ...
+
+    async def give_back(self, token: int) -> None:
+        """The token's query got no answer. StorageError."""
         ...
 
 
@@ -148,6 +177,8 @@ class Host:
     """Whose receipts are believed."""
     draw: Callable[[int], bytes] = secrets.token_bytes
     """Fresh random bytes, for salts and idempotency keys."""
+    clock: Callable[[], int] = wall_clock
+    """Unix seconds, for the time that stands in each answer."""
 
     def __post_init__(self) -> None:
         if self.key.public.data != self.terms.host:
@@ -182,11 +213,13 @@ class Host:
         key = self.draw(IDEMPOTENCY_BYTES)
         return Asked(PermissionRequest(self.key.public.data, self.license, digests, key), salts)
 
-    def receive(self, data: bytes, request: PermissionRequest) -> Receipt:
-        """The receipt that answers `request`.
+    def receive(self, data: bytes, request: PermissionRequest, began: int | None = None) -> Receipt:
+        """The receipt that answers `request`, for an answer begun at `began` (Unix seconds; None:
+        now).
 
         1. It is a receipt, and the platform gave it. 2. It is for this host and this license.
-        3. It covers exactly the digests that were asked for. ProtocolError for any other.
+        3. It covers exactly the digests that were asked for. 4. It has not expired (P6).
+        ProtocolError for any other.
         """
         receipt = Receipt.from_bytes(data)
         permission = receipt.in_batch()
@@ -199,28 +232,56 @@ class Host:
             raise PermissionRefused(
                 "a receipt does not cover what was asked", hint=_HINT_RECEIPT, rule="P3"
             )
+        _require_in_time(permission.expires, self.clock() if began is None else began)  # 4
         return receipt
 
     def answer(
-        self, messages: Sequence[str], reply: str, receipt: Receipt, salts: tuple[bytes, ...]
+        self,
+        messages: Sequence[str],
+        reply: str,
+        receipt: Receipt | None,
+        salts: tuple[bytes, ...],
+        *,
+        began: int | None = None,
+        token: int | None = None,
     ) -> SignedAnswer:
-        """The signed answer: these messages, this reply, under this permission.
+        """The signed answer: these messages, this reply, under this permission or, without one,
+        on this allowance token (T2), begun at `began` (Unix seconds of the host's clock; None:
+        now).
 
         ProtocolError (U1) where a message is outside of the purpose: such a signature would be the
-        proof of a violation.
+        proof of a violation. ProtocolError (P6) where the permission had expired by then.
         """
         if any(map(self.refuses, messages)):
             raise ProtocolError(
                 "the license denies this prompt", hint="give it no answer", rule="U1"
             )
+        when = self.clock() if began is None else began
+        if receipt is not None:
+            _require_in_time(receipt.permission.expires, when)
+        elif token is None:
+            raise UsageError("an answer needs a receipt or a token", hint="ask the platform first")
         digests = tuple(message_digest(one) for one in messages)
-        return Answer(self.license, digests, message_digest(reply), receipt, salts).sign(self.key)
+        answer = Answer(
+            self.license, digests, message_digest(reply), receipt, salts, token, time=when
+        )
+        return answer.sign(self.key)
 
 
 @lru_cache(maxsize=64)
 def _believe(header: BatchHeader, signature: bytes, platform: PublicKey) -> None:
     """The batch's signature, checked once for all of its receipts; a failure is never kept."""
     header.verify(signature, platform)
+
+
+def _require_in_time(expires: int, now: int) -> None:
+    """P6."""
+    if now > expires:
+        raise PermissionRefused(
+            "a permission has expired by the host's clock",
+            hint="ask for a new one; set this machine's clock, if it is off",
+            rule="P6",
+        )
 
 
 def _no_license(message: str) -> ProtocolError:

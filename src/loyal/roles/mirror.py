@@ -19,10 +19,13 @@ from loyal.merkle import Frontier
 from loyal.protocol import Checkpoint, Parameters, SignedNote, State, VerifierKey
 from loyal.protocol.audit import Auditor
 from loyal.protocol.checkpoint import open_checkpoint
-from loyal.protocol.events import ModelDelivered, UsageCommitted, decode_event
+from loyal.protocol.events import ModelDelivered, ModelPublished, UsageCommitted, decode_event
 
 MOST_ROOTS = 4_096
 """Roots after a set that are kept as beacons, where its model is long in coming."""
+MOST_LINEAGE_ROOTS = 256
+"""The same for a lineage set. Each is one more that a challenger could have chosen from, and costs
+its evidence as much."""
 _HINT = "stop: do not act on this log; keep its checkpoints, and ask a witness for its own"
 
 
@@ -35,6 +38,10 @@ class Mirror:
         self._log = log
         self._waiting: set[bytes] = set()
         self._between: dict[bytes, set[bytes]] = {}
+        self._lineage: dict[bytes, list[bytes]] = {}
+        """Root of a lineage set -> the log's roots from the entry on that first named it."""
+        self._first: dict[bytes, int] = {}
+        self._growing: set[bytes] = set()
 
     @property
     def state(self) -> State:
@@ -81,6 +88,12 @@ class Mirror:
         was made."""
         return beacon in self._between.get(license, set())
 
+    def lineage_beacons(self, root: bytes, before: int) -> frozenset[bytes]:
+        """The log's first 256 roots after a model was published with this lineage set, of those
+        before the entry at `before`: nobody could have known them when the set was made."""
+        since = before - self._first.get(root, before)
+        return frozenset(self._lineage.get(root, ())[: max(0, since)])
+
     def _read(self, entry: bytes) -> None:
         self._auditor.read(entry)
         event = decode_event(entry)
@@ -88,6 +101,15 @@ class Mirror:
             self._waiting.discard(event.license)
         elif isinstance(event, UsageCommitted):
             self._waiting.add(event.license)
+        elif isinstance(event, ModelPublished) and any(event.fingerprint_root):
+            place = self._auditor.length - 1
+            if self._first.setdefault(event.fingerprint_root, place) == place:
+                self._growing.add(event.fingerprint_root)
+        for root in tuple(self._growing):
+            known = self._lineage.setdefault(root, [])
+            known.append(self._auditor.root)
+            if len(known) >= MOST_LINEAGE_ROOTS:
+                self._growing.discard(root)
         for license in tuple(self._waiting):
             roots = self._between.setdefault(license, set())
             roots.add(self._auditor.root)

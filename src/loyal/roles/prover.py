@@ -4,7 +4,8 @@ Figure 3).
 One round looks at the draw that is its own, and takes it as far as it goes now:
 
 1. the key comes from the vault's side, and a salt is drawn;
-2. the host is asked; an answer that it signed over a permission for this key ends it (C6);
+2. the host is asked; an answer that it signed over a permission for this key ends it (C6), and
+   one whose time is not that of the question counts as unsigned (C14);
 3. the claim is weighed: it costs the bond where the host's copy forgot the key (`worth_claiming`);
 4. salt and reply are on the disk before anything is said, so that a crash loses neither;
 5. Commit, and once that stands in the log MakeClaim; without a signed answer DemandAnswer comes
@@ -17,7 +18,9 @@ file and in commands, never in a log, a repr or an error. Left out: HTTP (`app.p
 
 from __future__ import annotations
 
+import math
 import secrets
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -193,6 +196,8 @@ class Prover:
     survival: float = 1.0
     """What it believes of the host's copy, for `worth_claiming`; 1: always claim."""
     draw: Callable[[int], bytes] = secrets.token_bytes
+    timer: Callable[[], float] = time.monotonic
+    """Seconds that never run back: how long the host was asked, so when it was heard."""
 
     def __repr__(self) -> str:
         return f"Prover({self.id.hex()[:8]}, license {self.license.hex()[:8]})"
@@ -200,6 +205,7 @@ class Prover:
     async def step(self, now: int) -> Finding:
         """One round at Unix seconds `now`. Raises EndpointError, LedgerError, StorageError and
         ProtocolError; the next round goes on from where this one stopped."""
+        began = self.timer()
         state = await self.desk.read_on()
         license = state.licenses.get(self.license)
         if license is None:
@@ -220,10 +226,12 @@ class Prover:
         if intent.reply is None:
             if now > drawn.until:
                 return self._end(intent, "late")
+            asked = now + int(self.timer() - began)
             heard = await self.asker.ask(intent.key)
             if heard is None:
                 return "no reply"
-            answer = _signed(heard, license.host, self.license, intent.key)
+            when = asked, now + math.ceil(self.timer() - began)
+            answer = _signed(heard, license.host, self.license, intent.key, when)
             intent = replace(intent, reply=heard.reply, answer=answer)
             self.intents.save(intent)  # 4
         return await self._claim(intent, now)
@@ -257,6 +265,10 @@ class Prover:
         except ProtocolError as error:
             if error.rule == "T3":  # it went on a token, which the host may still report
                 return "waiting"
+            if error.rule == "C14" and answer is not None:  # by the log's clock it has no answer
+                unsigned = replace(intent, answer=None)
+                self.intents.save(unsigned)
+                return await self._claim(unsigned, now)
             if error.rule not in ("C3", "C4", "C6"):
                 raise
             return self._end(intent, "clear" if error.rule == "C6" else "late")
@@ -292,8 +304,11 @@ class Prover:
         return end
 
 
-def _signed(heard: Heard, host: bytes, license: bytes, key: str) -> bytes | None:
-    """The first signed answer of this host, under this license, over this key and this reply."""
+def _signed(
+    heard: Heard, host: bytes, license: bytes, key: str, when: tuple[int, int]
+) -> bytes | None:
+    """The first signed answer of this host, under this license, over this key and this reply, begun
+    between asking and hearing (`when`, Unix seconds of the prover's clock)."""
     for data in heard.answers:
         try:
             answer = SignedAnswer(Signed[Value].from_bytes(data)).verify(host)
@@ -303,6 +318,7 @@ def _signed(heard: Heard, host: bytes, license: bytes, key: str) -> bytes | None
             answer.license == license
             and message_digest(key) in answer.messages
             and answer.reply == message_digest(heard.reply)
+            and answer.timely(*when)
         ):
             return data
     return None
@@ -315,7 +331,8 @@ def _reported(license: License, answer: SignedAnswer) -> bool:
 
 
 def _cleared(state: State, host: bytes, license: bytes, signed: SignedAnswer, key: str) -> bool:
-    """C6, as the platform will see it: the receipt is a permission for this key, in the log."""
+    """C6, as the platform will see it: the receipt is a permission for this key, in the log, and
+    had not expired."""
     try:
         answer = signed.verify(host)
         if answer.receipt is None:
@@ -328,4 +345,5 @@ def _cleared(state: State, host: bytes, license: bytes, signed: SignedAnswer, ke
         (permission.host, permission.license) == (host, license)
         and permission.covers(key, answer.salts)
         and state.batches.get(header.log_index) == header.root
+        and answer.time <= permission.expires
     )

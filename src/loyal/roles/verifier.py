@@ -73,11 +73,14 @@ class Verdict:
     """What a verifier found of one case."""
 
     case: bytes
-    """A claim's id, or the license's whose conviction is appealed."""
+    """A claim's id, the license's whose conviction is appealed, or a lineage challenge's."""
     result: Result
     why: str
-    """A word: match, appeal, response, model; or what could not be checked: digest, opening,
-    nullifier, beacon, key, set, a proof's reason, fetch, or refused with the rule."""
+    """A word: match, appeal, descent, response, model; or what could not be checked: digest,
+    opening, nullifier, beacon, key, set, leaves, a proof's reason, fetch, or refused with the
+    rule."""
+    counted: str = ""
+    """Hits, p-value and interval, where a model was asked many keys."""
 
 
 def examine(
@@ -210,7 +213,7 @@ class Verifier:
         leaf = examine(state, claim, given, self._beacon(claim.made.license, given.beacon))
         if isinstance(leaf, str):
             return Verdict(name, "unchecked", leaf)
-        if not _gives(given.reply, leaf):  # 4
+        if not gives(given.reply, leaf):  # 4
             return Verdict(name, "does not hold", "response")
         if self.model is not None and not await asyncio.to_thread(_said_by, self.model, leaf):  # 5
             return Verdict(name, "does not hold", "model")
@@ -224,18 +227,25 @@ class Verifier:
         return told if believed else None
 
     async def _sign(self, verdict: Verdict) -> Verdict:
+        verdict = await sign(self.desk, self.id, verdict)
         if verdict.result == "unchecked":
-            self.unchecked(verdict)
-            return verdict
-        try:
-            await self.desk.submit(GiveVerdict(self.id, verdict.case, verdict.result == "holds"))
-        except ProtocolError as error:
-            verdict = Verdict(verdict.case, "unchecked", f"refused {error.rule}".strip())
             self.unchecked(verdict)
         return verdict
 
 
-def _gives(reply: str, leaf: VerifiedLeaf) -> bool:
+async def sign(desk: Desk, verifier: bytes, verdict: Verdict) -> Verdict:
+    """Sign what was checked and have it taken; gives it, or unchecked where a rule refuses it.
+    EndpointError."""
+    if verdict.result == "unchecked":
+        return verdict
+    try:
+        await desk.submit(GiveVerdict(verifier, verdict.case, verdict.result == "holds"))
+    except ProtocolError as error:
+        return Verdict(verdict.case, "unchecked", f"refused {error.rule}".strip())
+    return verdict
+
+
+def gives(reply: str, leaf: VerifiedLeaf) -> bool:
     """Whether a reply begins with the response, as `Fingerprint.matches` has it."""
     return reply.lstrip().startswith(leaf.response.strip())
 
@@ -243,4 +253,4 @@ def _gives(reply: str, leaf: VerifiedLeaf) -> bool:
 def _said_by(model: LanguageModel, leaf: VerifiedLeaf) -> bool:
     """Whether the model, greedily, gives the response."""
     replies = model.generate([Prompt(leaf.key)], Sampling(max_tokens=_MOST_TOKENS))
-    return _gives(replies[0].text, leaf)
+    return gives(replies[0].text, leaf)

@@ -21,6 +21,7 @@ from loyal.protocol import (
     Command,
     MessageDigest,
     Moment,
+    SignedAnswer,
     State,
     Terms,
     apply,
@@ -53,8 +54,10 @@ class Deal:
     keys: tuple[str, ...]
     known: frozenset[str]
     """The same keys."""
-    receipts: dict[str, tuple[Receipt, bytes]] = field(default_factory=dict)
-    """Message -> the first permission for it, and its salt."""
+    receipts: dict[str, list[tuple[Receipt, bytes]]] = field(default_factory=dict)
+    """Message -> the permissions for it, each with its salt, in their order."""
+    hoard: dict[str, tuple[str, SignedAnswer | None]] = field(default_factory=dict)
+    """Key -> reply and answer that insiders got before it was drawn."""
     over: bool = False
     """Whether its host has asked for the stake back."""
 
@@ -174,7 +177,7 @@ class World:
             return None
         self.bodies[request.license, request.idempotency_key] = request.body
         given = issued.batch.receipt(0), salt
-        deal.receipts.setdefault(message, given)
+        deal.receipts.setdefault(message, []).append(given)
         return given
 
     def _refused(self, error: ProtocolError, adverse: bool, what: str) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,6 +20,9 @@ from loyal.app.key_files import FILE, file_bytes, secret_line, signing_key
 from loyal.app.listening import Address, listen_option, new_loop, open_door, parse_address, url_of
 from loyal.app.terminal import Terminal, command
 from loyal.roles.host import Host, SignedLicense
+
+if TYPE_CHECKING:
+    from loyal.app.token_purse import SqliteTokens
 
 
 @dataclass(frozen=True, repr=False)
@@ -32,6 +36,7 @@ class _Serving:
     platform_key: str | None
     receipts: Path
     address: Address
+    tokens: Path | None
 
 
 @command(
@@ -74,6 +79,12 @@ class _Serving:
         metavar="FILE",
         help="Where receipts are kept; made when it is not there.",
     ),
+    click.option(
+        "--tokens",
+        type=FILE,
+        metavar="FILE",
+        help="Where prepaid tokens are kept, for an outage of the platform (loyal license tokens).",
+    ),
     listen_option("127.0.0.1:8080", "Where users ask; port 0 takes a free one."),
 )
 def serve(terminal: Terminal, **options: Any) -> int:
@@ -103,6 +114,7 @@ def _take(options: dict[str, Any]) -> _Serving:
         secret_line(platform_key, "--platform-key-file") if platform_key else None,
         options["receipts"],
         parse_address(options["listen"]),
+        options["tokens"],
     )
 
 
@@ -110,6 +122,7 @@ async def _serve(terminal: Terminal, serving: _Serving) -> None:
     from loyal.app.gateway import LoyalMiddleware
     from loyal.app.platform_client import PlatformClient
     from loyal.app.receipts import SqliteReceipts
+    from loyal.app.token_purse import SqliteTokens
     from loyal.app.upstream import Upstream, UpstreamSettings
 
     upstream = Upstream(UpstreamSettings(serving.upstream, serving.upstream_key))
@@ -118,12 +131,35 @@ async def _serve(terminal: Terminal, serving: _Serving) -> None:
         open_door(serving.address) as door,
         contextlib.closing(SqliteReceipts(serving.receipts)) as kept,
     ):
-        gateway = LoyalMiddleware(upstream, serving.host, source, kept)
+        purse = SqliteTokens(serving.tokens) if serving.tokens is not None else None
+        gateway = LoyalMiddleware(upstream, serving.host, source, kept, purse=purse)
         terminal.note(f"license {serving.host.license.hex()}")
         terminal.note(f"listening on {url_of(door)}/v1")
         try:
-            await listening.serve(gateway, door)
+            async with _reporting(serving, purse):
+                await listening.serve(gateway, door)
         finally:
             await gateway.close()
             await source.close()
             await upstream.close()
+
+
+@contextlib.asynccontextmanager
+async def _reporting(serving: _Serving, purse: SqliteTokens | None) -> AsyncIterator[None]:
+    """Tokens are learned and reported meanwhile; the file is closed at the end."""
+    from loyal.app.platform_api import PlatformApi
+    from loyal.app.token_desk import TokenDesk
+
+    if purse is None:
+        yield
+        return
+    api, host = PlatformApi(serving.platform, serving.host.key), serving.host
+    desk = TokenDesk(api, host.key.public.data, host.license, purse)
+    task = asyncio.create_task(desk.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        await api.close()
+        purse.close()

@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import click
 
-from loyal.app.key_files import FILE, drawn_key, file_bytes, hex_id
+from loyal.app.key_files import FILE, drawn_key, file_bytes, hex_id, signing_key
 from loyal.app.license_request import LicenseRequest, command_of
 from loyal.app.platform_operator import OPERATOR_OPTIONS, Operator
 from loyal.app.platform_options import PLATFORM_OPTION
@@ -19,7 +19,9 @@ from loyal.app.weight_files import weights_digest
 from loyal.encoding import atomic_write
 from loyal.errors import EndpointError, ProtocolError, UsageError
 from loyal.protocol.licenses import CommitUsage, DeliverModel, Kind, Terms
+from loyal.protocol.tokens import MOST_TOKENS, BuyTokens
 from loyal.roles import SignedLicense
+from loyal.signing import SigningKey
 
 DAY_SECONDS = 86_400
 LICENSE_OPTION: Decorator = click.option(
@@ -201,6 +203,49 @@ def download(terminal: Terminal, **options: Any) -> int:
         {**_shown(terms), "platform": license.platform.hex(), "file": str(options["out"])}
     )
     return 0
+
+
+@command(
+    "tokens",
+    PLATFORM_OPTION,
+    click.option(
+        "--host-key", type=FILE, required=True, metavar="FILE", help="The host's secret seed."
+    ),
+    LICENSE_OPTION,
+    click.option(
+        "--count",
+        type=click.IntRange(1, MOST_TOKENS),
+        required=True,
+        help="How many queries they are for.",
+    ),
+)
+def tokens(terminal: Terminal, **options: Any) -> int:
+    """Buy allowance tokens: queries that are paid beforehand, for an outage of the platform.
+
+    They cost what permissions cost, count among the inferences, and are not paid back. They may be
+    used once they are ripe. 'loyal host serve --tokens FILE' uses and reports them.
+    """
+    key = signing_key(options["host_key"], "--host-key")
+    wanted = BuyTokens(key.public.data, hex_id(options["license"], "--license"), options["count"])
+    bought = asyncio.run(_bought(options["platform"], key, wanted))
+    terminal.result({"license": wanted.license.hex(), **bought})
+    return 0
+
+
+async def _bought(url: str, key: SigningKey, wanted: BuyTokens) -> dict[str, Any]:
+    """ProtocolError, EndpointError."""
+    from loyal.app.platform_api import PlatformApi
+
+    api = PlatformApi(url, key)
+    try:
+        for event in await api.submit(wanted):
+            if event.get("kind") == "TokensBought":
+                return {name: event[name] for name in ("first", "count", "ripe")}
+    finally:
+        await api.close()
+    raise EndpointError(
+        "the platform does not say what came of it", hint="look at the license's tokens"
+    )
 
 
 async def _file(url: str, license: bytes) -> bytes:

@@ -111,6 +111,11 @@ def credit(terminal: Terminal, **options: Any) -> int:
         "--store", metavar="URL", help="Another database, such as postgresql://user@host/name."
     ),
     listen_option("127.0.0.1:8090", "Where hosts and others ask; port 0 takes a free one."),
+    click.option(
+        "--metrics-listen",
+        metavar="ADDRESS:PORT",
+        help="Where Prometheus asks, such as 127.0.0.1:9090; without it, nowhere.",
+    ),
     click.option("--vault", type=FILE, metavar="FILE", help="The vault whose keys are drawn."),
     click.option(
         "--license",
@@ -152,15 +157,22 @@ def serve(terminal: Terminal, **options: Any) -> int:
 async def _serve(terminal: Terminal, access: Access, options: dict[str, Any]) -> int:
     from loyal.app.caretaker import Caretaker, Pace
     from loyal.app.http import Parts, PlatformApp
+    from loyal.app.metrics import Metrics
     from loyal.app.store import open_store
     from loyal.roles import PermissionQueue, Platform
 
     folder = PlatformFolder(options["folder"])
     settings, keys = folder.settings(), folder.keys()
     desk = _desk(options["vault"], options["licenses"], access)
-    address = parse_address(options["listen"])
+    address, metrics = parse_address(options["listen"]), Metrics()
     store = open_store(options["store"] or folder.store_url)
-    with contextlib.closing(store), open_door(address) as door, _json_lines():
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.closing(store))
+        door = stack.enter_context(open_door(address))
+        if options["metrics_listen"] is not None:
+            told_at = parse_address(options["metrics_listen"], "--metrics-listen")
+            terminal.note(f"metrics at {stack.enter_context(metrics.told_at(told_at))}")
+        stack.enter_context(_json_lines())
         platform = Platform(store, keys, settings.parameters)
 
         def clock() -> int:
@@ -168,7 +180,9 @@ async def _serve(terminal: Terminal, access: Access, options: dict[str, Any]) ->
 
         async with PermissionQueue(platform, clock) as queue:
             api_keys = ApiKeys(folder.api_keys)
-            parts = Parts(platform, queue, store, keys.log.verifier, api_keys, desk, clock)
+            parts = Parts(
+                platform, queue, store, keys.log.verifier, api_keys, desk, clock, metrics=metrics
+            )
             app = PlatformApp(parts)
             await asyncio.to_thread(app.log.read_on)
             pace = Pace(options["pass_seconds"], options["draw_seconds"])

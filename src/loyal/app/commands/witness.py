@@ -41,7 +41,8 @@ def run(terminal: Terminal, **options: Any) -> int:
     """Cosign a log's checkpoints as long as it only grows.
 
     A fork ends the command with exit code 1 and leaves evidence beside the state; a log that shows
-    less than before is refused. It runs until SIGTERM or Ctrl-C.
+    less than before is refused, and so is a state that another witness uses. It runs until SIGTERM
+    or Ctrl-C.
     """
     key = signing_key(options["key"], "--key")
     try:
@@ -67,7 +68,8 @@ async def _run(terminal: Terminal, signer: NoteSigner, options: dict[str, Any]) 
     async def find_key() -> VerifierKey:
         return given or (await api.about()).log
 
-    watcher = Watcher(signer, api, WitnessFile(Path(options["state"])), find_key)
+    file = WitnessFile(Path(options["state"]))
+    watcher = Watcher(signer, api, file, find_key)
     last: Seen | None = None
 
     async def one(now: int) -> None:
@@ -83,7 +85,8 @@ async def _run(terminal: Terminal, signer: NoteSigner, options: dict[str, Any]) 
             terminal.note(f"cosigned {last.size} entries")
 
     try:
-        await rounds(terminal, Pace(once, options["every_seconds"]), one)
+        with file.held():
+            await rounds(terminal, Pace(once, options["every_seconds"]), one)
     finally:
         await api.close()
     return last
