@@ -66,9 +66,9 @@ class Count:
 
     runs: int = 0
     traced: int = 0
-    """The highest score is a colluder's, and is accused."""
+    """A colluder's score is above every innocent's, and is accused."""
     top: int = 0
-    """The highest score is a colluder's."""
+    """A colluder's score is above every innocent's; a tie does not count."""
     accused: int = 0
     """Some colluder is accused."""
     named: int = 0
@@ -78,7 +78,7 @@ class Count:
 
     def add(self, found: Accusation, colluders: int) -> None:
         """Note one run, whose colluders are hosts 0 to colluders - 1."""
-        top = int(found.scores.argmax()) < colluders
+        top = int(found.scores[:colluders].max()) > int(found.scores[colluders:].max())
         guilty = sum(host < colluders for host in found.accused)
         self.runs += 1
         self.top += top
