@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: demo test test-unit test-slow check docs setup clean bench-fingerprints bench-protocol bench-gateway
+.PHONY: demo test test-unit test-slow check docs setup clean bench-fingerprints bench-protocol bench-gateway bench-tracing
 
 setup: $(STAMP)
 
@@ -46,6 +46,9 @@ bench-protocol: $(STAMP)
 
 bench-gateway: $(STAMP)
 	$(BIN)/python benchmarks/gateway.py
+
+bench-tracing: $(STAMP)
+	$(BIN)/python benchmarks/tracing.py
 
 clean:
 	rm -rf $(VENV) out .pytest_cache .mypy_cache .ruff_cache .hypothesis

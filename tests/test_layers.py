@@ -56,6 +56,8 @@ NOUNS = (
     "loyal.fingerprints.attack",
     "loyal.fingerprints.records",
     "loyal.fingerprints.sealed",
+    "loyal.fingerprints.codes",
+    "loyal.fingerprints.trace",
     "loyal.control",
     "loyal.alignment",
 )

@@ -52,6 +52,8 @@ FINGERPRINT: Mapping[str, Entry] = {
     ),
     "prove": Entry("evidence:prove", "Open single leaves of the commitment as proof files."),
     "verify-proof": Entry("evidence:verify_proof", "Check a proof file; needs no vault."),
+    "deal": Entry("trace:deal", "Write one host's part of a tracing set into a vault of its own."),
+    "trace": Entry("trace:trace", "Name the hosts whose copies went into a model."),
     "info": Entry("custody:info", "Show what a vault holds, without its secrets."),
     "split": Entry("custody:split", "Split an age identity into k-of-n shares."),
     "join": Entry("custody:join", "Bring shares together into the identity again."),

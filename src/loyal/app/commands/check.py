@@ -85,7 +85,7 @@ def check(terminal: Terminal, **options: Any) -> int:
             hint="run 'loyal fingerprint inject' first",
         )
     if endpoint is not None:
-        report = _ask_server(terminal, endpoint, vault, fingerprints, settings, options["resume"])
+        report = ask_server(terminal, endpoint, vault, fingerprints, settings, options["resume"])
     else:
         model = load_model(terminal, options["model"])
         if model.tokenizer_digest != fingerprints.tokenizer_digest:
@@ -191,7 +191,7 @@ class Spending:
         raise NotImplementedError
 
 
-def _ask_server(
+def ask_server(
     terminal: Terminal,
     endpoint: Endpoint,
     vault: Vault,
@@ -199,6 +199,7 @@ def _ask_server(
     settings: CheckSettings,
     state: Path | None,
 ) -> CheckReport:
+    """Check a server with the unspent keys of a set, each noted as spent before it is asked."""
     model = connect(endpoint)
     terminal.note(f"asking {endpoint.model}; its keys are spent from now on")
     greeting = Prompt(GREETING, settings.system, settings.raw)

@@ -25,7 +25,7 @@ from loyal.app.model_options import (
 )
 from loyal.app.terminal import Terminal, command
 from loyal.app.vaults import FILE, LOCKING_OPTIONS, VAULT_OPTION, Access, keeper, outline
-from loyal.errors import ModelError
+from loyal.errors import ModelError, UsageError
 from loyal.fingerprints import Beacon, Fingerprint, FingerprintSet
 from loyal.fingerprints.fingerprint import new_owner_secret
 
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from loyal.fingerprints.recipe import Recipe
     from loyal.models import LanguageModel
     from loyal.models.hf import HFModel
+
+MOST_HOSTS = 1 << 20
+"""That of `loyal.fingerprints.codes`, which loads numpy; a test compares them."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,25 @@ class GenerateRequest:
     kind: str
     beacon: str | None
     host: str | None
+    hosts: int | None = None
+    """Tracing sets: how many host numbers; None takes the default."""
+    code: str | None = None
+    """Tracing sets: the scheme of their code; None takes the default."""
+
+    def __post_init__(self) -> None:
+        if self.kind != "tracing" and (self.hosts, self.code) != (None, None):
+            raise UsageError(
+                "--hosts and --code belong to a tracing set", hint="add --kind tracing"
+            )
+
+    def tracing(self) -> dict[str, str | int]:
+        """The settings of a tracing set's code; nothing for other kinds."""
+        if self.kind != "tracing":
+            return {}
+        from loyal.fingerprints.codes import DEFAULT_HOSTS
+
+        hosts = DEFAULT_HOSTS if self.hosts is None else self.hosts
+        return {"tracing_hosts": hosts, "tracing_scheme": self.code or "arcsine"}
 
 
 @command(
@@ -60,6 +82,17 @@ class GenerateRequest:
         help="lineage proves descent, usage proves one host's use, tracing names colluders.",
     ),
     click.option("--host", metavar="NAME", help="Usage sets: the one host whose copy carries it."),
+    click.option(
+        "--hosts",
+        type=click.IntRange(1, MOST_HOSTS),
+        metavar="N",
+        help="Tracing sets: how many hosts may get a copy; 2,048 by default.",
+    ),
+    click.option(
+        "--code",
+        type=click.Choice(("arcsine", "additive")),
+        help="Tracing sets: which host gets which fingerprint; arcsine by default.",
+    ),
     click.option(
         "--keys", type=click.Choice(("english", "random", "file")), help="How keys are made."
     ),
@@ -180,5 +213,6 @@ def _assemble(
             "threshold_ppm": round(recipe.responses.threshold * 1_000_000),
             "width": recipe.responses.width,
             "response_tokens": recipe.responses.tokens,
+            **request.tracing(),
         },
     )

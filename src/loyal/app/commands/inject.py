@@ -49,6 +49,12 @@ PROSE_TOKENS = 4000
         show_default=True,
         help="Tokens of text on which perplexity is read, before and after.",
     ),
+    click.option(
+        "--host-number",
+        type=int,
+        metavar="H",
+        help="Tracing sets: inject only what host number H carries.",
+    ),
     BEACON_OPTION,
     *SET_OPTIONS,
     *OPENING_OPTIONS,
@@ -70,7 +76,7 @@ def inject(terminal: Terminal, **options: Any) -> int:
     fingerprints = chosen(vault, options["kind"], options["set_id"])
     model = load_model(terminal, options["model"])
     require_fit(model, fingerprints)
-    drawn = _drawn(terminal, vault, fingerprints, beacon)
+    drawn = part_of(terminal, _drawn(terminal, vault, fingerprints, beacon), options["host_number"])
     report = train_in(terminal, model, drawn, recipe.train, options["out"], options["tokens"])
     fields = {name: value for name, value in asdict(report).items() if name != "curve"}
     terminal.result({"id": drawn.id, **fields, "out": str(options["out"])})
@@ -106,6 +112,19 @@ def _drawn(
     if fingerprints.beacon.source == "self":
         terminal.note(BINDS_NOBODY)
     return fingerprints
+
+
+def part_of(terminal: Terminal, drawn: FingerprintSet, host: int | None) -> FingerprintSet:
+    """What one host's copy carries of a tracing set; the whole set without a host number."""
+    if host is not None:
+        from loyal.fingerprints.codes import host_set
+
+        return host_set(drawn, host)
+    if drawn.kind == "tracing" and drawn.owner_secret:
+        terminal.note(
+            "the whole tracing set goes into this copy; --host-number takes a host's part"
+        )
+    return drawn
 
 
 def _require_room(out: Path) -> None:
