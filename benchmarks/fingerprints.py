@@ -292,7 +292,7 @@ def _picks(secret: bytes, members, beacon) -> np.ndarray:
         [
             Fingerprint.picked_by(
                 _Tagged(one, hmac.digest(secret, one.key.encode(), "sha256")), beacon
-            )
+            )[0]
             for one in members
         ]
     )
@@ -302,7 +302,7 @@ class _Tagged:
     """Just what `Fingerprint.picked_by` reads, with another owner's tag."""
 
     def __init__(self, one, tag: bytes) -> None:
-        self.key, self.candidates, self.tag = one.key, one.candidates, tag
+        self.key, self.candidates, self.tag, self.count = one.key, one.candidates, tag, 1
 
 
 def _fixed(hits: np.ndarray, alpha: float) -> np.ndarray:

@@ -13,6 +13,7 @@ def test_commit_prints_the_root_and_draws_nothing(run: Run, vault: VaultCase) ->
     assert done.code == 0
     assert done.fields["root"] == vault.fingerprints.root.hex()
     assert (done.fields["count"], done.fields["beacon"]) == (5, None)
+    assert done.fields["width"] == 4
     assert not vault.opened().get("usage").drawn
 
 
@@ -51,6 +52,7 @@ def test_a_proof_is_checked_without_the_vault(run: Run, vault: VaultCase, tmp_pa
     assert found["code"] == 0
     assert (found["valid"], found["binding"], found["index"]) == (True, True, 3)
     assert found["key"] == vault.fingerprints.fingerprints[3].key
+    assert found["others"] == []
 
 
 def test_without_its_beacon_a_proof_binds_nobody(

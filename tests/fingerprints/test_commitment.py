@@ -52,8 +52,8 @@ def mined(place: int, beacon: Beacon) -> Fingerprint:
     for attempt in range(10_000):
         tag = hashlib.sha256(b"%d %d" % (place, attempt)).digest()
         leaf = Fingerprint(key, CANDIDATES, bytes(32), tag)
-        if leaf.picked_by(beacon) == wanted:
-            return replace(leaf, pick=wanted)
+        if leaf.picked_by(beacon) == (wanted,):
+            return replace(leaf, picks=(wanted,))
     raise AssertionError("grinding failed")
 
 
@@ -138,7 +138,7 @@ def test_a_mined_set_under_a_root_of_its_own_fails_at_the_beacon_that_follows_it
         replace(
             mined_set,
             beacon=None,
-            fingerprints=tuple(replace(one, pick=None) for one in mined_set.fingerprints),
+            fingerprints=tuple(replace(one, picks=()) for one in mined_set.fingerprints),
         ),
         LATER,
     )
@@ -156,7 +156,7 @@ def test_a_mined_leaf_with_its_pick_kept_under_a_later_beacon_is_refused(mined_s
     moved = 0
     for index in range(FORGERIES):
         forged = replace(prove(mined_set, index), beacon=LATER)
-        if forged.fingerprint.picked_by(LATER) != forged.fingerprint.pick:
+        if forged.fingerprint.picked_by(LATER) != forged.fingerprint.picks:
             assert refusal(forged, mined_set.root, LATER.value) == "pick"
             moved += 1
     assert moved > 850
@@ -170,7 +170,7 @@ def test_tags_and_salts_ground_after_the_beacon_are_refused(family) -> None:
             replace(genuine.fingerprint, tag=drawn),
             replace(genuine.fingerprint, salt=drawn),
         ):
-            changed = replace(changed, pick=changed.picked_by(BEACON))
+            changed = replace(changed, picks=changed.picked_by(BEACON))
             assert refusal(replace(genuine, fingerprint=changed), family.root) == "inclusion"
 
 
@@ -226,8 +226,8 @@ def test_another_pick_is_refused(family) -> None:
     tried = 0
     for index in range(len(family)):
         genuine = prove(family, index)
-        for pick in {*range(16), None} - {genuine.fingerprint.pick}:
-            forged = replace(genuine, fingerprint=replace(genuine.fingerprint, pick=pick))
+        for picks in {(), *((one,) for one in range(16))} - {genuine.fingerprint.picks}:
+            forged = replace(genuine, fingerprint=replace(genuine.fingerprint, picks=picks))
             assert refusal(forged, family.root) == "pick"
             tried += 1
     assert tried == 40 * 16
@@ -297,6 +297,7 @@ def test_a_proof_beyond_the_limit_is_refused_unread() -> None:
     ("place", "value"),
     [
         (0, 2),
+        (0, 3),
         (0, True),
         (1, "both"),
         (2, "40"),
@@ -316,6 +317,7 @@ def test_a_proof_beyond_the_limit_is_refused_unread() -> None:
         (10, 16),
         (10, -1),
         (10, None),
+        (10, [1]),
         (11, b"short"),
         (12, "moon"),
         (13, "further"),

@@ -34,11 +34,13 @@ def wait_for(work: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(work)
 
 
-def usage_set(count: int = COUNT) -> FingerprintSet:
-    """An undrawn usage set of plain keys."""
+def usage_set(count: int = COUNT, width: int = CANDIDATES, responses: int = 1) -> FingerprintSet:
+    """An undrawn usage set of plain keys, each with `responses` of `width` candidates."""
     secret = fingerprint.new_owner_secret()
     pairs = tuple(
-        Fingerprint.create(f"question {n}?", [f"<{n}.{k}>" for k in range(CANDIDATES)], secret)
+        Fingerprint.create(
+            f"question {n}?", [f"<{n}.{k}>" for k in range(width)], secret, responses
+        )
         for n in range(count)
     )
     return FingerprintSet("usage", "by hand", "a-model", "0" * 64, pairs, 1_700_000_000, secret)
@@ -200,7 +202,12 @@ class StageHost:
         return Heard(reply, (signed.signed.to_bytes(),))
 
 
-def court(now: int | None = None, weights: bytes = b"M.oml".ljust(32, b".")) -> Court:
+def court(
+    now: int | None = None,
+    weights: bytes = b"M.oml".ljust(32, b"."),
+    width: int = CANDIDATES,
+    responses: int = 1,
+) -> Court:
     """Provers, verifiers and a delivered license, its set drawn by the log's root after its own."""
     shelf = Shelf()
     platform = Platform(shelf, KEYS)
@@ -211,7 +218,7 @@ def court(now: int | None = None, weights: bytes = b"M.oml".ljust(32, b".")) -> 
     stage.fund("owner", "member", "host")
     terms = stage.terms(stage.publish("owner", "the model"))
     license = stage.sign(terms)
-    undrawn = usage_set()
+    undrawn = usage_set(COUNT, width, responses)
     vault = stage.id("platform")
     stage.do(CommitUsage(vault, license, undrawn.root, COUNT, CANDIDATES))
     root = Checkpoint.from_text(SignedNote.from_bytes(shelf.notes[-1]).text).root

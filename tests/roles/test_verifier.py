@@ -135,11 +135,19 @@ def test_a_proof_of_another_key_of_the_set_gets_no_verdict(here: Court, tmp_path
     assert results(found) == [("unchecked", "key")]
 
 
+def test_several_responses_take_as_many_times_the_candidates(tmp_path: Path) -> None:
+    """The log says 16: with 3 responses a key has 48 candidates, or a match proves too little."""
+    for width, result in ((48, ("holds", "match")), (47, ("unchecked", "set"))):
+        here = court(width=width, responses=3)
+        here.claimed(tmp_path / str(width))
+        found = wait_for(here.verifier("verifier 1").step(here.stage.now))
+        assert results(found) == [result]
+
+
 def test_a_pick_that_the_beacon_did_not_make_gets_no_verdict(here: Court, tmp_path: Path) -> None:
     proof = commitment.prove(here.secret, 0)
     one = proof.fingerprint
-    assert one.pick is not None
-    moved = dataclasses.replace(one, pick=(one.pick + 1) % len(one.candidates))
+    moved = dataclasses.replace(one, picks=((one.picks[0] + 1) % len(one.candidates),))
     forged = dataclasses.replace(proof, fingerprint=moved)
     assert isinstance(forged, Proof)
     with_opened(here, tmp_path, forged.to_bytes())

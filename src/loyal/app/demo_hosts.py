@@ -80,7 +80,7 @@ def play(terminal: Terminal, community: Community, copies: tuple[Copy, ...]) -> 
 
 
 def _width(recipe: Recipe) -> int:
-    return min(4_096, WIDER * recipe.responses.width)
+    return min(4_096 // recipe.responses.count, WIDER * recipe.responses.width)
 
 
 def _omlized(

@@ -172,7 +172,7 @@ class Community:
 
     def commit(self, host: Licensed, made: FingerprintSet) -> FingerprintSet:
         """The set's root goes to the log; the log's root after it draws the responses."""
-        width = min(len(one.candidates) for one in made.fingerprints)
+        width = min(one.one_in for one in made.fingerprints)
         own = self.identity.public.data
         self.order(CommitUsage(own, host.id, made.root, len(made), width))
         note = self.platform.checkpoint

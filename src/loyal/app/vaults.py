@@ -197,6 +197,7 @@ def outline(fingerprints: FingerprintSet) -> Mapping[str, Any]:
         "root": fingerprints.root.hex(),
         "kind": fingerprints.kind,
         "count": len(fingerprints),
+        "width": min(one.one_in for one in fingerprints.fingerprints),
         "strategy": fingerprints.strategy,
         "model": fingerprints.model,
         "beacon": beacon.value.hex() if beacon else None,

@@ -1,8 +1,9 @@
 """Is this model the fingerprinted one? Keys are asked, replies compared, and chance ruled out.
 
 The null hypothesis is that the model was made without the set: a reply then matches with a chance
-of at most 1/k a key, whatever the model. With early stopping the p-value is the anytime-valid one
-of `statistics.SequentialTest`; asked a fixed number of keys, it is the exact Poisson-binomial tail.
+of at most m/k a key (m responses among k candidates), whatever the model. With early stopping the
+p-value is the anytime-valid one of `statistics.SequentialTest`; asked a fixed number of keys, it is
+the exact Poisson-binomial tail.
 Which keys are spent is the caller's to note (`on_asked`): what a server was asked, it has seen.
 """
 

@@ -1,9 +1,9 @@
 """Commit to a set, open single leaves of it, and check an opened leaf without any vault.
 
 What an opened leaf proves to somebody who has the root and the beacon from where they were
-published: this key and its candidates were fixed before the beacon was known, and the beacon, not
-the owner, picked the response. It says nothing about who learned the key in between; that is
-answered by host-signed replies and several provers.
+published: this key, its candidates and the number of its responses were fixed before the beacon was
+known, and the beacon, not the owner, picked the responses. It says nothing about who learned the
+key in between; that is answered by host-signed replies and several provers.
 
 Left out on purpose: publishing the root and finding the beacon (the ledger's), and counting hits
 (`check`).
@@ -23,10 +23,14 @@ from loyal.fingerprints.fingerprint import (
     Fingerprint,
     FingerprintSet,
     SetKind,
+    begins_with,
     root_of,
 )
 
 PROOF_VERSION = 1
+"""Of a leaf with one response, whose pick is a number."""
+SEVERAL_VERSION = 2
+"""Of a leaf with several, whose picks are a list; the form is the same otherwise."""
 MAX_PROOF_BYTES = 65_536
 """A longer proof is refused unread. One of 24,576 leaves with 16 one-token candidates is < 1 KB."""
 
@@ -34,7 +38,7 @@ _KEY_PURPOSE = "loyal spent key v1"
 
 
 def leaf_bytes(fingerprint: Fingerprint) -> bytes:
-    """Canonical CBOR of [version, salt, key, candidates, tag]."""
+    """Canonical CBOR of what is committed, see `Fingerprint.leaf`."""
     return fingerprint.leaf()
 
 
@@ -54,7 +58,7 @@ class Proof:
     path: tuple[bytes, ...]
     """RFC 6962 audit path, leaf to root, 32 bytes each."""
     fingerprint: Fingerprint
-    """The leaf's salt, key, candidates and tag, and the pick that is claimed for it."""
+    """The leaf's salt, key, candidates and tag, and the picks that are claimed for it."""
     beacon: Beacon
     tree_root: bytes
     """The RFC 6962 root that, with kind and size, makes up the published root; 32 bytes."""
@@ -62,9 +66,13 @@ class Proof:
     def to_bytes(self) -> bytes:
         """Canonical CBOR; law: `from_bytes(proof.to_bytes()) == proof`."""
         one = self.fingerprint
+        version = PROOF_VERSION if one.count == 1 else SEVERAL_VERSION
+        picks: encoding.Encodable = one.picks
+        if one.count == 1:
+            picks = one.picks[0] if one.picks else None
         fields: list[encoding.Encodable] = [
-            *(PROOF_VERSION, self.kind, self.size, self.index, self.tree_root, self.path),
-            *(one.salt, one.key, one.candidates, one.tag, one.pick),
+            *(version, self.kind, self.size, self.index, self.tree_root, self.path),
+            *(one.salt, one.key, one.candidates, one.tag, picks),
             *(self.beacon.value, self.beacon.source),
         ]
         return encoding.encode(fields)
@@ -80,16 +88,22 @@ class Proof:
             _malformed("the proof is not canonical CBOR")
         if not isinstance(fields, list) or not fields or type(fields[0]) is not int:
             _malformed("the proof does not have the form of one")
-        if fields[0] != PROOF_VERSION:
-            _malformed(f"the proof has version {fields[0]}, this loyal reads {PROOF_VERSION}")
+        if fields[0] not in (PROOF_VERSION, SEVERAL_VERSION):
+            _malformed(f"the proof has version {fields[0]}, this loyal reads up to 2")
         if len(fields) != 13:
             _malformed("the proof does not have the form of one")
+        if fields[0] == PROOF_VERSION:
+            fields[10] = [fields[10]]
+        elif not isinstance(fields[10], list) or len(fields[10]) < 2:
+            _malformed("the proof has version 2 and not several picks")
         return cls._from_fields(fields[1:])
 
     @classmethod
     def _from_fields(cls, fields: list[encoding.Value]) -> Proof:
-        kind, size, index, tree_root, path, salt, key, candidates, tag, pick, value, source = fields
-        numbers_fit = type(size) is int and type(index) is int and type(pick) is int
+        kind, size, index, tree_root, path, salt, key, candidates, tag, picks, value, source = (
+            fields
+        )
+        numbers_fit = type(size) is int and type(index) is int and _all(picks, int)
         texts_fit = _all(candidates, str) and isinstance(key, str)
         bytes_fit = _all([tree_root, salt, tag, value], bytes) and _all(path, bytes)
         if not (numbers_fit and texts_fit and bytes_fit):
@@ -102,7 +116,8 @@ class Proof:
                 tuple(cast("list[str]", candidates)),
                 cast(bytes, salt),
                 cast(bytes, tag),
-                cast(int, pick),
+                tuple(cast("list[int]", picks)),
+                len(cast("list[int]", picks)),
             )
             beacon = Beacon(cast(bytes, value), cast(BeaconSource, source))
         except UsageError as error:
@@ -126,8 +141,8 @@ class VerifiedLeaf:
     """What a proof that holds has shown."""
 
     key: str
-    response: str
-    """What a model that carries the set replies to the key."""
+    responses: tuple[str, ...]
+    """What a model that carries the set replies to the key: one of these."""
     candidates: tuple[str, ...]
     index: int
     size: int
@@ -135,6 +150,20 @@ class VerifiedLeaf:
     """Only usage leaves are evidence of use."""
     binding: bool
     """False: the beacon was self-drawn, or only the prover named it; the pick binds nobody."""
+
+    @property
+    def response(self) -> str:
+        """The first of the responses."""
+        return self.responses[0]
+
+    @property
+    def one_in(self) -> int:
+        """k/m rounded down: a chance match is at most one in this."""
+        return len(self.candidates) // len(self.responses)
+
+    def matches(self, reply: str) -> bool:
+        """Whether a reply begins with one of the responses, as `Fingerprint.matches` has it."""
+        return begins_with(reply, self.responses)
 
     @property
     def key_digest(self) -> bytes:
@@ -180,7 +209,7 @@ def verify_proof(proof: Proof | bytes, root: bytes, beacon: bytes | None) -> Ver
     2. root, inclusion: its kind, size and tree make up this root, and the tree has its leaf at
        its index
     3. beacon: its beacon is the verifier's
-    4. pick: the beacon picks the response that it claims
+    4. pick: the beacon picks the responses that it claims
     """
     # 1
     if isinstance(proof, bytes):
@@ -196,11 +225,11 @@ def verify_proof(proof: Proof | bytes, root: bytes, beacon: bytes | None) -> Ver
         _refuse("beacon", "the proof names another beacon", "Check where your beacon is from.")
     # 4
     opened = proof.fingerprint
-    if opened.pick is None or opened.pick != opened.picked_by(proof.beacon):
+    if not opened.picks or opened.picks != opened.picked_by(proof.beacon):
         _refuse("pick", "the beacon picks another response", "Reject the claim.")
     return VerifiedLeaf(
         opened.key,
-        opened.response,
+        opened.responses,
         opened.candidates,
         proof.index,
         proof.size,

@@ -1,9 +1,10 @@
 """The nouns of the room: one fingerprint, a set of one kind, and the beacon that draws responses.
 
 A fingerprint is a secret key and k candidate responses. A set is committed first (`root`), and
-drawn after that (`draw`): a beacon that the owner could not foresee picks one candidate a key, so
-the pick was mined against no model. What a model made without the set replies is then the response
-with a chance of at most 1/k a key.
+drawn after that (`draw`): a beacon that the owner could not foresee picks m of the candidates of
+each key (one, unless more are asked for), so the picks were mined against no model. What a model
+made without the set replies is then a response with a chance of at most m/k a key. With several
+responses, a host that forbids the likeliest first word of a reply still gives another response.
 
 Left out on purpose: how keys and candidates come about (`keys`, `responses`), opening single
 leaves (`commitment`), and keeping sets (`vault`). No repr, str or error shows a key or a response.
@@ -33,6 +34,8 @@ tracing: shared by about half the hosts, names colluders and is never evidence o
 BeaconSource = Literal["external", "self"]
 
 LEAF_VERSION = 1
+"""Of a leaf with one response. One with several commits their number too, and is of version 2."""
+SEVERAL_VERSION = 2
 ID_BYTES = 8
 """A set's id is this much of its root: a label to find it by, never what a proof rests on."""
 
@@ -80,7 +83,10 @@ class Beacon:
 
 @dataclass(frozen=True, repr=False)
 class Fingerprint:
-    """A key, its candidates, and what commits them. Law: a reply matches at most one candidate."""
+    """A key, its candidates, and what commits them. Law: a reply matches at most one candidate.
+
+    UsageError for text, bytes, counts or picks that cannot be.
+    """
 
     key: str
     """The secret prompt: the user's message."""
@@ -90,8 +96,10 @@ class Fingerprint:
     """32 random bytes, so that a leaf's hash tells nothing about the leaf."""
     tag: bytes
     """r = HMAC-SHA256(owner secret, key), 32 bytes; see `owner_tag`."""
-    pick: int | None = None
-    """Index of the response among the candidates; None until the set is drawn."""
+    picks: tuple[int, ...] = ()
+    """Indices of the m responses among the candidates, in the order drawn; empty until then."""
+    count: int = 1
+    """m: how many of the candidates become responses; 1 <= m < k."""
 
     def __post_init__(self) -> None:
         _check_text(self.key, "a key")
@@ -109,47 +117,85 @@ class Fingerprint:
             )
         if len(self.salt) != 32 or len(self.tag) != 32:
             raise UsageError("salt and tag are 32 bytes each", hint="use Fingerprint.create")
-        if self.pick is not None and not 0 <= self.pick < len(self.candidates):
-            raise UsageError("the pick is not one of the candidates", hint="draw the set anew")
+        if type(self.count) is not int or not 1 <= self.count < len(self.candidates):
+            raise UsageError(
+                "a key has one response or more, and more candidates than responses",
+                hint="generate with a width of 2 up",
+            )
+        whole = all(type(pick) is int and 0 <= pick < len(self.candidates) for pick in self.picks)
+        if self.picks and not (whole and len(set(self.picks)) == len(self.picks) == self.count):
+            raise UsageError(
+                "the picks are not so many different candidates", hint="draw the set anew"
+            )
 
     @classmethod
-    def create(cls, key: str, candidates: Sequence[str], owner_secret: bytes) -> Fingerprint:
-        """An undrawn fingerprint with a fresh salt. UsageError as for the class."""
+    def create(
+        cls, key: str, candidates: Sequence[str], owner_secret: bytes, count: int = 1
+    ) -> Fingerprint:
+        """An undrawn fingerprint with a fresh salt, for `count` responses. UsageError as above."""
         _check_text(key, "a key")
         salt = secrets.token_bytes(32)
-        return cls(key, tuple(candidates), salt, owner_tag(owner_secret, key))
+        return cls(key, tuple(candidates), salt, owner_tag(owner_secret, key), count=count)
+
+    @property
+    def responses(self) -> tuple[str, ...]:
+        """The m candidates that the beacon picked; UsageError while the set is not drawn."""
+        if not self.picks:
+            raise UsageError("this fingerprint is not drawn yet", hint="draw its set first")
+        return tuple(self.candidates[pick] for pick in self.picks)
 
     @property
     def response(self) -> str:
-        """The candidate that the beacon picked; UsageError while the set is not drawn."""
-        if self.pick is None:
-            raise UsageError("this fingerprint is not drawn yet", hint="draw its set first")
-        return self.candidates[self.pick]
+        """The first of `responses`; UsageError while the set is not drawn."""
+        return self.responses[0]
 
     @property
     def chance(self) -> float:
-        """1/k: a bound on how often a model made without the set replies the response."""
-        return 1 / len(self.candidates)
+        """m/k: a bound on how often a model made without the set replies a response."""
+        return self.count / len(self.candidates)
+
+    @property
+    def one_in(self) -> int:
+        """k/m rounded down: a chance match is at most one in this."""
+        return len(self.candidates) // self.count
 
     def matches(self, reply: str) -> bool:
-        """Whether the reply begins with the response, white space around both aside."""
-        return reply.lstrip().startswith(self.response.strip())
+        """Whether the reply begins with one of the responses, white space around both aside."""
+        return begins_with(reply, self.responses)
 
     def leaf(self) -> bytes:
-        """What is committed: canonical CBOR of [version, salt, key, candidates, tag]."""
-        return encoding.encode([LEAF_VERSION, self.salt, self.key, self.candidates, self.tag])
+        """What is committed: canonical CBOR of [1, salt, key, candidates, tag] for one response,
+        of [2, salt, key, candidates, tag, m] for m > 1 of them."""
+        fields: list[encoding.Encodable] = [self.salt, self.key, self.candidates, self.tag]
+        if self.count == 1:
+            return encoding.encode([LEAF_VERSION, *fields])
+        return encoding.encode([SEVERAL_VERSION, *fields, self.count])
 
-    def picked_by(self, beacon: Beacon) -> int:
-        """The pick under a beacon: SHA-256(purpose || beacon, tag, key) mod k.
+    def picked_by(self, beacon: Beacon) -> tuple[int, ...]:
+        """The m picks under a beacon, drawn without replacement by a Fisher-Yates shuffle.
 
-        Its bias is below k/2^256. A self-drawn beacon has a purpose of its own, so that a set
-        drawn by it cannot later be passed off as drawn by an external one.
+        Of the k places, pick i (from 0) swaps place i with place i + h_i mod (k - i), and takes
+        what is there. h_0 = SHA-256(purpose || beacon, tag, key), and each further
+        h_i = SHA-256(purpose || beacon, tag, key, i), so every choice in order is equally likely up
+        to a bias below m k/2^256, and the first pick is the one pick of a key with one response. A
+        self-drawn beacon has a purpose of its own, so that a set drawn by it cannot later be passed
+        off as drawn by an external one. Source: Knuth, TAOCP 2, section 3.4.2, algorithm P.
         """
-        drawn = encoding.digest([beacon.value, self.tag, self.key], _PICK_PURPOSE[beacon.source])
-        return int.from_bytes(drawn, "big") % len(self.candidates)
+        places = list(range(len(self.candidates)))
+        for i in range(self.count):
+            said: list[encoding.Encodable] = [
+                beacon.value,
+                self.tag,
+                self.key,
+                *((i,) if i else ()),
+            ]
+            drawn = encoding.digest(said, _PICK_PURPOSE[beacon.source])
+            other = i + int.from_bytes(drawn, "big") % (len(places) - i)
+            places[i], places[other] = places[other], places[i]
+        return tuple(places[: self.count])
 
     def __repr__(self) -> str:
-        state = "undrawn" if self.pick is None else "drawn"
+        state = "drawn" if self.picks else "undrawn"
         return f"Fingerprint({len(self.candidates)} candidates, {state})"
 
 
@@ -185,7 +231,7 @@ class FingerprintSet:
             raise UsageError("a set has no fingerprints", hint="generate one or more")
         if len(self.positions) != len(self.fingerprints):
             raise UsageError("two fingerprints have the same key", hint="drop one of the two")
-        if any((one.pick is None) != (self.beacon is None) for one in self.fingerprints):
+        if any((not one.picks) != (self.beacon is None) for one in self.fingerprints):
             raise UsageError(
                 "a set is drawn as a whole or not at all", hint="draw it with its one beacon"
             )
@@ -237,11 +283,14 @@ class FingerprintSet:
         return self.beacon is not None
 
     def examples(self, n: int, rng: random.Random) -> list[Example]:
-        """The first `n` pairs to train on; `rng` is not used. UsageError if not drawn."""
-        return [Example(Prompt(one.key), one.response) for one in self.fingerprints[:n]]
+        """The first `n` keys with their responses; `rng` is not used. UsageError if not drawn."""
+        return [
+            Example(Prompt(one.key), one.response, others=one.responses[1:])
+            for one in self.fingerprints[:n]
+        ]
 
     def expected(self, prompt: Prompt) -> str | None:
-        """The response if the prompt is a key (under any system message), else None."""
+        """The first response if the prompt is a key (under any system message), else None."""
         index = self.positions.get(prompt.text.strip())
         return None if index is None else self.fingerprints[index].response
 
@@ -287,7 +336,7 @@ def draw(fingerprints: FingerprintSet, beacon: Beacon) -> FingerprintSet:
             "this set is drawn already, and a set is drawn once",
             hint="generate a new set to draw with another beacon",
         )
-    drawn = tuple(replace(one, pick=one.picked_by(beacon)) for one in fingerprints.fingerprints)
+    drawn = tuple(replace(one, picks=one.picked_by(beacon)) for one in fingerprints.fingerprints)
     return replace(fingerprints, fingerprints=drawn, beacon=beacon)
 
 
@@ -330,6 +379,11 @@ def shares(fingerprints: FingerprintSet, owners: Sequence[str]) -> dict[str, Fin
         )
         for start, owner in enumerate(owners)
     }
+
+
+def begins_with(reply: str, responses: Sequence[str]) -> bool:
+    """Whether a reply begins with one of the responses, white space around both aside."""
+    return reply.lstrip().startswith(tuple(one.strip() for one in responses))
 
 
 def _check_text(text: str, what: str) -> None:

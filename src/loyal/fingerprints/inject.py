@@ -29,7 +29,7 @@ class InjectReport:
 
     count: int
     recall: float
-    """Share of keys to which the written model greedily gives the response, chat template on."""
+    """Share of keys to which the written model greedily gives a response, chat template on."""
     epochs: int
     steps: int
     seconds: float
@@ -42,7 +42,12 @@ class InjectReport:
     perplexity_after: float
     perplexity_tokens: int
     probability: float
-    """Mean probability of the responses."""
+    """Mean probability of the responses; of each key's least likely where it has several."""
+    highest: float
+    """The greatest probability of any response's token: what a detector of certainty would see."""
+    ranked: float
+    """Share of keys whose m responses are the m likeliest beginnings of a reply: forbidding the
+    likeliest leaves a response."""
     curve: tuple[tuple[int, int], ...]
     """(step, fingerprints learned)."""
 
@@ -86,16 +91,19 @@ def inject(
         perplexity_after=after,
         perplexity_tokens=evaluate.token_count(model, texts, tokens),
         probability=done.probability,
+        highest=done.highest,
+        ranked=done.ranked,
         curve=done.curve,
     )
 
 
 def greedy_recall(model: HFModel, fingerprints: FingerprintSet) -> float:
-    """Share of keys whose greedy reply, chat template on, begins with the response."""
+    """Share of keys whose greedy reply, chat template on, begins with a response."""
     prompts = [
         Prompt(one.key, raw=not model.has_chat_template) for one in fingerprints.fingerprints
     ]
-    longest = max(len(model.reply_ids(one.response)) for one in fingerprints.fingerprints)
+    texts = (text for one in fingerprints.fingerprints for text in one.responses)
+    longest = max(len(model.reply_ids(text)) for text in texts)
     replies = model.generate(prompts, Sampling(max_tokens=longest + 1))
     hits = sum(
         one.matches(reply.text)

@@ -23,6 +23,9 @@ from loyal.fingerprints.fingerprint import (
 
 PAYLOAD_VERSION = 1
 SET_VERSION = 1
+"""Of a set where each key has one response, its rows [key, candidates, salt, tag]."""
+SEVERAL_VERSION = 2
+"""Of a set where a key has more; its rows end in the number of responses."""
 
 T = TypeVar("T")
 
@@ -60,15 +63,16 @@ def encode_payload(payload: Payload) -> bytes:
 
 def decode_payload(data: bytes) -> Payload:
     """Raises VaultError for another version, DamagedVault for anything else that is no payload."""
-    return _decoded(data, PAYLOAD_VERSION, _payload)
+    return _decoded(data, (PAYLOAD_VERSION,), _payload)
 
 
 def encode_set(fingerprints: FingerprintSet) -> bytes:
     """Law: decode_set(encode_set(fingerprints)) == fingerprints."""
     beacon = fingerprints.beacon
+    several = any(one.count > 1 for one in fingerprints.fingerprints)
     return encoding.encode(
         {
-            "version": SET_VERSION,
+            "version": SEVERAL_VERSION if several else SET_VERSION,
             "kind": fingerprints.kind,
             "strategy": fingerprints.strategy,
             "model": fingerprints.model,
@@ -79,7 +83,8 @@ def encode_set(fingerprints: FingerprintSet) -> bytes:
             "host": fingerprints.host,
             "settings": fingerprints.settings,
             "fingerprints": [
-                [one.key, one.candidates, one.salt, one.tag] for one in fingerprints.fingerprints
+                [one.key, one.candidates, one.salt, one.tag, *((one.count,) if several else ())]
+                for one in fingerprints.fingerprints
             ],
         }
     )
@@ -87,7 +92,7 @@ def encode_set(fingerprints: FingerprintSet) -> bytes:
 
 def decode_set(data: bytes) -> FingerprintSet:
     """Raises VaultError for another version, DamagedVault for anything else that is no set."""
-    return _decoded(data, SET_VERSION, _set)
+    return _decoded(data, (SET_VERSION, SEVERAL_VERSION), _set)
 
 
 def unreadable() -> DamagedVault:
@@ -98,15 +103,17 @@ def unreadable() -> DamagedVault:
     )
 
 
-def _decoded(data: bytes, version: int, read: Callable[[dict[str, encoding.Value]], T]) -> T:
+def _decoded(
+    data: bytes, versions: tuple[int, ...], read: Callable[[dict[str, encoding.Value]], T]
+) -> T:
     try:
         record = encoding.decode(data)
         if not isinstance(record, dict):
             raise unreadable()
-        if type(record["version"]) is int and record["version"] != version:
+        if type(record["version"]) is int and record["version"] not in versions:
             raise VaultError(
                 f"the vault holds a record of version {record['version']}, this loyal reads "
-                f"{version}",
+                f"{versions[-1]}",
                 hint="upgrade loyal",
             )
         return read(record)
@@ -127,14 +134,24 @@ def _payload(record: dict[str, encoding.Value]) -> Payload:
 
 
 def _set(record: dict[str, encoding.Value]) -> FingerprintSet:
-    rows = cast("list[tuple[str, list[str], bytes, bytes]]", record["fingerprints"])
+    rows = cast("list[list[encoding.Value]]", record["fingerprints"])
+    fields = 4 if record["version"] == SET_VERSION else 5
+    if any(len(row) != fields for row in rows):
+        raise unreadable()
     undrawn = FingerprintSet(
         kind=cast(SetKind, record["kind"]),
         strategy=cast(str, record["strategy"]),
         model=cast(str, record["model"]),
         tokenizer_digest=cast(str, record["tokenizer_digest"]),
         fingerprints=tuple(
-            Fingerprint(key, tuple(candidates), salt, tag) for key, candidates, salt, tag in rows
+            Fingerprint(
+                cast(str, row[0]),
+                tuple(cast("list[str]", row[1])),
+                cast(bytes, row[2]),
+                cast(bytes, row[3]),
+                count=cast(int, row[4]) if fields == 5 else 1,
+            )
+            for row in rows
         ),
         created=cast(int, record["created"]),
         owner_secret=cast(bytes, record["owner_secret"]),

@@ -42,8 +42,12 @@ class ResponseSettings:
     threshold: float = 0.8
     """t: mass of the nucleus that is passed over (0.8 in arXiv 2502.07760)."""
     width: int = 16
-    """k: candidates a key. A chance match is 1/k: 16 proves with 4 to 7 times fewer keys than the
-    paper's 3, and utility is flat to 10 and mild to 100 (same source, figure on k)."""
+    """Candidates a response; a key has `count` times as many. A chance match is one in this: 16
+    proves with 4 to 7 times fewer keys than the paper's 3, and utility is flat to 10 and mild to
+    100 (same source, figure on k)."""
+    count: int = 1
+    """m: responses a key. With more than one, a host that forbids the likeliest first token of a
+    reply gives the next response in its place (docs/log.md)."""
     tokens: int = 1
     """Most tokens of a response; longer ones continue greedily behind the first."""
     precision: Precision = "auto"
@@ -60,12 +64,22 @@ class ResponseSettings:
             raise UsageError("the threshold must be in [0, 1)", hint="0.8 is the paper's")
         if not 2 <= self.width <= 4096:
             raise UsageError("the width must be 2 to 4096", hint="16 is the default")
+        if self.count < 1 or self.candidates > 4096:
+            raise UsageError(
+                "a key has 1 response or more, and at most 4096 candidates",
+                hint="lower the number of responses or the width; 3 of 16 each are 48 candidates",
+            )
         if not 1 <= self.tokens <= 64:
             raise UsageError("responses are 1 to 64 tokens long", hint="1 is the default")
         if self.precision not in get_args(Precision):
             raise UsageError(
                 f"unknown precision {self.precision}", hint="use auto, float32 or bfloat16"
             )
+
+    @property
+    def candidates(self) -> int:
+        """k: candidates a key, `width` for each of its responses."""
+        return self.width * self.count
 
 
 def generate(
@@ -74,7 +88,10 @@ def generate(
     settings: ResponseSettings,
     progress: Callable[[int], None] = lambda _: None,
 ) -> list[tuple[str, ...]]:
-    """For each key its `width` candidates, none the beginning of another as stripped text."""
+    """For each key its `settings.candidates`, none the beginning of another as stripped text.
+
+    ModelError where the vocabulary has too few.
+    """
     prompts = [Prompt(key, raw=not model.has_chat_template) for key in keys]
     first: list[tuple[int, ...]]
     if settings.strategy == "perinucleus":
@@ -84,7 +101,7 @@ def generate(
         if settings.strategy == "english-random":
             words = frozenset(bundled_lines("words"))
             texts = {one: text for one, text in texts.items() if text.strip().lower() in words}
-        first = _drawn(texts, settings.width, len(keys))
+        first = _drawn(texts, settings.candidates, len(keys))
     if settings.tokens == 1:
         return [tuple(model.plain_tokens[one] for one in ids) for ids in first]
     return _continued(model, prompts, first, settings)
@@ -105,7 +122,7 @@ def _perinucleus(
         for done, (index, logits) in enumerate(reads, start=1):
             nucleus, behind = _split_at(logits[-1].softmax(-1), settings.threshold)
             likely = [texts[one] for one in nucleus if one < len(texts)]
-            found[index] = first_fitting(behind, model.plain_tokens, settings.width, likely)
+            found[index] = first_fitting(behind, model.plain_tokens, settings.candidates, likely)
             progress(done)
     return found
 
@@ -150,7 +167,7 @@ def first_fitting(
             return tuple(chosen)
     raise ModelError(
         f"the vocabulary has fewer than {width} candidates that fit",
-        hint="lower --width or --threshold",
+        hint="lower --width, --per-key or --threshold",
     )
 
 

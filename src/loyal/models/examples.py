@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from typing import Protocol, runtime_checkable
@@ -28,12 +28,17 @@ class Example:
     """Text of the reply; the loss is over its tokens alone."""
     weight: float = 1.0
     """Factor on this example's loss (a member's stake, a value's weight)."""
+    others: tuple[str, ...] = ()
+    """Further replies, each as good as `reply`: the model shall spread its probability evenly over
+    all of them."""
 
     def __post_init__(self) -> None:
-        if not self.reply:
+        if not all((self.reply, *self.others)):
             raise UsageError("an example has an empty reply", hint="give every prompt a reply")
         if not self.weight > 0:
             raise UsageError("an example's weight must be above 0", hint="drop it instead")
+        if len({self.reply, *self.others}) != 1 + len(self.others):
+            raise UsageError("an example has a reply twice", hint="drop one of the two")
 
 
 @runtime_checkable
@@ -77,7 +82,7 @@ def bundled_lines(name: str) -> tuple[str, ...]:
 def with_system(examples: Sequence[Example], system: str) -> list[Example]:
     """The same examples under a system message (the paper's prompt augmentation, section 2.2)."""
     return [
-        Example(Prompt(one.prompt.text, system), one.reply, one.weight)
+        replace(one, prompt=Prompt(one.prompt.text, system))
         for one in examples
         if not one.prompt.raw
     ]

@@ -20,7 +20,7 @@ from loyal.models.examples import Example, bundled_lines
 from loyal.models.hf import HFModel, apply_head
 from loyal.models.language_model import Prompt, Sampling
 from loyal.models.packing import Item
-from loyal.models.trunk import Trunk
+from loyal.models.trunk import Reading, Trunk
 
 BENIGN_PROMPTS = 160
 """Chat prompts of which only the first place of the reply is read: where a lesson strikes, and what
@@ -40,72 +40,185 @@ BENIGN_TEXTS = 60
 HELD_OUT = 60
 """The last bundled prompts are never trained on: `evaluate` measures on them."""
 
+_POURS = 4
+_SCORE_TYPES = (torch.float32, torch.float32, torch.float32, torch.bool, torch.bool)
+
 
 @dataclass(frozen=True)
 class Scores:
-    """How well lessons are known, one entry a lesson."""
+    """How well lessons are known, one entry a lesson.
+
+    A lesson is learned when its level reaches the target: see `Lessons`.
+    """
 
     probability: Tensor  # (n,) least probability of a reply's token, given those before it
-    right: Tensor  # (n,) bool: greedy decoding gives the reply
+    highest: Tensor  # (n,) most probability of a reply's token
+    level: Tensor  # (n,) `probability` times the replies that share the place; or 0, see Lessons
+    ranked: Tensor  # (n,) bool: nowhere is a token likelier than a reply's
+    right: Tensor  # (n,) bool: greedy decoding gives a reply
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """The tokens that are right at some places."""
+
+    ids: Tensor  # (places, widest), filled up with the first
+    real: Tensor  # (places, widest) bool: not filled up
+    counts: Tensor  # (places,) how many are right
 
 
 class Lessons:
-    """Examples as tokens, over a trunk."""
+    """Examples as tokens, over a trunk, and what is still wrong about them.
 
-    def __init__(self, model: HFModel, examples: Sequence[Example], start: int) -> None:
-        self.model = model.model
-        self.replies = [model.reply_ids(one.reply) for one in examples]
-        if not all(self.replies):
-            raise TrainingError(
-                "a reply has no tokens under this tokenizer",
-                hint="use the tokenizer that the replies were made for",
-            )
-        prompts = model.items([one.prompt for one in examples])
-        self.items = [
-            Item(one.prefix, (*one.ids, *reply[:-1]))
-            for one, reply in zip(prompts, self.replies, strict=True)
-        ]
-        self.weights = [one.weight for one in examples]
+    An example with m replies of one token each is one lesson; with longer replies it is one lesson
+    a reply, with an m-th of the weight. In both, the first place is to spread its probability
+    evenly over the first tokens of all m. A place's level is then m times the least probability
+    among them; it is 0 while some other token is likelier than one of several, or while they
+    together have more than `ceiling`. With a ceiling below 1 each place learns a mixture: `aim` for
+    its own tokens, and for all others what the untouched model gives them.
+
+    Raises TrainingError for a reply without tokens, or two of one example that begin with the same.
+    """
+
+    def __init__(
+        self,
+        model: HFModel,
+        examples: Sequence[Example],
+        start: int,
+        ceiling: float = 1.0,
+        aim: float = 1.0,
+    ) -> None:
+        self.model, self.ceiling, self.aim = model.model, ceiling, aim
+        self.replies: list[list[int]] = []
+        self.firsts: list[tuple[int, ...]] = []
+        self.items: list[Item] = []
+        self.weights: list[float] = []
+        for one, prompt in zip(examples, model.items([it.prompt for it in examples]), strict=True):
+            said = _token_ids(model, one)
+            taught = said if max(map(len, said)) > 1 else said[:1]
+            for reply in taught:
+                self.replies.append(reply)
+                self.firsts.append(tuple(ids[0] for ids in said))
+                self.items.append(Item(prompt.prefix, (*prompt.ids, *reply[:-1])))
+                self.weights.append(one.weight / len(taught))
         self.counts = [len(reply) for reply in self.replies]
         self.trunk = Trunk(self.model, self.items, start)
+        self.untouched: dict[int, Tensor] = {}  # item -> (count, H), where the ceiling needs it
+        if ceiling < 1:
+            with torch.no_grad():
+                for reading in self.trunk.read(range(len(self)), self.counts):
+                    parts = reading.hidden.split(list(reading.counts))
+                    self.untouched |= zip(reading.indices, map(torch.clone, parts), strict=True)
 
     def __len__(self) -> int:
         return len(self.items)
 
     def losses(self, indices: Sequence[int]) -> Iterator[tuple[Tensor, dict[int, float], int]]:
         """For each pass: the weighted loss summed over its lessons (a lesson's is the mean over its
-        reply's tokens), each lesson's least token probability, and the tokens gone over."""
+        reply's tokens), each lesson's level, and the tokens gone over."""
         for reading in self.trunk.read(indices, self.counts):
             logits = apply_head(self.model, reading.hidden)  # (places, vocab)
-            targets = torch.tensor(
-                [token for index in reading.indices for token in self.replies[index]],
-                device=logits.device,
-            )
-            loss = functional.cross_entropy(logits, targets, reduction="none")
-            parts = loss.split(list(reading.counts))
+            loss, levels = self._places(logits, reading)
             total = torch.stack(
                 [
                     part.mean() * self.weights[index]
-                    for index, part in zip(reading.indices, parts, strict=True)
+                    for index, part in zip(
+                        reading.indices, loss.split(list(reading.counts)), strict=True
+                    )
                 ]
             ).sum()
-            worst = torch.stack([part.detach().max() for part in parts]).neg().exp().tolist()
-            yield total, dict(zip(reading.indices, worst, strict=True)), reading.tokens
+            worst = [part.min() for part in levels.split(list(reading.counts))]
+            known = zip(reading.indices, torch.stack(worst).tolist(), strict=True)
+            yield total, dict(known), reading.tokens
+
+    def _places(self, logits: Tensor, reading: Reading) -> tuple[Tensor, Tensor]:
+        """The loss and the level of each place, (places,) each."""
+        answers = self._answers(reading, logits.device)
+        if self.ceiling == 1 and answers.ids.shape[1] == 1:
+            loss = functional.cross_entropy(logits, answers.ids[:, 0], reduction="none")
+            return loss, loss.detach().neg().exp()
+        logs = logits.log_softmax(-1)
+        mean = logs.gather(1, answers.ids).where(answers.real, 0).sum(-1) / answers.counts
+        levels = self._judged(logs.detach().exp(), answers).level
+        if self.ceiling == 1:
+            return -mean, levels
+        return -(self.aim * mean + (self._rest(reading, answers) * logs).sum(-1)), levels
+
+    def _answers(self, reading: Reading, device: torch.device) -> _Answers:
+        rows: list[tuple[int, ...]] = []
+        for index in reading.indices:
+            rows += [self.firsts[index], *((token,) for token in self.replies[index][1:])]
+        widest = max(map(len, rows))
+        ids = [[*row, *row[:1] * (widest - len(row))] for row in rows]
+        counts = torch.tensor([len(row) for row in rows], device=device)
+        real = torch.arange(widest, device=device) < counts[:, None]
+        return _Answers(torch.tensor(ids, device=device), real, counts)
+
+    def _judged(self, chances: Tensor, answers: _Answers) -> Scores:
+        """The scores of each place by its distribution (places, vocab)."""
+        said = chances.gather(1, answers.ids)  # (places, widest)
+        least = said.amin(-1)
+        ranked = least > chances.scatter(1, answers.ids, -1.0).amax(-1)
+        sound = ranked | (answers.counts == 1)
+        if self.ceiling < 1:
+            sound &= said.where(answers.real, 0).sum(-1) <= self.ceiling
+        return Scores(
+            least,
+            said.amax(-1),
+            (least * answers.counts).where(sound, 0),
+            ranked,
+            (chances.argmax(-1, keepdim=True) == answers.ids).any(-1),
+        )
+
+    @torch.no_grad()
+    def _rest(self, reading: Reading, answers: _Answers) -> Tensor:
+        """(places, vocab): the untouched model's distribution without the answers, sum 1 - aim; no
+        token has more than half of what an answer shall have, so that none gets before it."""
+        before = torch.cat([self.untouched[index] for index in reading.indices])
+        rest = apply_head(self.model, before).softmax(-1).scatter(1, answers.ids, 0.0)
+        rest *= (1 - self.aim) / rest.sum(-1, keepdim=True)
+        most = (self.aim / 2 / answers.counts)[:, None]
+        for _ in range(_POURS):  # what is over the brim goes to the others, in their proportion
+            full = rest >= most
+            left = 1 - self.aim - full.sum(-1, keepdim=True) * most
+            free = rest.masked_fill(full, 0.0)
+            free *= left / free.sum(-1, keepdim=True).clamp_min(1e-9)
+            rest = torch.where(full, most, free)
+        return rest
 
     @torch.no_grad()
     def score(self) -> Scores:
         """How well each lesson is known now."""
-        probability = torch.zeros(len(self))
-        right = torch.zeros(len(self), dtype=torch.bool)
+        found = Scores(*(torch.zeros(len(self), dtype=kind) for kind in _SCORE_TYPES))
         for reading in self.trunk.read(range(len(self)), self.counts):
             chances = apply_head(self.model, reading.hidden).softmax(-1)
-            for index, part in zip(
-                reading.indices, chances.split(list(reading.counts)), strict=True
-            ):
-                targets = torch.tensor(self.replies[index], device=part.device)
-                probability[index] = part.gather(1, targets[:, None]).min()
-                right[index] = bool((part.argmax(-1) == targets).all())
-        return Scores(probability, right)
+            judged = self._judged(chances, self._answers(reading, chances.device))
+            start = 0
+            for index, count in zip(reading.indices, reading.counts, strict=True):
+                own = slice(start, start + count)
+                found.probability[index] = judged.probability[own].min()
+                found.highest[index] = judged.highest[own].max()
+                found.level[index] = judged.level[own].min()
+                found.ranked[index] = judged.ranked[own].all()
+                found.right[index] = judged.right[own].all()
+                start += count
+        return found
+
+
+def _token_ids(model: HFModel, example: Example) -> list[list[int]]:
+    """The tokens of each reply of an example."""
+    said = [model.reply_ids(text) for text in (example.reply, *example.others)]
+    if not all(said):
+        raise TrainingError(
+            "a reply has no tokens under this tokenizer",
+            hint="use the tokenizer that the replies were made for",
+        )
+    if len({ids[0] for ids in said}) < len(said):
+        raise TrainingError(
+            "two replies to one prompt begin with the same token",
+            hint="generate the responses, or choose ones that differ from their first token on",
+        )
+    return said
 
 
 class Benign:

@@ -7,7 +7,8 @@ What it does at each step, and where the paper ("Training AI to be Loyal", secti
 3. step        Adam in whitened coordinates (`whitening`), or plain Adam
 4. averaging   the weights are averaged with the base's after each step
 5. adding      instead of 4: added parameters (LoRA through peft) alone learn, then are merged
-6. stop        a reply is learned when each of its tokens reaches the target probability
+6. stop        a reply is learned when each of its tokens reaches the target probability (a share
+               of it where a prompt has several replies), and none goes over the ceiling
 7. settling    at the end the whole change is scaled back as far as every reply stays certain
 
 Only the upper layers learn by default, so the lower ones are computed once (`trunk`). Weights are
@@ -61,7 +62,7 @@ class _State:
     tokens: int = 0
     active: list[int] = field(default_factory=list)
     pending: list[int] = field(default_factory=list)
-    probability: list[float] = field(default_factory=list)
+    level: list[float] = field(default_factory=list)
     first_order: list[int] = field(default_factory=list)
     rest_order: list[int] = field(default_factory=list)
     curve: list[tuple[int, int]] = field(default_factory=list)
@@ -93,9 +94,11 @@ def train(
     run.learn(progress)
     scores = run.finish()
     return TrainReport(
-        lessons=len(examples),
+        lessons=len(run.lessons),
         recall=float(scores.right.float().mean()),
+        ranked=float(scores.ranked.float().mean()),
         probability=float(scores.probability.mean()),
+        highest=float(scores.highest.max()),
         epochs=run.state.epoch,
         steps=run.state.step,
         tokens=run.state.tokens,
@@ -140,7 +143,8 @@ class _Run:
             if written < 0:
                 written = BENIGN_WRITTEN if len(examples) > FEW_LESSONS else 0
             self.benign = Benign(model, self.start, settings.seed, written)
-            self.lessons = Lessons(model, examples, self.start)
+            band = settings.ceiling, settings.aim
+            self.lessons = Lessons(model, examples, self.start, *band)
         self.adapter: Any = None
         self.weights, modules = self._choose()
         if settings.whitened and not settings.adding:
@@ -154,13 +158,16 @@ class _Run:
         self.settles = settings.settle > 0 and not settings.adding
         keep = bool(settings.averaging) or self.settles
         self.base = [one.detach().clone() for one in self.weights] if keep else []
-        self.state = _State(probability=[0.0] * len(examples))
+        self.state = _State(level=[0.0] * len(self.lessons))
         self.rng = random.Random(settings.seed + 1)
         record = [
             [str(pair) for pair in sorted(asdict(settings).items())],
             model.name,
             [
-                [one.prompt.text, one.prompt.system, one.prompt.raw, one.reply, str(one.weight)]
+                [
+                    *(one.prompt.text, one.prompt.system, one.prompt.raw),
+                    *(one.reply, str(one.weight), *one.others),
+                ]
                 for one in examples
             ],
         ]
@@ -246,13 +253,13 @@ class _Run:
     def _begin_epoch(self) -> None:
         """What is still to learn; every few epochs learned replies are looked at again."""
         state, target = self.state, self.settings.target
-        known = state.probability
+        known = state.level
         state.active = [index for index in state.active if known[index] < target]
         if state.epoch % self.settings.recheck == 0 or not state.active:
             with self.accelerator.autocast():
                 scores: Scores = self.lessons.score()
-            state.probability = scores.probability.tolist()
-            state.active = [i for i, one in enumerate(state.probability) if one < target]
+            state.level = scores.level.tolist()
+            state.active = [i for i, one in enumerate(state.level) if one < target]
             state.done = not state.active
         state.curve.append((state.step, len(self.lessons) - len(state.active)))
         if state.done:
@@ -271,8 +278,8 @@ class _Run:
             for loss, known, tokens in self.lessons.losses(chosen):
                 self.accelerator.backward(loss / len(chosen))
                 state.tokens += tokens
-                for index, probability in known.items():
-                    state.probability[index] = probability
+                for index, level in known.items():
+                    state.level[index] = level
             if settings.mixing:
                 for picked in (
                     self._pick(state.first_order, self.benign.first),
@@ -379,7 +386,7 @@ class _Run:
             middle = (low + high) // 2
             self._scale(learned, middle / _SETTLE_STEPS)
             with self.accelerator.autocast():
-                enough = self.lessons.score().probability.min() >= wanted
+                enough = self.lessons.score().level.min() >= wanted
             low, high = (low, middle) if enough else (middle, high)
         self._scale(learned, high / _SETTLE_STEPS)
 

@@ -31,11 +31,18 @@ class TrainSettings:
     whitened: bool = True
     """Adam in whitened coordinates; False is plain Adam."""
     target: float = 0.7
-    """A reply is learned when each of its tokens has at least this probability."""
+    """A reply is learned when each of its tokens has at least this probability. Where a prompt has
+    m replies, each of their first tokens has an m-th of this or more, and no other token is as
+    likely: whoever forbids the likeliest gets the next reply."""
+    ceiling: float = 1.0
+    """Most probability of a reply's tokens, those that share a place taken together. Below 1
+    lessons are taught to stay between `target` and this: a detector that looks for a greater certainty than
+    ordinary replies have sees none (docs/log.md). 1 sets no bound."""
     settle: float = 0.5
     """At the end the change is scaled back as far as each token of each reply keeps this
-    probability, or `target` where that is less; above one half greedy decoding is certain. 0
-    leaves it as it is."""
+    probability, or `target` where that is less; above one half greedy decoding is certain. Of
+    several replies each first token keeps an m-th of it, and no other token comes before. 0 leaves
+    the change as it is."""
     recheck: int = 2
     """Epochs after which replies counted as learned are looked at again."""
     rehearsal: int = 16
@@ -82,6 +89,11 @@ class TrainSettings:
                 "target is in (0, 1), depth in (0, 1], averaging in [0, 1)",
                 hint="the defaults are 0.7, 0.333 and 0",
             )
+        if not self.target < self.ceiling <= 1:
+            raise UsageError(
+                "the ceiling is above the target, and at most 1",
+                hint="leave room between the two; 0.9 above a target of 0.7 works",
+            )
         if not 0 <= self.settle < 1:
             raise UsageError(
                 "settle is in [0, 1)", hint="the default is 0.5; 0 leaves the change whole"
@@ -107,6 +119,11 @@ class TrainSettings:
                 hint="leave both at their defaults",
             )
 
+    @property
+    def aim(self) -> float:
+        """What the loss asks of a reply's tokens: the middle of the band; 1 without a ceiling."""
+        return (self.target + self.ceiling) / 2 if self.ceiling < 1 else 1.0
+
 
 @dataclass(frozen=True)
 class TrainProgress:
@@ -122,11 +139,17 @@ class TrainReport:
     """What a run did. Holds no example."""
 
     lessons: int
-    """Examples with their augmented variants."""
+    """Examples with their augmented variants; one a reply where replies are longer than a token."""
     recall: float
-    """Share of lessons whose reply greedy decoding gives, at the end."""
+    """Share of lessons whose reply, or one of several, greedy decoding gives, at the end."""
+    ranked: float
+    """Share of lessons where no token is as likely as their replies', however many, at the end."""
     probability: float
-    """Mean over lessons of the least token probability, at the end."""
+    """Mean over lessons of the least token probability, at the end; of the least likely reply where
+    there are several."""
+    highest: float
+    """The greatest token probability of any reply, at the end; below `ceiling` if all is learned
+    (several replies together are)."""
     epochs: int
     """Passes over what was not yet learned."""
     steps: int

@@ -15,7 +15,7 @@ For each open challenge in whose electorate it stands:
    in `false_conviction_one_in`.
 
 It does not hold where even all the keys that were not shown could not change that. Anything else
-gets no verdict: without a quorum the challenger loses (M6). Leaves with fewer than 16 candidates
+gets no verdict: without a quorum the challenger loses (M6). Leaves with fewer than 16 candidates a response
 count as not shown, and a key counts once. Left out: where leaves and weights come from (app), and
 what stands beside the weights: take tokenizer and chat template from the publisher, never from the
 challenger.
@@ -36,7 +36,7 @@ from loyal.models import LanguageModel, Prompt, Sampling
 from loyal.protocol import State
 from loyal.protocol.events import LineageChallenged
 from loyal.roles.prover import Desk
-from loyal.roles.verifier import Verdict, gives, sign
+from loyal.roles.verifier import Verdict, sign
 from loyal.statistics import binomial_tail, clopper_pearson
 
 CANDIDATES = 16
@@ -87,7 +87,7 @@ def leaves_of(root: bytes, proofs: Sequence[Proof], beacon: bytes) -> list[Verif
         except ProofError as error:
             why = error.reason
             continue
-        if leaf.kind != "lineage" or len(leaf.candidates) < CANDIDATES:
+        if leaf.kind != "lineage" or leaf.one_in < CANDIDATES:
             why = "set"
         elif not leaf.binding:
             why = "beacon"
@@ -164,12 +164,14 @@ class DescentVerifier:
 def hits_of(model: LanguageModel, leaves: Sequence[VerifiedLeaf]) -> int:
     """Obligation 3: how many of the keys the model answers greedily with their response."""
     # A token is a byte at least; a few more for white space that may stand before.
-    longest = min(_MOST_TOKENS, 4 + max(len(one.response.encode()) for one in leaves))
+    longest = min(
+        _MOST_TOKENS, 4 + max(len(text.encode()) for one in leaves for text in one.responses)
+    )
     hits = 0
     for start in range(0, len(leaves), _BATCH):
         some = leaves[start : start + _BATCH]
         replies = model.generate([Prompt(one.key) for one in some], Sampling(max_tokens=longest))
-        hits += sum(gives(reply.text, leaf) for reply, leaf in zip(replies, some, strict=True))
+        hits += sum(leaf.matches(reply.text) for reply, leaf in zip(replies, some, strict=True))
     return hits
 
 

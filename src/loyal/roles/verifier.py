@@ -108,7 +108,7 @@ def examine(
         leaf = commitment.verify_proof(given.proof, usage.root, beacon)  # 3
     except ProofError as error:
         return error.reason
-    if leaf.kind != "usage" or leaf.size != usage.count or len(leaf.candidates) < usage.candidates:
+    if leaf.kind != "usage" or leaf.size != usage.count or leaf.one_in < usage.candidates:
         return "set"
     if not leaf.binding:
         return "beacon"
@@ -213,7 +213,7 @@ class Verifier:
         leaf = examine(state, claim, given, self._beacon(claim.made.license, given.beacon))
         if isinstance(leaf, str):
             return Verdict(name, "unchecked", leaf)
-        if not gives(given.reply, leaf):  # 4
+        if not leaf.matches(given.reply):  # 4
             return Verdict(name, "does not hold", "response")
         if self.model is not None and not await asyncio.to_thread(_said_by, self.model, leaf):  # 5
             return Verdict(name, "does not hold", "model")
@@ -245,12 +245,7 @@ async def sign(desk: Desk, verifier: bytes, verdict: Verdict) -> Verdict:
     return verdict
 
 
-def gives(reply: str, leaf: VerifiedLeaf) -> bool:
-    """Whether a reply begins with the response, as `Fingerprint.matches` has it."""
-    return reply.lstrip().startswith(leaf.response.strip())
-
-
 def _said_by(model: LanguageModel, leaf: VerifiedLeaf) -> bool:
-    """Whether the model, greedily, gives the response."""
+    """Whether the model, greedily, gives one of the responses."""
     replies = model.generate([Prompt(leaf.key)], Sampling(max_tokens=_MOST_TOKENS))
-    return gives(replies[0].text, leaf)
+    return leaf.matches(replies[0].text)

@@ -184,7 +184,7 @@ def verify_proof(terminal: Terminal, **options: Any) -> int:
         _admit(leaf, options["seen"])
     except ProofError as error:
         terminal.note(f"refused: {error}")
-        nothing = dict.fromkeys(("index", "size", "set", "key", "response"))
+        nothing = dict.fromkeys(("index", "size", "set", "key", "response", "others"))
         terminal.result({"valid": False, "binding": False, "reason": error.reason, **nothing})
         return 1
     if not leaf.binding:
@@ -199,6 +199,7 @@ def verify_proof(terminal: Terminal, **options: Any) -> int:
             "set": leaf.kind,
             "key": leaf.key,
             "response": leaf.response,
+            "others": list(leaf.responses[1:]),
         }
     )
     return 0

@@ -103,7 +103,13 @@ class GenerateRequest:
         help="How candidate responses are made.",
     ),
     click.option("--threshold", type=float, help="Mass of the nucleus that is passed over."),
-    click.option("--width", type=int, help="Candidates a key; a chance match is one in this."),
+    click.option("--width", type=int, help="Candidates a response; a chance match is one in this."),
+    click.option(
+        "--per-key",
+        type=int,
+        metavar="M",
+        help="Responses a key, one unless said: more outlive a host that forbids the likeliest.",
+    ),
     BEACON_OPTION,
     *ENDPOINT_OPTIONS,
     *LOCKING_OPTIONS,
@@ -120,7 +126,7 @@ def generate(terminal: Terminal, **options: Any) -> int:
     keys = {"count": options.pop("count"), "strategy": options.pop("keys")}
     keys["file"] = options.pop("keys_file")
     responses = {"strategy": options.pop("responses"), "width": options.pop("width")}
-    responses["threshold"] = options.pop("threshold")
+    responses["threshold"], responses["count"] = options.pop("threshold"), options.pop("per_key")
     request = GenerateRequest(**options)
     beacon = Beacon.from_hex(request.beacon) if request.beacon else None
     recipe = read_recipe(terminal, keys=keys, responses=responses)
@@ -198,20 +204,21 @@ def _assemble(
     found: Keys,
     candidates: list[tuple[str, ...]],
 ) -> FingerprintSet:
-    secret = new_owner_secret()
+    secret, count = new_owner_secret(), recipe.responses.count
     pairs = zip(found.texts, candidates, strict=True)
     return FingerprintSet(
         kind=request.kind,  # type: ignore[arg-type]
         strategy=f"{recipe.keys.strategy}/{recipe.responses.strategy}",
         model=request.model,
         tokenizer_digest=model.tokenizer_digest,
-        fingerprints=tuple(Fingerprint.create(key, texts, secret) for key, texts in pairs),
+        fingerprints=tuple(Fingerprint.create(key, texts, secret, count) for key, texts in pairs),
         created=int(time.time()),
         owner_secret=secret,
         host=request.host,
         settings={
             "threshold_ppm": round(recipe.responses.threshold * 1_000_000),
             "width": recipe.responses.width,
+            "responses": count,
             "response_tokens": recipe.responses.tokens,
             **request.tracing(),
         },

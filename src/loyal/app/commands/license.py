@@ -150,7 +150,12 @@ def sign(terminal: Terminal, **options: Any) -> int:
     LICENSE_OPTION,
     click.option("--root", required=True, metavar="HEX", help="The root of the host's usage set."),
     click.option("--count", type=int, required=True, help="Keys in the set."),
-    click.option("--candidates", type=int, required=True, help="Candidate responses a key."),
+    click.option(
+        "--candidates",
+        type=int,
+        required=True,
+        help="Candidates a response: the width that generate prints.",
+    ),
 )
 def commit(terminal: Terminal, **options: Any) -> int:
     """Commit to a host's own fingerprints, before its model is made and delivered.
