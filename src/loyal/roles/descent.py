@@ -15,10 +15,10 @@ For each open challenge in whose electorate it stands:
    in `false_conviction_one_in`.
 
 It does not hold where even all the keys that were not shown could not change that. Anything else
-gets no verdict: without a quorum the challenger loses (M6). Leaves with fewer than 16 candidates a response
-count as not shown, and a key counts once. Left out: where leaves and weights come from (app), and
-what stands beside the weights: take tokenizer and chat template from the publisher, never from the
-challenger.
+gets no verdict: without a quorum the challenger loses (M6). Leaves with fewer than 16 candidates a
+response count as not shown, and a key counts once. Left out: where leaves and weights come from
+(app), and what stands beside the weights: take tokenizer and chat template from the publisher,
+never from the challenger.
 """
 
 from __future__ import annotations
