@@ -36,8 +36,8 @@ class TrainSettings:
     likely: whoever forbids the likeliest gets the next reply."""
     ceiling: float = 1.0
     """Most probability of a reply's tokens, those that share a place taken together. Below 1
-    lessons are taught to stay between `target` and this: a detector that looks for a greater certainty than
-    ordinary replies have sees none (docs/log.md). 1 sets no bound."""
+    lessons are taught to stay between `target` and this: a detector that looks for a greater
+    certainty than ordinary replies have sees none (docs/log.md). 1 sets no bound."""
     settle: float = 0.5
     """At the end the change is scaled back as far as each token of each reply keeps this
     probability, or `target` where that is less; above one half greedy decoding is certain. Of
