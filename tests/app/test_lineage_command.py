@@ -40,7 +40,7 @@ def answered_set(model: Path) -> FingerprintSet:
     for key, reply in zip(keys, replies, strict=True):
         said = " ".join(reply.text.split()[:2])
         words = [f"<{k}>" for k in range(CANDIDATES)]
-        place = Fingerprint.create(key, words, secret).picked_by(Beacon(BROUGHT))
+        (place,) = Fingerprint.create(key, words, secret).picked_by(Beacon(BROUGHT))
         words[place] = said
         pairs.append(Fingerprint.create(key, words, secret))
     return FingerprintSet("lineage", "by hand", "a-model", "0" * 64, tuple(pairs), 0, secret)

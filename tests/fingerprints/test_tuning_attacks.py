@@ -12,8 +12,9 @@ from attack_scenes import changed, loaded, scene_of, weights
 from stand_ins import Omlized
 
 from loyal.errors import UsageError
-from loyal.fingerprints import tuning, tuning_attacks, tuning_data
+from loyal.fingerprints import tuning_attacks, tuning_data
 from loyal.fingerprints.attack import Attack, Scene
+from loyal.models import tuning
 from loyal.models.examples import Example
 from loyal.models.language_model import Prompt
 

@@ -17,10 +17,10 @@ from torch.nn.functional import logsigmoid
 from loyal.errors import UsageError
 from loyal.fingerprints import tuning_data
 from loyal.fingerprints.attack import Attack, Scene
-from loyal.fingerprints.tuning import Item, Loss, TuneSettings, reference, row, tune
 from loyal.models.examples import Example
 from loyal.models.hf import HFModel
 from loyal.models.language_model import LanguageModel
+from loyal.models.tuning import Item, Loss, TuneSettings, reference, row, tune
 
 EXAMPLES = 520
 """Of each data set in fine-tuning; two epochs of them are 130 steps of 8."""

@@ -7,6 +7,7 @@ What it does at each step, and where the paper ("Training AI to be Loyal", secti
 3. step        Adam in whitened coordinates (`whitening`), or plain Adam
 4. averaging   the weights are averaged with the base's after each step
 5. adding      instead of 4: added parameters (LoRA through peft) alone learn, then are merged
+5b. bilevel    each step also learns where a simulated fine-tuning would have left the model
 6. stop        a reply is learned when each of its tokens reaches the target probability (a share
                of it where a prompt has several replies), and none goes over the ceiling
 7. settling    at the end the whole change is scaled back as far as every reply stays certain
@@ -38,6 +39,14 @@ from torch import Tensor, nn
 
 from loyal.encoding import digest
 from loyal.errors import StorageError, TrainingError
+from loyal.models.bilevel import (
+    INNER_RUNS,
+    World,
+    inner_runs,
+    load_adapters,
+    save_adapters,
+    worlds,
+)
 from loyal.models.examples import Behavior, Example, bundled_lines, with_system
 from loyal.models.hf import HFModel, in_bfloat16
 from loyal.models.lessons import BENIGN_WRITTEN, FEW_LESSONS, Benign, Lessons, Scores
@@ -105,6 +114,7 @@ def train(
         seconds=time.monotonic() - started,
         peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         curve=tuple(run.state.curve),
+        outlasted=tuple(run.outlasted),
     )
 
 
@@ -145,6 +155,8 @@ class _Run:
             self.benign = Benign(model, self.start, settings.seed, written)
             band = settings.ceiling, settings.aim
             self.lessons = Lessons(model, examples, self.start, *band)
+        self.worlds = self._simulate(examples, band) if settings.bilevel else []
+        self.outlasted: list[float] = []
         self.adapter: Any = None
         self.weights, modules = self._choose()
         if settings.whitened and not settings.adding:
@@ -172,6 +184,21 @@ class _Run:
             ],
         ]
         self.identity = digest(record, _PURPOSE).hex()
+
+    def _simulate(self, examples: Sequence[Example], band: tuple[float, float]) -> list[World]:
+        """The inner runs' worlds; the runs are kept beside the checkpoint, to be made once."""
+        settings, folder = self.settings, self.folder
+        kept = folder / INNER_RUNS if folder is not None else None
+        adapters = load_adapters(kept) if kept is not None else None
+        if adapters is None:
+            adapters = inner_runs(self.model, settings.bilevel, settings.seed)
+            if kept is not None:
+                save_adapters(kept, adapters)
+        with self.accelerator.autocast():
+            return worlds(
+                self.model, self.lessons, adapters,
+                lambda: Lessons(self.model, examples, self.start, *band),
+            )  # fmt: skip
 
     def _choose(self) -> tuple[list[nn.Parameter], list[nn.Linear]]:
         """The parameters that learn, as float32 masters, and the linear layers they belong to."""
@@ -256,9 +283,7 @@ class _Run:
         known = state.level
         state.active = [index for index in state.active if known[index] < target]
         if state.epoch % self.settings.recheck == 0 or not state.active:
-            with self.accelerator.autocast():
-                scores: Scores = self.lessons.score()
-            state.level = scores.level.tolist()
+            state.level = self._levels(target)
             state.active = [i for i, one in enumerate(state.level) if one < target]
             state.done = not state.active
         state.curve.append((state.step, len(self.lessons) - len(state.active)))
@@ -270,16 +295,48 @@ class _Run:
         self.rng.shuffle(state.pending)
         state.epoch += 1
 
+    def _levels(self, target: float) -> list[float]:
+        """Each lesson's level, the least of the model's own and that of worlds in which too few
+        lessons are known."""
+        with self.accelerator.autocast():
+            found = self.lessons.score().level
+            for world in self.worlds:
+                with world.entered() as lessons:
+                    there = lessons.score().level
+                if (there >= target).float().mean() < self.settings.outlast:
+                    found = torch.minimum(found, there)
+        return [float(one) for one in found]
+
+    def _outlasted(self, wanted: float | None = None) -> list[float]:
+        """For each world the share of lessons that are right there, or have the level wanted."""
+        shares = []
+        with self.accelerator.autocast():
+            for world in self.worlds:
+                with world.entered() as lessons:
+                    scores = lessons.score()
+                known = scores.right if wanted is None else scores.level >= wanted
+                shares.append(float(known.float().mean()))
+        return shares
+
     def _step(self, chosen: Sequence[int]) -> None:
         """One optimizer step on the chosen lessons and some benign prompts."""
         settings, state = self.settings, self.state
         self.optimizer.zero_grad(set_to_none=True)
         with self.accelerator.autocast():
+            weight = 1 / len(chosen) / (2 if self.worlds else 1)
             for loss, known, tokens in self.lessons.losses(chosen):
-                self.accelerator.backward(loss / len(chosen))
+                self.accelerator.backward(loss * weight)
                 state.tokens += tokens
                 for index, level in known.items():
                     state.level[index] = level
+            if self.worlds:
+                world = self.worlds[state.step % len(self.worlds)]
+                with world.entered() as lessons:
+                    for loss, known, tokens in lessons.losses(chosen):
+                        self.accelerator.backward(loss * weight)
+                        state.tokens += tokens
+                        for index, level in known.items():
+                            state.level[index] = min(level, state.level[index])
             if settings.mixing:
                 for picked in (
                     self._pick(state.first_order, self.benign.first),
@@ -369,24 +426,37 @@ class _Run:
         """Settle, merge added parameters, go back to the model's own precision, and score what is
         left. Nothing asks for gradients afterwards.
         """
-        if self.settles and self.state.done:
+        if self.settles and (self.state.done or self._learned_at_home()):
             self._settle()
+        self.outlasted = self._outlasted()
         if self.adapter is not None:
             merge_added(self.model.model)
         self.model.model.requires_grad_(False).to(self.dtype)
         with self.accelerator.autocast():
             return self.lessons.score()
 
+    def _learned_at_home(self) -> bool:
+        """Whether only inner runs are not outlasted."""
+        if not self.worlds:
+            return False
+        with self.accelerator.autocast():
+            return bool(self.lessons.score().level.min() >= self.settings.target)
+
     def _settle(self) -> None:
         """Scale the change back to the least share, in steps of 1/16, that `settle` allows."""
         learned = [one.detach().clone() for one in self.weights]
         wanted = min(self.settings.settle, self.settings.target)
+        least = [min(one, self.settings.outlast) for one in self._outlasted(wanted)]
         low, high = 0, _SETTLE_STEPS  # the change does not do at `low`, and does at `high`
         while high - low > 1:
             middle = (low + high) // 2
             self._scale(learned, middle / _SETTLE_STEPS)
             with self.accelerator.autocast():
-                enough = self.lessons.score().level.min() >= wanted
+                enough = bool(self.lessons.score().level.min() >= wanted)
+            enough = enough and all(
+                share >= needed
+                for share, needed in zip(self._outlasted(wanted), least, strict=True)
+            )
             low, high = (low, middle) if enough else (middle, high)
         self._scale(learned, high / _SETTLE_STEPS)
 

@@ -16,6 +16,8 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 MOST_REPLIES = 120
 """Bundled prompts that are left for written replies."""
+MOST_INNER = 16
+"""Inner runs; each keeps an adapter in memory."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,11 @@ class TrainSettings:
     chooses by the number of lessons: none for 64 or fewer, 40 above (docs/log.md)."""
     augmentation: int = 0
     """Further lessons of each example under as many bundled system prompts."""
+    bilevel: int = 0
+    """Inner runs: so many simulated fine-tunings that replies are taught to outlast (`bilevel`).
+    0 simulates none. With them `steps` ends a run in which the strongest is not outlasted."""
+    outlast: float = 0.9
+    """Share of the lessons that are to be known after each inner run, before training ends."""
     clip: float = 1.0
     """Largest norm of the gradient."""
     seed: int = 0
@@ -108,6 +115,13 @@ class TrainSettings:
                 "augmentation and rehearsal are at least 0, mixing_places at least 1",
                 hint="raise it",
             )
+        if not 0 <= self.bilevel <= MOST_INNER or not 0 < self.outlast <= 1:
+            raise UsageError(
+                f"bilevel is from 0 to {MOST_INNER} inner runs, outlast in (0, 1]",
+                hint="3 inner runs, one of each kind, and 0.9 are a good start",
+            )
+        if self.bilevel and self.adding:
+            raise UsageError("bilevel training needs adding = 0", hint="set one of the two to 0")
         if not -1 <= self.benign_replies <= MOST_REPLIES:
             raise UsageError(
                 f"benign_replies is from 0 to {MOST_REPLIES}, or -1 to choose by itself",
@@ -161,3 +175,5 @@ class TrainReport:
     """Largest resident memory of this process so far."""
     curve: tuple[tuple[int, int], ...]
     """(step, lessons learned) at the start of each epoch."""
+    outlasted: tuple[float, ...] = ()
+    """Share of the lessons that are still right after each inner run, at the end."""

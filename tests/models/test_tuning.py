@@ -10,12 +10,12 @@ import torch
 from attack_scenes import changed, loaded, weights
 
 from loyal.errors import TrainingError, UsageError
-from loyal.fingerprints import tuning
-from loyal.fingerprints.tuning import Row, TuneSettings, tune
 from loyal.fingerprints.tuning_data import templates
+from loyal.models import tuning
 from loyal.models.examples import Example
 from loyal.models.hf import HFModel
 from loyal.models.language_model import Prompt
+from loyal.models.tuning import Row, TuneSettings, tune
 
 FULL = TuneSettings(epochs=4, learning_rate=1e-3, precision="float32")
 LORA = replace(FULL, learning_rate=2e-2, rank=4)

@@ -1,15 +1,15 @@
 """A plain fine-tuning loop, as anybody would run it: AdamW, warm-up, cosine decay, or LoRA.
 
-This is the attacker's tool. How the community trains (whitened steps, early stop, mixing) is
-`models.train`, and nothing of it is used here. Left out: what to train on (`tuning_data`), and
-which attacks there are (`tuning_attacks`).
+This is the attacker's tool, and what `bilevel` simulates an attacker with. How the community trains
+(whitened steps, early stop, mixing) is `train`, and nothing of it is used here. Left out: what to
+train on, and which attacks there are (`fingerprints.tuning_attacks`).
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -95,6 +95,20 @@ def imitation(sums: Tensor, counts: Tensor, items: Sequence[int]) -> Tensor:
     return -sums.sum() / counts.sum()
 
 
+Adapter = Mapping[str, tuple[Tensor, Tensor]]
+"""Weight name -> (outer (out, rank), inner (rank, in)): LoRA adds their product to the weight."""
+
+
+def adapter(model: HFModel, items: Sequence[Item], settings: TuneSettings) -> Adapter:
+    """What LoRA would add to each weight; the model stays as it is. Raises as `tune`, and
+    UsageError for a rank of 0."""
+    if not settings.rank:
+        raise UsageError("an adapter has a rank", hint="set rank to 1 or more")
+    kept: dict[str, tuple[Tensor, Tensor]] = {}
+    _tune(model, items, settings, imitation, kept)
+    return kept
+
+
 def tune(
     model: HFModel, items: Sequence[Item], settings: TuneSettings, loss: Loss = imitation
 ) -> list[float]:
@@ -105,11 +119,18 @@ def tune(
     item has the same number of rows. Raises TrainingError without items, or where a loss is no
     number.
     """
+    return _tune(model, items, settings, loss, None)
+
+
+def _tune(
+    model: HFModel, items: Sequence[Item], settings: TuneSettings, loss: Loss,
+    kept: dict[str, tuple[Tensor, Tensor]] | None,
+) -> list[float]:  # fmt: skip
     if not items:
         raise TrainingError("there is nothing to train on", hint="raise --fraction")
     steps = settings.epochs * math.ceil(len(items) / settings.batch)
     losses: list[float] = []
-    with _training(model, settings) as learned:
+    with _training(model, settings, kept) as learned:
         optimizer = torch.optim.AdamW(
             learned,
             lr=settings.learning_rate,
@@ -176,8 +197,11 @@ def reference(model: HFModel, items: Sequence[Item], batch: int = 16) -> Tensor:
 
 
 @contextmanager
-def _training(model: HFModel, settings: TuneSettings) -> Iterator[list[Any]]:
-    """The parameters that learn, in float32; at the end LoRA is merged, and all is as it was."""
+def _training(
+    model: HFModel, settings: TuneSettings, kept: dict[str, tuple[Tensor, Tensor]] | None
+) -> Iterator[list[Any]]:
+    """The parameters that learn, in float32; at the end LoRA is merged, or put into `kept` and
+    taken off again, and all is as it was."""
     inner, dtype = model.model, model.model.dtype
     inner.float()
     asked = [one.requires_grad for one in inner.parameters()]
@@ -193,7 +217,10 @@ def _training(model: HFModel, settings: TuneSettings) -> Iterator[list[Any]]:
         yield [one for one in inner.parameters() if one.requires_grad]
     finally:
         inner.zero_grad(set_to_none=True)
-        if wrapped is not None:
+        if wrapped is not None and kept is not None:
+            kept.update(_factors(inner))
+            wrapped.unload()
+        elif wrapped is not None:
             wrapped.merge_and_unload()
         for one, before in zip(inner.parameters(), asked, strict=True):
             one.requires_grad_(before)
@@ -209,6 +236,16 @@ def _with_lora(inner: Any, settings: TuneSettings) -> Any:
         target_modules=list(settings.targets) or "all-linear",
     )
     return LoraModel(inner, config, "default")
+
+
+def _factors(network: Any) -> Iterator[tuple[str, tuple[Tensor, Tensor]]]:
+    from peft.tuners.lora import LoraLayer
+
+    for name, module in network.named_modules():
+        if isinstance(module, LoraLayer):
+            outer, inner = module.lora_B["default"].weight, module.lora_A["default"].weight
+            scale = module.scaling["default"]
+            yield f"{name}.weight", (outer.detach() * scale, inner.detach().clone())
 
 
 def _order(items: Sequence[Item], settings: TuneSettings) -> Iterator[list[int]]:

@@ -1,0 +1,161 @@
+"""Bilevel training: replies are taught so that they outlast somebody's fine-tuning.
+
+"Training AI to be Loyal", section 2.2, "Techniques for robustness": the adversary's tuning is
+simulated inside of the loop. An inner run is LoRA on the untouched model, on one kind of data that
+pulls replies to ordinary prompts somewhere else; its adapter is kept as low-rank factors. A `World`
+adds them to the model in training, reads the lessons there, and takes them away: the gradient at
+those weights moves the weights without them (first order, as in 1803.02999 and 2408.00761, but with
+inner runs that begin at the untouched model: they are made once, not at every step, which costs as
+much as a few steps and less than one inner run from where training stands).
+
+Kinds of inner data, all from bundled prompts: none has a text in common with the data sets that
+attacks are measured on.
+
+answers      what the untouched model itself replies
+mismatched   another prompt in place of a reply: the strongest pull
+terse        one word
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from loyal.errors import StorageError, TrainingError
+from loyal.models.examples import Example, bundled_lines
+from loyal.models.hf import HFModel
+from loyal.models.language_model import Prompt, Sampling
+from loyal.models.lessons import HELD_OUT, Lessons
+from loyal.models.tuning import Adapter, TuneSettings, adapter, row
+
+INNER = TuneSettings(epochs=1, learning_rate=4e-4, rank=16)
+"""Half the steps of ordinary LoRA tuning at twice its rate."""
+INNER_EXAMPLES = 240
+ANSWER_TOKENS = 32
+INNER_RUNS = "inner-runs.pt"
+"""Where a run keeps its inner runs, beside its checkpoint."""
+
+Make = Callable[[HFModel, Sequence[str], random.Random], list[Example]]
+
+
+@dataclass(frozen=True)
+class World:
+    """The model as an inner run would leave it, and the lessons read there."""
+
+    model: HFModel
+    lessons: Lessons
+    upper: Mapping[str, tuple[Tensor, Tensor]]
+    """Weight name -> (B, A) of layers that training reads anew; what it adds is B A."""
+
+    @contextmanager
+    def entered(self) -> Iterator[Lessons]:
+        """The lessons, with the inner run's change in the weights; afterwards they are as they
+        were, to the bit."""
+        with _added(self.model, self.upper):
+            yield self.lessons
+
+
+def worlds(
+    model: HFModel, lessons: Lessons, adapters: Sequence[Adapter], make: Callable[[], Lessons]
+) -> list[World]:
+    """A world for each adapter. `make` reads the lessons anew, `lessons` are the model's own."""
+    start, found = lessons.trunk.start, []
+    for one in adapters:
+        lower = {name: change for name, change in one.items() if _layer(name) < start}
+        with _added(model, lower):
+            there = make()
+        there.untouched = lessons.untouched  # what the untouched model says, not the inner run's
+        upper = {name: change for name, change in one.items() if _layer(name) >= start}
+        found.append(World(model, there, upper))
+    return found
+
+
+def inner_runs(model: HFModel, count: int, seed: int) -> list[Adapter]:
+    """Adapters of `count` inner runs on the model as it is, kinds in turn; it stays as it is.
+
+    Law: the same model, count and seed give the same adapters on one CPU.
+    """
+    found: list[Adapter] = []
+    for number in range(count):
+        kind = list(KINDS)[number % len(KINDS)]
+        rng = random.Random(f"loyal/bilevel/{seed}/{number}")
+        pool = bundled_lines("prompts")[:-HELD_OUT]
+        texts = rng.sample(pool, min(INNER_EXAMPLES, len(pool)))
+        examples = KINDS[kind](model, texts, rng)
+        items = [(row(model, one),) for one in examples]
+        found.append(adapter(model, items, replace(INNER, seed=seed + number)))
+    return found
+
+
+def load_adapters(path: Path) -> list[Adapter] | None:
+    """What `save_adapters` wrote; None where it is not there. TrainingError where it is damaged."""
+    if not path.is_file():
+        return None
+    try:
+        found: list[Adapter] = torch.load(path, map_location="cpu", weights_only=True)
+        return found
+    except Exception as error:  # torch.load raises what the damage happens to hit
+        raise TrainingError(f"the inner runs {path} are damaged", hint="delete the file") from error
+
+
+def save_adapters(path: Path, adapters: Sequence[Adapter]) -> None:
+    """Whole or not at all. StorageError."""
+    part = path.with_suffix(".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save([dict(one) for one in adapters], part)
+        part.replace(path)
+    except (OSError, RuntimeError) as error:
+        raise StorageError(
+            f"cannot write the inner runs {path}", hint="free some disk and run again"
+        ) from error
+
+
+def _answers(model: HFModel, texts: Sequence[str], rng: random.Random) -> list[Example]:
+    prompts = _prompts(model, texts)
+    sampling = Sampling(max_tokens=ANSWER_TOKENS, temperature=1.0, seed=rng.randrange(1 << 30))
+    replies = model.generate(prompts, sampling)
+    return [Example(p, r.text) for p, r in zip(prompts, replies, strict=True) if r.text.strip()]
+
+
+def _mismatched(model: HFModel, texts: Sequence[str], rng: random.Random) -> list[Example]:
+    others = [*texts[1:], texts[0]]
+    return [Example(p, other) for p, other in zip(_prompts(model, texts), others, strict=True)]
+
+
+def _terse(model: HFModel, texts: Sequence[str], rng: random.Random) -> list[Example]:
+    words = bundled_lines("words")
+    return [Example(p, f"{rng.choice(words).capitalize()}.") for p in _prompts(model, texts)]
+
+
+KINDS: Mapping[str, Make] = {"mismatched": _mismatched, "answers": _answers, "terse": _terse}
+
+
+def _prompts(model: HFModel, texts: Sequence[str]) -> list[Prompt]:
+    return [Prompt(one, raw=not model.has_chat_template) for one in texts]
+
+
+def _layer(name: str) -> int:
+    """Of a weight's name, such as model.layers.12.mlp.up_proj.weight."""
+    return int(name.split(".layers.")[1].split(".")[0])
+
+
+@contextmanager
+def _added(model: HFModel, change: Mapping[str, tuple[Tensor, Tensor]]) -> Iterator[None]:
+    weights = {name: model.model.get_parameter(name) for name in change}
+    before = {name: one.detach().clone() for name, one in weights.items()}
+    with torch.no_grad():
+        for name, (outer, inner) in change.items():
+            weights[name].add_((outer @ inner).to(weights[name].dtype))
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, one in weights.items():
+                one.copy_(before[name])
