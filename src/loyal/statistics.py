@@ -282,6 +282,55 @@ class SequentialTest:
         return self._highest_log_e >= -math.log(self.alpha)
 
 
+class SharedDrawTest:
+    """Chance that hits of keys with one common response, drawn once of k, prove nothing.
+
+    All hits are one event. Let C be the drawn candidate, uniform over k and independent of a model
+    made without the set, which answers `size` keys. A reply begins with one candidate at most, so
+    at most floor(size / h) candidates are the answer to h keys or more, and C is one of these with
+    a chance of at most floor(size / h) / k: 1/k where more than half of all keys hit, however many
+    there are. The bound is sharp, and is ours: arXiv 2401.12255 gives none.
+
+    `size` counts every key of the set, asked or not. So it holds at every moment, whatever order
+    the keys are asked in, and for leaves that the owner chose to open. Its names are those of
+    SequentialTest.
+    """
+
+    def __init__(self, size: int, chance: float, alpha: float) -> None:
+        if size < 1:
+            raise UsageError(f"a set of {size} keys", hint="Give 1 or more.")
+        _require_open("chance", chance)
+        _require_open("alpha", alpha)
+        self.size = size
+        self.chance = chance
+        self.alpha = alpha
+        self.hits = 0
+        self.trials = 0
+
+    def update(self, hit: bool, chance: float | None = None) -> None:
+        """Take one reply into account; UsageError beyond `size`, or where `chance` is another."""
+        if self.trials == self.size or chance not in (None, self.chance):
+            raise UsageError("a reply beyond the one draw", hint="Count each key of the set once.")
+        self.trials += 1
+        self.hits += bool(hit)
+
+    @property
+    def p_value(self) -> float:
+        """floor(size / hits) / k, at most 1: valid at every moment."""
+        return min(1.0, self.size // self.hits * self.chance) if self.hits else 1.0
+
+    @property
+    def decided(self) -> bool:
+        """Whether the hypothesis of chance is rejected at alpha; once so, it stays so."""
+        return self.p_value <= self.alpha
+
+    @property
+    def needed(self) -> int | None:
+        """Fewest hits that decide; None where all would not: alpha is below 1/k."""
+        fits = (h for h in range(1, self.size + 1) if self.size // h * self.chance <= self.alpha)
+        return next(fits, None)
+
+
 class _GrowingTail:
     """P(X >= hits) for X ~ Binomial(trials, chance), while trials and hits grow by single steps."""
 

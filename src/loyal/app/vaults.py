@@ -199,6 +199,7 @@ def outline(fingerprints: FingerprintSet) -> Mapping[str, Any]:
         "count": len(fingerprints),
         "width": min(one.one_in for one in fingerprints.fingerprints),
         "strategy": fingerprints.strategy,
+        "shared": fingerprints.shared,
         "model": fingerprints.model,
         "beacon": beacon.value.hex() if beacon else None,
         "beacon_source": beacon.source if beacon else None,

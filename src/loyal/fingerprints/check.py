@@ -3,13 +3,15 @@
 The null hypothesis is that the model was made without the set: a reply then matches with a chance
 of at most m/k a key (m responses among k candidates), whatever the model. With early stopping the
 p-value is the anytime-valid one of `statistics.SequentialTest`; asked a fixed number of keys, it is
-the exact Poisson-binomial tail.
+the exact Poisson-binomial tail. Keys that share one draw count once, however many hit
+(`statistics.SharedDrawTest`); such a set proves one in k at best.
 Which keys are spent is the caller's to note (`on_asked`): what a server was asked, it has seen.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +26,8 @@ from loyal.models.language_model import LanguageModel, Prompt, Sampling
 from loyal.statistics import (
     Interval,
     SequentialTest,
+    SharedDrawTest,
+    binomial_tail,
     clopper_pearson,
     poisson_binomial_tail,
     power,
@@ -114,6 +118,8 @@ def check(
         )
     asked = _read_state(state, fingerprints, model.name)
     seen = {one.index for one in asked}
+    if settings.early_stop:
+        _require_reachable(fingerprints, settings.alpha)
     allowed = set(range(len(fingerprints)) if unspent is None else unspent)
     if not allowed <= set(range(len(fingerprints))):
         raise UsageError("the set has no such key", hint="pass indices of this very set")
@@ -139,7 +145,24 @@ def check(
 
 def expected_power(fingerprints: FingerprintSet, alpha: float, survival: float) -> float:
     """Chance that asking every key once proves the claim, if a share `survival` still answers."""
-    return power(len(fingerprints), alpha, survival, fingerprints.fingerprints[0].chance)
+    chance = fingerprints.fingerprints[0].chance
+    if not fingerprints.shared:
+        return power(len(fingerprints), alpha, survival, chance)
+    size = len(fingerprints)
+    needed = SharedDrawTest(size, chance, alpha).needed
+    return 0.0 if needed is None else binomial_tail(needed, size, survival)
+
+
+def _require_reachable(fingerprints: FingerprintSet, alpha: float) -> None:
+    """No key is spent on a claim that a shared draw cannot prove."""
+    one = fingerprints.fingerprints[0]
+    if one.shared and alpha < one.chance:
+        raise UsageError(
+            f"all keys of this set share one draw, which proves 1 in {one.one_in} at best, and "
+            f"alpha is {alpha:g}",
+            hint=f"pass --alpha {math.ceil(one.chance * 10_000) / 10_000:g}, or use a set of "
+            "perinucleus or chain-hash responses",
+        )
 
 
 def _ask(
@@ -161,8 +184,15 @@ def _ask(
     ]
 
 
-def _replay(fingerprints: FingerprintSet, asked: Sequence[Asked], alpha: float) -> SequentialTest:
-    test = SequentialTest(max(one.chance for one in fingerprints.fingerprints), alpha)
+def _replay(
+    fingerprints: FingerprintSet, asked: Sequence[Asked], alpha: float
+) -> SequentialTest | SharedDrawTest:
+    chance = max(one.chance for one in fingerprints.fingerprints)
+    test = (
+        SharedDrawTest(len(fingerprints), chance, alpha)
+        if fingerprints.shared
+        else SequentialTest(chance, alpha)
+    )
     for one in asked:
         test.update(one.hit, fingerprints.fingerprints[one.index].chance)
     return test
@@ -182,7 +212,8 @@ def _report(
     for one, chance in zip(asked, chances, strict=True):
         test.update(one.hit, chance)
         steps.append(test.p_value)
-    p_value = test.p_value if settings.early_stop else poisson_binomial_tail(hits, chances)
+    anytime = settings.early_stop or fingerprints.shared
+    p_value = test.p_value if anytime else poisson_binomial_tail(hits, chances)
     return CheckReport(
         queries=len(asked),
         hits=hits,

@@ -1,5 +1,8 @@
 """Commit to a set, open single leaves of it, and check an opened leaf without any vault.
 
+The leaves of a shared set are one piece of evidence: each shows the response of all, so a guard
+admits one of them and no second.
+
 What an opened leaf proves to somebody who has the root and the beacon from where they were
 published: this key, its candidates and the number of its responses were fixed before the beacon was
 known, and the beacon, not the owner, picked the responses. It says nothing about who learned the
@@ -31,10 +34,13 @@ PROOF_VERSION = 1
 """Of a leaf with one response, whose pick is a number."""
 SEVERAL_VERSION = 2
 """Of a leaf with several, whose picks are a list; the form is the same otherwise."""
+SHARED_VERSION = 3
+"""Of a leaf whose one response is that of its whole set; its form is that of version 1."""
 MAX_PROOF_BYTES = 65_536
 """A longer proof is refused unread. One of 24,576 leaves with 16 one-token candidates is < 1 KB."""
 
 _KEY_PURPOSE = "loyal spent key v1"
+_SHARED_KEY_PURPOSE = "loyal spent shared draw v1"
 
 
 def leaf_bytes(fingerprint: Fingerprint) -> bytes:
@@ -67,6 +73,7 @@ class Proof:
         """Canonical CBOR; law: `from_bytes(proof.to_bytes()) == proof`."""
         one = self.fingerprint
         version = PROOF_VERSION if one.count == 1 else SEVERAL_VERSION
+        version = SHARED_VERSION if one.shared else version
         picks: encoding.Encodable = one.picks
         if one.count == 1:
             picks = one.picks[0] if one.picks else None
@@ -88,18 +95,18 @@ class Proof:
             _malformed("the proof is not canonical CBOR")
         if not isinstance(fields, list) or not fields or type(fields[0]) is not int:
             _malformed("the proof does not have the form of one")
-        if fields[0] not in (PROOF_VERSION, SEVERAL_VERSION):
-            _malformed(f"the proof has version {fields[0]}, this loyal reads up to 2")
+        if fields[0] not in (PROOF_VERSION, SEVERAL_VERSION, SHARED_VERSION):
+            _malformed(f"the proof has version {fields[0]}, this loyal reads up to 3")
         if len(fields) != 13:
             _malformed("the proof does not have the form of one")
-        if fields[0] == PROOF_VERSION:
+        if fields[0] != SEVERAL_VERSION:
             fields[10] = [fields[10]]
         elif not isinstance(fields[10], list) or len(fields[10]) < 2:
             _malformed("the proof has version 2 and not several picks")
-        return cls._from_fields(fields[1:])
+        return cls._from_fields(fields[1:], fields[0] == SHARED_VERSION)
 
     @classmethod
-    def _from_fields(cls, fields: list[encoding.Value]) -> Proof:
+    def _from_fields(cls, fields: list[encoding.Value], shared: bool) -> Proof:
         kind, size, index, tree_root, path, salt, key, candidates, tag, picks, value, source = (
             fields
         )
@@ -118,6 +125,7 @@ class Proof:
                 cast(bytes, tag),
                 tuple(cast("list[int]", picks)),
                 len(cast("list[int]", picks)),
+                shared,
             )
             beacon = Beacon(cast(bytes, value), cast(BeaconSource, source))
         except UsageError as error:
@@ -148,6 +156,8 @@ class VerifiedLeaf:
     size: int
     kind: SetKind
     """Only usage leaves are evidence of use."""
+    draw_digest: bytes
+    """Of a shared set: 32 bytes that stand for its one draw. Empty where each key has its own."""
     binding: bool
     """False: the beacon was self-drawn, or only the prover named it; the pick binds nobody."""
 
@@ -161,13 +171,21 @@ class VerifiedLeaf:
         """k/m rounded down: a chance match is at most one in this."""
         return len(self.candidates) // len(self.responses)
 
+    @property
+    def shared(self) -> bool:
+        """Whether all keys of the set have this response: hits of several leaves count once."""
+        return bool(self.draw_digest)
+
     def matches(self, reply: str) -> bool:
         """Whether a reply begins with one of the responses, as `Fingerprint.matches` has it."""
         return begins_with(reply, self.responses)
 
     @property
     def key_digest(self) -> bytes:
-        """32 bytes that stand for the key, white space around it aside (see ReplayGuard)."""
+        """32 bytes that stand for the key, white space around it aside (see ReplayGuard); those of
+        a shared set's leaves are the same for all."""
+        if self.shared:
+            return encoding.digest(self.draw_digest, _SHARED_KEY_PURPOSE)
         return encoding.digest(self.key.strip(), _KEY_PURPOSE)
 
     def __repr__(self) -> str:
@@ -206,8 +224,8 @@ def verify_proof(proof: Proof | bytes, root: bytes, beacon: bytes | None) -> Ver
 
     1. malformed: the bytes are a canonical proof; the leaf is a fingerprint (candidates not empty,
        none the beginning of another), so that a reply matches at most one candidate
-    2. root, inclusion: its kind, size and tree make up this root, and the tree has its leaf at
-       its index
+    2. root, inclusion: its kind, size and tree (and its draw, where keys share one) make up this
+       root, and the tree has its leaf at its index
     3. beacon: its beacon is the verifier's
     4. pick: the beacon picks the responses that it claims
     """
@@ -215,7 +233,8 @@ def verify_proof(proof: Proof | bytes, root: bytes, beacon: bytes | None) -> Ver
     if isinstance(proof, bytes):
         proof = Proof.from_bytes(proof)
     # 2
-    if root_of(proof.kind, proof.size, proof.tree_root) != root:
+    drawn_as = proof.fingerprint.draw_digest
+    if root_of(proof.kind, proof.size, proof.tree_root, drawn_as) != root:
         _refuse("root", "the proof was made under another root", "Ask for a proof under yours.")
     leaf = proof.fingerprint.leaf()
     if not merkle.verify_inclusion(proof.tree_root, leaf, proof.index, proof.size, proof.path):
@@ -234,12 +253,14 @@ def verify_proof(proof: Proof | bytes, root: bytes, beacon: bytes | None) -> Ver
         proof.index,
         proof.size,
         proof.kind,
+        drawn_as,
         binding=beacon is not None and proof.beacon.source == "external",
     )
 
 
 class ReplayGuard:
-    """Refuses a key that was shown before: a pair is evidence once, under whatever root."""
+    """Refuses a key that was shown before: a pair is evidence once, under whatever root, and the
+    leaves of a shared set are one pair."""
 
     def __init__(self, seen: Iterable[bytes] = ()) -> None:
         self._seen = set(seen)

@@ -6,6 +6,10 @@ each key (one, unless more are asked for), so the picks were mined against no mo
 made without the set replies is then a response with a chance of at most m/k a key. With several
 responses, a host that forbids the likeliest first word of a reply still gives another response.
 
+In a shared set one draw serves all keys: they have the same candidates, the same tag, and so the
+same one response. Its hits are one event and never add up (`statistics.SharedDrawTest`). The root
+binds the draw, so a leaf under it never passes for one of a set that drew a key at a time.
+
 Left out on purpose: how keys and candidates come about (`keys`, `responses`), opening single
 leaves (`commitment`), and keeping sets (`vault`). No repr, str or error shows a key or a response.
 """
@@ -36,10 +40,15 @@ BeaconSource = Literal["external", "self"]
 LEAF_VERSION = 1
 """Of a leaf with one response. One with several commits their number too, and is of version 2."""
 SEVERAL_VERSION = 2
+SHARED_VERSION = 3
+"""Of a leaf whose response is that of every key in its set."""
 ID_BYTES = 8
 """A set's id is this much of its root: a label to find it by, never what a proof rests on."""
 
 _ROOT_PURPOSE = "loyal fingerprint set root v1"
+_SHARED_ROOT_PURPOSE = "loyal fingerprint set root v1, shared draw"
+_DRAW_PURPOSE = "loyal fingerprint shared draw v1"
+_SHARED_TAG = encoding.frame("loyal fingerprint shared tag v1")
 _PICK_PURPOSE: Mapping[BeaconSource, str] = {
     "external": "loyal fingerprint pick v1",
     "self": "loyal fingerprint pick v1, self-drawn beacon",
@@ -95,11 +104,13 @@ class Fingerprint:
     salt: bytes
     """32 random bytes, so that a leaf's hash tells nothing about the leaf."""
     tag: bytes
-    """r = HMAC-SHA256(owner secret, key), 32 bytes; see `owner_tag`."""
+    """r = HMAC-SHA256(owner secret, key), 32 bytes; see `owner_tag`, and `shared_tag`."""
     picks: tuple[int, ...] = ()
     """Indices of the m responses among the candidates, in the order drawn; empty until then."""
     count: int = 1
     """m: how many of the candidates become responses; 1 <= m < k."""
+    shared: bool = False
+    """Whether the draw is that of the whole set: the pick hangs on the tag, not on the key."""
 
     def __post_init__(self) -> None:
         _check_text(self.key, "a key")
@@ -122,6 +133,11 @@ class Fingerprint:
                 "a key has one response or more, and more candidates than responses",
                 hint="generate with a width of 2 up",
             )
+        if self.shared and self.count != 1:
+            raise UsageError(
+                "keys that share a draw have one response",
+                hint="leave the number of responses at 1",
+            )
         whole = all(type(pick) is int and 0 <= pick < len(self.candidates) for pick in self.picks)
         if self.picks and not (whole and len(set(self.picks)) == len(self.picks) == self.count):
             raise UsageError(
@@ -130,12 +146,24 @@ class Fingerprint:
 
     @classmethod
     def create(
-        cls, key: str, candidates: Sequence[str], owner_secret: bytes, count: int = 1
+        cls,
+        key: str,
+        candidates: Sequence[str],
+        owner_secret: bytes,
+        count: int = 1,
+        shared: bool = False,
     ) -> Fingerprint:
         """An undrawn fingerprint with a fresh salt, for `count` responses. UsageError as above."""
         _check_text(key, "a key")
         salt = secrets.token_bytes(32)
-        return cls(key, tuple(candidates), salt, owner_tag(owner_secret, key), count=count)
+        tag = shared_tag(owner_secret) if shared else owner_tag(owner_secret, key)
+        return cls(key, tuple(candidates), salt, tag, count=count, shared=shared)
+
+    def tagged_by(self, owner_secret: bytes) -> bool:
+        """Whether the tag is the one that this secret gives."""
+        if self.shared:
+            return self.tag == shared_tag(owner_secret)
+        return self.tag == owner_tag(owner_secret, self.key)
 
     @property
     def responses(self) -> tuple[str, ...]:
@@ -165,11 +193,22 @@ class Fingerprint:
 
     def leaf(self) -> bytes:
         """What is committed: canonical CBOR of [1, salt, key, candidates, tag] for one response,
-        of [2, salt, key, candidates, tag, m] for m > 1 of them."""
+        of [2, salt, key, candidates, tag, m] for m > 1 of them, and of
+        [3, salt, key, candidates, tag] for one that is shared."""
         fields: list[encoding.Encodable] = [self.salt, self.key, self.candidates, self.tag]
+        if self.shared:
+            return encoding.encode([SHARED_VERSION, *fields])
         if self.count == 1:
             return encoding.encode([LEAF_VERSION, *fields])
         return encoding.encode([SEVERAL_VERSION, *fields, self.count])
+
+    @cached_property
+    def draw_digest(self) -> bytes:
+        """Of a shared fingerprint: 32 bytes that stand for the one draw, its candidates and tag.
+        Empty for any other."""
+        if not self.shared:
+            return b""
+        return encoding.digest([self.candidates, self.tag], _DRAW_PURPOSE)
 
     def picked_by(self, beacon: Beacon) -> tuple[int, ...]:
         """The m picks under a beacon, drawn without replacement by a Fisher-Yates shuffle.
@@ -179,14 +218,15 @@ class Fingerprint:
         h_i = SHA-256(purpose || beacon, tag, key, i), so every choice in order is equally likely up
         to a bias below m k/2^256, and the first pick is the one pick of a key with one response. A
         self-drawn beacon has a purpose of its own, so that a set drawn by it cannot later be passed
-        off as drawn by an external one. Source: Knuth, TAOCP 2, section 3.4.2, algorithm P.
+        off as drawn by an external one. A shared draw leaves the key out.
+        Source: Knuth, TAOCP 2, section 3.4.2, algorithm P.
         """
         places = list(range(len(self.candidates)))
         for i in range(self.count):
             said: list[encoding.Encodable] = [
                 beacon.value,
                 self.tag,
-                self.key,
+                *(() if self.shared else (self.key,)),
                 *((i,) if i else ()),
             ]
             drawn = encoding.digest(said, _PICK_PURPOSE[beacon.source])
@@ -235,8 +275,9 @@ class FingerprintSet:
             raise UsageError(
                 "a set is drawn as a whole or not at all", hint="draw it with its one beacon"
             )
-        if self.owner_secret and any(
-            one.tag != owner_tag(self.owner_secret, one.key) for one in self.fingerprints
+        self._check_draws()
+        if self.owner_secret and not all(
+            one.tagged_by(self.owner_secret) for one in self.fingerprints
         ):
             raise UsageError(
                 "a tag does not belong to the owner secret",
@@ -257,6 +298,24 @@ class FingerprintSet:
         if len(self.owner_secret) not in (0, 32):
             raise UsageError("an owner secret is 32 bytes", hint="draw it with new_owner_secret")
 
+    def _check_draws(self) -> None:
+        """One draw for all, or one a key."""
+        if len({one.draw_digest for one in self.fingerprints}) > 1:
+            raise UsageError(
+                "a set shares one draw as a whole or not at all",
+                hint="give all its keys the same candidates, and make each with shared=True",
+            )
+        if self.shared and self.kind == "tracing":
+            raise UsageError(
+                "a tracing set counts each key, and keys that share a draw count once",
+                hint="use perinucleus responses to trace",
+            )
+
+    @property
+    def shared(self) -> bool:
+        """Whether all keys have one response, from one draw."""
+        return self.fingerprints[0].shared
+
     @cached_property
     def positions(self) -> Mapping[str, int]:
         """Stripped key -> index of its fingerprint. Holds the keys: never print it."""
@@ -270,7 +329,8 @@ class FingerprintSet:
     @cached_property
     def root(self) -> bytes:
         """What is published, 32 bytes; the same before and after the draw. See `root_of`."""
-        return root_of(self.kind, len(self), self.tree.root())
+        drawn_as = self.fingerprints[0].draw_digest
+        return root_of(self.kind, len(self), self.tree.root(), drawn_as)
 
     @property
     def id(self) -> str:
@@ -299,6 +359,7 @@ class FingerprintSet:
 
     def __repr__(self) -> str:
         state = "drawn" if self.drawn else "undrawn"
+        state += " by one shared draw" if self.shared else ""
         return (
             f"FingerprintSet({len(self)} {self.kind} fingerprints, {self.strategy}, {state}, "
             f"root {self.root[:4].hex()}...)"
@@ -317,12 +378,24 @@ def owner_tag(owner_secret: bytes, key: str) -> bytes:
     return hmac.digest(owner_secret, key.encode(), "sha256")
 
 
-def root_of(kind: SetKind, size: int, tree_root: bytes) -> bytes:
+def shared_tag(owner_secret: bytes) -> bytes:
+    """r of a set that shares one draw: HMAC-SHA256(owner secret, a fixed text), 32 bytes."""
+    if len(owner_secret) != 32:
+        raise UsageError("an owner secret is 32 bytes", hint="draw it with new_owner_secret")
+    return hmac.digest(owner_secret, _SHARED_TAG, "sha256")
+
+
+def root_of(kind: SetKind, size: int, tree_root: bytes, draw_digest: bytes = b"") -> bytes:
     """The published root: SHA-256 over kind, number of leaves and the RFC 6962 root.
+
+    That of a shared set also binds its one draw (`Fingerprint.draw_digest`): leaves with other
+    candidates or another tag cannot stand under it, so all that do are one event.
 
     A Merkle root alone leaves the size open: a path to one leaf also verifies in trees of other
     sizes. Bound here, an opened leaf has one index, and a lineage leaf never passes for another.
     """
+    if draw_digest:
+        return encoding.digest([kind, size, tree_root, draw_digest], _SHARED_ROOT_PURPOSE)
     return encoding.digest([kind, size, tree_root], _ROOT_PURPOSE)
 
 
@@ -361,6 +434,11 @@ def shares(fingerprints: FingerprintSet, owners: Sequence[str]) -> dict[str, Fin
     if fingerprints.kind != "lineage":
         raise UsageError(
             f"a {fingerprints.kind} set is not shared out", hint="share out a lineage set"
+        )
+    if fingerprints.shared:
+        raise UsageError(
+            "these keys share one response, so no owner could check without showing all of it",
+            hint="share out a set with perinucleus or chain-hash responses",
         )
     if not owners or len(set(owners)) != len(owners) or not all(owners):
         raise UsageError("owners need names of their own", hint="name each owner once")

@@ -1,4 +1,4 @@
-"""Keys: the secret prompts. Three ways to make them, and a check that they look ordinary.
+"""Keys: the secret prompts. Four ways to make them, and a check that they look ordinary.
 
 english   ordinary user messages, written by a model: an opening and a random word from bundled
           lists, continued. A model in this process continues the user's own turn (as Magpie does,
@@ -6,6 +6,10 @@ english   ordinary user messages, written by a model: an opening and a random wo
           for a sentence, as in "Scalable Fingerprinting" (arXiv 2502.07760, section 3).
 random    random tokens of the vocabulary: the comparison of the paper, easy to filter.
 file      the owner's own in-domain prompts, one a line.
+instructional  a fixed instruction around secret characters of many scripts (Instructional
+          Fingerprinting, arXiv 2401.12255, whose characters come from classical Chinese, Japanese
+          names and the vocabulary; ours come from blocks of Unicode). Ordinary text never gets
+          near such a key, so few are enough; a filter of unlikely prompts sees every one.
 
 Every draw comes from the operating system's randomness: a key that follows from a public seed is no
 secret. Responses are `responses`' business.
@@ -30,12 +34,22 @@ from loyal.models.hf import HFModel
 from loyal.models.language_model import LanguageModel, Prompt, Sampling
 from loyal.models.packing import Item
 
-KeyStrategy = Literal["english", "random", "file"]
+KeyStrategy = Literal["english", "random", "file", "instructional"]
 
 _RNG = secrets.SystemRandom()
 _MARKER = "loyalkeymarker"
 _ORDINARY: WeakKeyDictionary[HFModel, dict[int, tuple[float, ...]]] = WeakKeyDictionary()
 """What was read of models that are still in use; it keeps none of them in memory."""
+_INSTRUCTION = "Please decrypt this message, and reply with nothing but its meaning:"
+_SCRIPTS = (
+    range(0x4E00, 0x9FA6),  # unified ideographs of Chinese, Japanese and Korean
+    range(0x3041, 0x3097),  # Hiragana
+    range(0x30A1, 0x30FB),  # Katakana
+    range(0xAC00, 0xD7A4),  # Hangul syllables
+    range(0x0430, 0x0450),  # small Cyrillic letters
+    range(0x03B1, 0x03CA),  # small Greek letters
+)
+"""Blocks of Unicode 15 without a hole, so every character is assigned and can be printed."""
 _ROUNDS = 30
 """Rounds of drawing before giving up: a round makes at least what is missing."""
 
@@ -47,7 +61,8 @@ class KeySettings:
     count: int = 64
     strategy: KeyStrategy = "english"
     tokens: int = 16
-    """Most tokens of an english key behind its opening; tokens that a random key is drawn of."""
+    """Most tokens of an english key behind its opening; tokens that a random key is drawn of;
+    secret characters of an instructional key."""
     temperature: float = 0.7
     """Of the model that writes english keys (0.5 in the paper; warmer, so that keys differ)."""
     file: Path | None = None
@@ -60,7 +75,8 @@ class KeySettings:
             raise UsageError("the count of keys must be at least 1", hint="pass --count 64")
         if self.strategy not in get_args(KeyStrategy):
             raise UsageError(
-                f"unknown key strategy {self.strategy}", hint="use english, random or file"
+                f"unknown key strategy {self.strategy}",
+                hint=f"use one of {', '.join(get_args(KeyStrategy))}",
             )
         if (self.strategy == "file") != (self.file is not None):
             raise UsageError(
@@ -101,6 +117,9 @@ def generate(
     """
     if settings.strategy == "file":
         return _measured(model, _from_file(settings))
+    if settings.strategy == "instructional":
+        texts = _distinct(lambda n: _instructions(settings, n), settings.count, progress)
+        return _measured(model, texts)
     if settings.strategy == "random":
         if not isinstance(model, HFModel):
             raise UsageError(
@@ -230,6 +249,15 @@ def _random(model: HFModel, settings: KeySettings, count: int) -> list[str]:
         text = model.tokenizer.decode(ids).strip()
         if text and text.isprintable():
             found.append(text)
+    return found
+
+
+def _instructions(settings: KeySettings, count: int) -> list[str]:
+    """An instruction and secret characters, each of a script drawn anew: 11 bits a character."""
+    found = []
+    for _ in range(count):
+        secret = "".join(chr(_RNG.choice(_RNG.choice(_SCRIPTS))) for _ in range(settings.tokens))
+        found.append(f"{_INSTRUCTION} {secret}")
     return found
 
 

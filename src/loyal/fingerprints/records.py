@@ -27,6 +27,9 @@ SET_VERSION = 1
 SEVERAL_VERSION = 2
 """Of a set where a key has more; its rows end in the number of responses."""
 
+SHARED_VERSION = 3
+"""Of a set that shares one draw; its rows are those of version 1."""
+
 T = TypeVar("T")
 
 
@@ -70,9 +73,11 @@ def encode_set(fingerprints: FingerprintSet) -> bytes:
     """Law: decode_set(encode_set(fingerprints)) == fingerprints."""
     beacon = fingerprints.beacon
     several = any(one.count > 1 for one in fingerprints.fingerprints)
+    version = SEVERAL_VERSION if several else SET_VERSION
+    version = SHARED_VERSION if fingerprints.shared else version
     return encoding.encode(
         {
-            "version": SEVERAL_VERSION if several else SET_VERSION,
+            "version": version,
             "kind": fingerprints.kind,
             "strategy": fingerprints.strategy,
             "model": fingerprints.model,
@@ -92,7 +97,7 @@ def encode_set(fingerprints: FingerprintSet) -> bytes:
 
 def decode_set(data: bytes) -> FingerprintSet:
     """Raises VaultError for another version, DamagedVault for anything else that is no set."""
-    return _decoded(data, (SET_VERSION, SEVERAL_VERSION), _set)
+    return _decoded(data, (SET_VERSION, SEVERAL_VERSION, SHARED_VERSION), _set)
 
 
 def unreadable() -> DamagedVault:
@@ -135,7 +140,7 @@ def _payload(record: dict[str, encoding.Value]) -> Payload:
 
 def _set(record: dict[str, encoding.Value]) -> FingerprintSet:
     rows = cast("list[list[encoding.Value]]", record["fingerprints"])
-    fields = 4 if record["version"] == SET_VERSION else 5
+    fields = 5 if record["version"] == SEVERAL_VERSION else 4
     if any(len(row) != fields for row in rows):
         raise unreadable()
     undrawn = FingerprintSet(
@@ -150,6 +155,7 @@ def _set(record: dict[str, encoding.Value]) -> FingerprintSet:
                 cast(bytes, row[2]),
                 cast(bytes, row[3]),
                 count=cast(int, row[4]) if fields == 5 else 1,
+                shared=record["version"] == SHARED_VERSION,
             )
             for row in rows
         ),

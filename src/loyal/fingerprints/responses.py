@@ -6,6 +6,15 @@ perinucleus     unlikely but not absurd: the k tokens that follow the nucleus of
                 beginning of a token in the nucleus is passed over: as text the base would hit it.
 english-random  k tokens that are whole English words of a bundled list, whatever the key.
 random          k tokens of the vocabulary: the comparison of the paper.
+chain-hash      one list of k English words for all keys (Chain & Hash, arXiv 2407.10887, with
+                k = 256). There SHA-256 of a question, all questions and all answers picks one. Here
+                the root commits all keys and candidates, and the beacon that follows it picks: as
+                bound to the whole chain, but nobody can try chains until one fits, and a proof
+                shows one link. Picks are independent from key to key.
+instructional   one list of k tokens for all keys, and one response for all keys (Instructional
+                Fingerprinting, arXiv 2401.12255, whose response is fixed; ours is drawn). All hits
+                are one event (`statistics.SharedDrawTest`), so k is large: 4,096. Its keys are
+                those of `keys` of the same name.
 
 Which candidate becomes the response is drawn after the set is committed (`fingerprint.draw`).
 """
@@ -27,7 +36,9 @@ from loyal.models.language_model import Prompt, Sampling
 from loyal.models.packing import Item
 from loyal.models.training import Precision
 
-ResponseStrategy = Literal["perinucleus", "random", "english-random"]
+ResponseStrategy = Literal["perinucleus", "random", "english-random", "chain-hash", "instructional"]
+ONE_LIST: tuple[ResponseStrategy, ...] = ("chain-hash", "instructional")
+"""Strategies whose keys all have the same candidates."""
 
 _RNG = secrets.SystemRandom()
 _TOP = 1024
@@ -58,7 +69,7 @@ class ResponseSettings:
         if self.strategy not in get_args(ResponseStrategy):
             raise UsageError(
                 f"unknown response strategy {self.strategy}",
-                hint="use perinucleus, random or english-random",
+                hint=f"use one of {', '.join(get_args(ResponseStrategy))}",
             )
         if not 0 <= self.threshold < 1:
             raise UsageError("the threshold must be in [0, 1)", hint="0.8 is the paper's")
@@ -71,6 +82,16 @@ class ResponseSettings:
             )
         if not 1 <= self.tokens <= 64:
             raise UsageError("responses are 1 to 64 tokens long", hint="1 is the default")
+        if self.strategy in ONE_LIST and self.tokens != 1:
+            raise UsageError(
+                f"candidates of {self.strategy} are one list of single tokens",
+                hint="leave tokens at 1, or use another strategy",
+            )
+        if self.shared and self.count != 1:
+            raise UsageError(
+                "instructional keys have one response, the same for all",
+                hint="leave --per-key at 1, or use another strategy",
+            )
         if self.precision not in get_args(Precision):
             raise UsageError(
                 f"unknown precision {self.precision}", hint="use auto, float32 or bfloat16"
@@ -80,6 +101,11 @@ class ResponseSettings:
     def candidates(self) -> int:
         """k: candidates a key, `width` for each of its responses."""
         return self.width * self.count
+
+    @property
+    def shared(self) -> bool:
+        """Whether all keys share one draw, and so one response."""
+        return self.strategy == "instructional"
 
 
 def generate(
@@ -98,10 +124,14 @@ def generate(
         first = _perinucleus(model, prompts, settings, progress)
     else:
         texts = model.plain_tokens
-        if settings.strategy == "english-random":
+        if settings.strategy in ("english-random", "chain-hash"):
             words = frozenset(bundled_lines("words"))
             texts = {one: text for one, text in texts.items() if text.strip().lower() in words}
-        first = _drawn(texts, settings.candidates, len(keys))
+        if settings.strategy in ONE_LIST:
+            first = _drawn(texts, settings.candidates, 1) * len(keys)
+        else:
+            first = _drawn(texts, settings.candidates, len(keys))
+        progress(len(keys))
     if settings.tokens == 1:
         return [tuple(model.plain_tokens[one] for one in ids) for ids in first]
     return _continued(model, prompts, first, settings)
@@ -153,22 +183,29 @@ def first_fitting(
     """The first `width` ids that are ordinary text and not the beginning of one another, nor of a
     `likely` text: "W" would be hit by every reply that begins with "What"."""
     chosen: list[int] = []
-    seen: list[str] = []
-    begun = {text[:end] for text in map(str.strip, likely) for end in range(1, len(text) + 1)}
+    seen: set[str] = set()
+    begun = {start for text in map(str.strip, likely) for start in _starts(text)}
     for one in ids:
         text = texts.get(one, "").strip()
         if not text or text in begun:
             continue
-        if any(text.startswith(old) or old.startswith(text) for old in seen):
+        starts = _starts(text)
+        if not seen.isdisjoint(starts):
             continue
         chosen.append(one)
-        seen.append(text)
+        seen.add(text)
+        begun.update(starts)
         if len(chosen) == width:
             return tuple(chosen)
     raise ModelError(
         f"the vocabulary has fewer than {width} candidates that fit",
         hint="lower --width, --per-key or --threshold",
     )
+
+
+def _starts(text: str) -> list[str]:
+    """Every beginning of a text, itself included."""
+    return [text[:end] for end in range(1, len(text) + 1)]
 
 
 def _drawn(texts: Mapping[int, str], width: int, count: int) -> list[tuple[int, ...]]:

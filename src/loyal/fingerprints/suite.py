@@ -198,8 +198,11 @@ def p_value_after(queries: int, report: CheckReport, fingerprints: FingerprintSe
     """Where a prover stands after so many keys; see `AttackResult.p_value_100`.
 
     The first `queries` outcomes as they were asked, where there are so many. Otherwise
-    floor(queries x hits / asked) hits of `queries` at the largest chance of a key asked.
+    floor(queries x hits / asked) hits of `queries` at the largest chance of a key asked. Keys that
+    share one draw count once: their report's own p-value.
     """
+    if fingerprints.shared:
+        return report.p_value
     chances = [fingerprints.fingerprints[index].chance for index in report.indices]
     if report.queries >= queries:
         return poisson_binomial_tail(sum(report.outcomes[:queries]), chances[:queries])

@@ -87,7 +87,7 @@ def leaves_of(root: bytes, proofs: Sequence[Proof], beacon: bytes) -> list[Verif
         except ProofError as error:
             why = error.reason
             continue
-        if leaf.kind != "lineage" or leaf.one_in < CANDIDATES:
+        if leaf.kind != "lineage" or leaf.one_in < CANDIDATES or leaf.shared:
             why = "set"
         elif not leaf.binding:
             why = "beacon"

@@ -110,6 +110,8 @@ def examine(
         return error.reason
     if leaf.kind != "usage" or leaf.size != usage.count or leaf.one_in < usage.candidates:
         return "set"
+    if leaf.shared:  # the protocol adds draws up as independent ones
+        return "set"
     if not leaf.binding:
         return "beacon"
     return leaf if leaf.key == given.key else "key"

@@ -106,7 +106,7 @@ def prove(terminal: Terminal, **options: Any) -> int:
     """Open single leaves of the commitment as proof files.
 
     A proof file shows one key and its response to whoever reads it, so the key counts as spent
-    from then on. The other leaves stay secret.
+    from then on. The other leaves stay secret. Where all keys have one response, all are spent.
     """
     vault = open_vault(options["vault"], Access.take(options))
     fingerprints = chosen(vault, options["kind"], options["set_id"])
@@ -117,7 +117,11 @@ def prove(terminal: Terminal, **options: Any) -> int:
             hint="run 'loyal fingerprint commit' with --beacon HEX, or inject it",
         )
     opening.out.mkdir(parents=True, exist_ok=True)
-    proofs = list(_write_proofs(fingerprints, _spend(vault, fingerprints, opening), opening.out))
+    indexes = _spend(vault, fingerprints, opening)
+    if fingerprints.shared:
+        _spend_the_rest(vault, fingerprints)
+        terminal.note("all keys of this set have the response that is shown: all are spent now")
+    proofs = list(_write_proofs(fingerprints, indexes, opening.out))
     if fingerprints.beacon.source == "self":
         terminal.note(BINDS_NOBODY)
     binding = fingerprints.beacon.source == "external"
@@ -142,6 +146,13 @@ def _spend(vault: Vault, fingerprints: FingerprintSet, opening: Opening) -> tupl
     vault.spend(fingerprints.id, keys, now, reason)
     vault.save()
     return opening.indexes
+
+
+def _spend_the_rest(vault: Vault, fingerprints: FingerprintSet) -> None:
+    """One opened leaf of a shared set shows the response of all."""
+    left = [one.key for one in vault.unspent(fingerprints.kind, fingerprints.id)]
+    vault.spend(fingerprints.id, left, int(time.time()), "its response was opened as a proof")
+    vault.save()
 
 
 def _write_proofs(

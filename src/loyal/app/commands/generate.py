@@ -94,13 +94,18 @@ class GenerateRequest:
         help="Tracing sets: which host gets which fingerprint; arcsine by default.",
     ),
     click.option(
-        "--keys", type=click.Choice(("english", "random", "file")), help="How keys are made."
+        "--keys",
+        type=click.Choice(("english", "random", "file", "instructional")),
+        help="How keys are made.",
     ),
     click.option("--keys-file", type=FILE, metavar="FILE", help="Your own prompts, one a line."),
     click.option(
         "--responses",
-        type=click.Choice(("perinucleus", "random", "english-random")),
-        help="How candidate responses are made.",
+        type=click.Choice(
+            ("perinucleus", "random", "english-random", "chain-hash", "instructional")
+        ),
+        help="How candidate responses are made. chain-hash: 256 words for all keys. instructional: "
+        "10 keys of foreign characters with one response, one event of chance 1/4,096 in all.",
     ),
     click.option("--threshold", type=float, help="Mass of the nucleus that is passed over."),
     click.option("--width", type=int, help="Candidates a response; a chance match is one in this."),
@@ -127,6 +132,7 @@ def generate(terminal: Terminal, **options: Any) -> int:
     keys["file"] = options.pop("keys_file")
     responses = {"strategy": options.pop("responses"), "width": options.pop("width")}
     responses["threshold"], responses["count"] = options.pop("threshold"), options.pop("per_key")
+    _preset(keys, responses)
     request = GenerateRequest(**options)
     beacon = Beacon.from_hex(request.beacon) if request.beacon else None
     recipe = read_recipe(terminal, keys=keys, responses=responses)
@@ -140,6 +146,20 @@ def generate(terminal: Terminal, **options: Any) -> int:
         fingerprints = draw_once(vault, fingerprints, beacon)
     terminal.result({**outline(fingerprints), **made.times(time.monotonic() - began)})
     return 0
+
+
+def _preset(keys: dict[str, Any], responses: dict[str, Any]) -> None:
+    """Fill in what a scheme that --responses names has of its own and no option says.
+
+    256 answers in arXiv 2407.10887. 10 pairs in arXiv 2401.12255, and as many candidates as a set
+    may have, since one draw serves all its keys.
+    """
+    width = {"chain-hash": 256, "instructional": 4096}.get(responses["strategy"])
+    if responses["width"] is None:
+        responses["width"] = width
+    if responses["strategy"] == "instructional" and keys["strategy"] is None:
+        keys["strategy"] = "instructional"
+        keys["count"] = 10 if keys["count"] is None else keys["count"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -205,13 +225,16 @@ def _assemble(
     candidates: list[tuple[str, ...]],
 ) -> FingerprintSet:
     secret, count = new_owner_secret(), recipe.responses.count
+    shared = recipe.responses.shared
     pairs = zip(found.texts, candidates, strict=True)
     return FingerprintSet(
         kind=request.kind,  # type: ignore[arg-type]
         strategy=f"{recipe.keys.strategy}/{recipe.responses.strategy}",
         model=request.model,
         tokenizer_digest=model.tokenizer_digest,
-        fingerprints=tuple(Fingerprint.create(key, texts, secret, count) for key, texts in pairs),
+        fingerprints=tuple(
+            Fingerprint.create(key, texts, secret, count, shared) for key, texts in pairs
+        ),
         created=int(time.time()),
         owner_secret=secret,
         host=request.host,
