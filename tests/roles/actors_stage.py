@@ -34,12 +34,19 @@ def wait_for(work: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(work)
 
 
-def usage_set(count: int = COUNT, width: int = CANDIDATES, responses: int = 1) -> FingerprintSet:
-    """An undrawn usage set of plain keys, each with `responses` of `width` candidates."""
+def usage_set(
+    count: int = COUNT, width: int = CANDIDATES, responses: int = 1, shared: bool = False
+) -> FingerprintSet:
+    """An undrawn usage set of plain keys, each with `responses` of `width` candidates; `shared`:
+    all with the same ones, from one draw."""
     secret = fingerprint.new_owner_secret()
     pairs = tuple(
         Fingerprint.create(
-            f"question {n}?", [f"<{n}.{k}>" for k in range(width)], secret, responses
+            f"question {n}?",
+            [f"<{0 if shared else n}.{k}>" for k in range(width)],
+            secret,
+            responses,
+            shared,
         )
         for n in range(count)
     )
@@ -207,6 +214,7 @@ def court(
     weights: bytes = b"M.oml".ljust(32, b"."),
     width: int = CANDIDATES,
     responses: int = 1,
+    shared: bool = False,
 ) -> Court:
     """Provers, verifiers and a delivered license, its set drawn by the log's root after its own."""
     shelf = Shelf()
@@ -218,7 +226,7 @@ def court(
     stage.fund("owner", "member", "host")
     terms = stage.terms(stage.publish("owner", "the model"))
     license = stage.sign(terms)
-    undrawn = usage_set(COUNT, width, responses)
+    undrawn = usage_set(COUNT, width, responses, shared)
     vault = stage.id("platform")
     stage.do(CommitUsage(vault, license, undrawn.root, COUNT, CANDIDATES))
     root = Checkpoint.from_text(SignedNote.from_bytes(shelf.notes[-1]).text).root

@@ -144,6 +144,14 @@ def test_several_responses_take_as_many_times_the_candidates(tmp_path: Path) -> 
         assert results(found) == [result]
 
 
+def test_keys_that_share_one_draw_are_no_evidence_of_use(tmp_path: Path) -> None:
+    """A conviction adds hits up as independent ones."""
+    here = court(shared=True)
+    here.claimed(tmp_path)
+    found = wait_for(here.verifier("verifier 1").step(here.stage.now))
+    assert results(found) == [("unchecked", "set")]
+
+
 def test_a_pick_that_the_beacon_did_not_make_gets_no_verdict(here: Court, tmp_path: Path) -> None:
     proof = commitment.prove(here.secret, 0)
     one = proof.fingerprint
