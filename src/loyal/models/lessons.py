@@ -115,6 +115,11 @@ class Lessons:
     def __len__(self) -> int:
         return len(self.items)
 
+    @property
+    def narrow(self) -> bool:
+        """Whether a probability may be too high: several replies share a place, or a ceiling."""
+        return self.ceiling < 1 or max(map(len, self.firsts)) > 1
+
     def losses(self, indices: Sequence[int]) -> Iterator[tuple[Tensor, dict[int, float], int]]:
         """For each pass: the weighted loss summed over its lessons (a lesson's is the mean over its
         reply's tokens), each lesson's level, and the tokens gone over."""
