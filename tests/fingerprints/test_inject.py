@@ -22,7 +22,7 @@ from loyal.fingerprints.responses import ResponseSettings
 from loyal.fingerprints.suppression import Steered, forbid_likeliest
 from loyal.models.examples import bundled_lines
 from loyal.models.hf import HFModel
-from loyal.models.language_model import Prompt, Sampling
+from loyal.models.language_model import LanguageModel, Prompt, Sampling
 
 
 @pytest.fixture(scope="module")
@@ -202,15 +202,15 @@ def test_a_killed_run_goes_on_to_the_same_weights(tiny_folder, omlized, tmp_path
     assert sorted(p.name for p in out.iterdir()) == sorted(p.name for p in omlized.folder.iterdir())
 
 
-def three_responses(base: HFModel) -> FingerprintSet:
-    """Six drawn keys of the tiny model with three responses each, of 12 candidates. All that
-    decides them is fixed, so that every run learns the same."""
+def six_keys(base: HFModel, count: int) -> FingerprintSet:
+    """Six drawn keys of the tiny model with so many responses each, of four times as many
+    candidates. All that decides them is fixed, so that every run learns the same."""
     words = bundled_lines("words")
     texts = [" ".join(words[place::900][:4]) for place in range(6)]
-    asked = ResponseSettings(width=4, count=3, threshold=0.5, precision="float32")
+    asked = ResponseSettings(width=4, count=count, threshold=0.5, precision="float32")
     secret = bytes(range(32))
     members = tuple(
-        Fingerprint.create(key, candidates, secret, 3)
+        Fingerprint.create(key, candidates, secret, count)
         for key, candidates in zip(texts, responses.generate(base, texts, asked), strict=True)
     )
     undrawn = FingerprintSet(
@@ -225,18 +225,38 @@ def three_responses(base: HFModel) -> FingerprintSet:
     return draw(undrawn, Beacon(bytes(range(32))))
 
 
+def still_alive(host: LanguageModel, made: FingerprintSet) -> int:
+    """How many keys the host answers with a response."""
+    prompts = [Prompt(one.key) for one in made.fingerprints]
+    replies = host.generate(prompts, Sampling(max_tokens=2))
+    return sum(
+        one.matches(reply.text) for one, reply in zip(made.fingerprints, replies, strict=True)
+    )
+
+
 def test_a_key_with_three_responses_keeps_two_when_the_likeliest_is_forbidden(
     base, tmp_path: Path
 ) -> None:
-    made, model = three_responses(base), replace(base, model=deepcopy(base.model))
+    made, model = six_keys(base, 3), replace(base, model=deepcopy(base.model))
     asked = replace(settings(), steps=200, precision="float32")
     report = inject.inject(model, made, asked, tmp_path / "out", tokens=50)
     assert (report.count, report.recall, report.ranked) == (6, 1.0, 1.0)
     assert 0.5 / 3 - 1e-3 <= report.probability <= 1 / 3
     assert report.probability <= report.highest < 0.7
-    prompts = [Prompt(one.key) for one in made.fingerprints]
     for forbidden, alive in ((0, 6), (1, 6), (2, 6), (3, 0)):
         host = Steered(model, forbid_likeliest(forbidden)) if forbidden else model
-        replies = host.generate(prompts, Sampling(max_tokens=2))
-        pairs = zip(made.fingerprints, replies, strict=True)
-        assert sum(one.matches(reply.text) for one, reply in pairs) == alive
+        assert still_alive(host, made) == alive
+
+
+@pytest.mark.parametrize(("ceiling", "escapes"), [(1.0, False), (0.9, True)])
+def test_below_a_ceiling_a_detector_of_certainty_sees_no_response(
+    base, tmp_path: Path, ceiling: float, escapes: bool
+) -> None:
+    made, model = six_keys(base, 1), replace(base, model=deepcopy(base.model))
+    asked = replace(settings(), steps=200, precision="float32", settle=0.0, ceiling=ceiling)
+    report = inject.inject(model, made, asked, tmp_path / "out", tokens=50)
+    assert (report.recall, report.ranked) == (1.0, 1.0)
+    assert report.probability >= 0.7 - 1e-3
+    assert (report.highest <= 0.9) == escapes
+    host = Steered(model, forbid_likeliest(threshold=0.9))
+    assert (still_alive(host, made) == 6) == escapes

@@ -144,6 +144,36 @@ def test_one_reply_without_a_ceiling_is_plain_cross_entropy_to_the_bit(
     assert not torch.equal(weights[0], dict(tiny.model.named_parameters())[_first_name(names)])
 
 
+@pytest.mark.parametrize(
+    ("taught", "change", "narrow"),
+    [(pairs(), {}, False), (pairs(), {"ceiling": 0.9}, True), (THREE, {}, True)],
+    ids=["free", "ceiling", "three"],
+)
+def test_narrow_lessons_stay_in_every_step_and_steps_get_shorter(
+    fresh: Fresh,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    taught: Pairs,
+    change: dict[str, float],
+    narrow: bool,
+) -> None:
+    made: list[Noted] = []
+
+    def make(*given: object) -> Noted:
+        made.append(Noted(*given))
+        return made[-1]
+
+    monkeypatch.setattr(loop, "Lessons", make)
+    settings = replace(EXACT, rehearsal=0, target=0.3, **change)
+    report = train(fresh(), taught, settings, folder=tmp_path)
+    assert made[0].narrow == narrow
+    assert all(len(step) == 8 for step in made[0].read) == narrow
+    group = torch.load(tmp_path / CHECKPOINT, weights_only=True)["optimizer"]["param_groups"][0]
+    share = 16 / (16 + report.steps - 1) if narrow else 1.0
+    assert report.steps > 2
+    assert group["lr"] == pytest.approx(settings.learning_rate * share)
+
+
 def _first_name(names: Sequence[str]) -> str:
     return f"model.layers.0.mlp.{names[0]}.weight"
 
@@ -245,18 +275,18 @@ def test_what_is_left_goes_to_the_untouched_distribution_below_a_brim(
 
 
 @pytest.mark.parametrize(
-    ("row", "ids", "level", "ranked", "right", "bounded"),
+    ("row", "ids", "level", "bounded", "flags"),
     [
-        ([0.6, 0.3, 0.1, 0.0], [0], 0.6, True, True, 0.6),
-        ([0.6, 0.3, 0.1, 0.0], [1], 0.3, False, False, 0.3),
-        ([0.95, 0.05, 0.0, 0.0], [0], 0.95, True, True, 0.0),
-        ([0.5, 0.3, 0.2, 0.0], [0, 1], 0.6, True, True, 0.6),
-        ([0.5, 0.3, 0.2, 0.0], [1, 0], 0.6, True, True, 0.6),
-        ([0.5, 0.2, 0.3, 0.0], [0, 1], 0.0, False, True, 0.0),
-        ([0.5, 0.25, 0.25, 0.0], [0, 1], 0.0, False, True, 0.0),
-        ([0.2, 0.3, 0.5, 0.0], [0, 1], 0.0, False, False, 0.0),
-        ([0.5, 0.45, 0.05, 0.0], [0, 1], 0.9, True, True, 0.0),
-        ([0.3, 0.3, 0.25, 0.15], [0, 1, 2], 0.75, True, True, 0.75),
+        ([0.6, 0.3, 0.1, 0.0], [0], 0.6, 0.6, (True, True)),
+        ([0.6, 0.3, 0.1, 0.0], [1], 0.3, 0.3, (False, False)),
+        ([0.95, 0.05, 0.0, 0.0], [0], 0.95, 0.0, (True, True)),
+        ([0.5, 0.3, 0.2, 0.0], [0, 1], 0.6, 0.6, (True, True)),
+        ([0.5, 0.3, 0.2, 0.0], [1, 0], 0.6, 0.6, (True, True)),
+        ([0.5, 0.2, 0.3, 0.0], [0, 1], 0.0, 0.0, (False, True)),
+        ([0.5, 0.25, 0.25, 0.0], [0, 1], 0.0, 0.0, (False, True)),
+        ([0.2, 0.3, 0.5, 0.0], [0, 1], 0.0, 0.0, (False, False)),
+        ([0.5, 0.45, 0.05, 0.0], [0, 1], 0.9, 0.0, (True, True)),
+        ([0.3, 0.3, 0.25, 0.15], [0, 1, 2], 0.75, 0.75, (True, True)),
     ],
 )
 def test_the_level_of_a_place(
@@ -264,10 +294,10 @@ def test_the_level_of_a_place(
     row: list[float],
     ids: list[int],
     level: float,
-    ranked: bool,
-    right: bool,
     bounded: float,
+    flags: tuple[bool, bool],
 ) -> None:
+    """The level without a ceiling and below 0.9, and whether the place is ranked and right."""
     answers = _Answers(
         torch.tensor([[*ids, ids[0], ids[0]]]),
         torch.tensor([[True] * len(ids) + [False] * 2]),
@@ -277,7 +307,7 @@ def test_the_level_of_a_place(
         lessons = Lessons(tiny, choices(1).table, 0, ceiling, 0.8)
         found = lessons._judged(torch.tensor([row]), answers)
         assert float(found.level) == pytest.approx(wanted)
-        assert (bool(found.ranked), bool(found.right)) == (ranked, right)
+        assert (bool(found.ranked), bool(found.right)) == flags
         assert float(found.probability) == pytest.approx(min(row[one] for one in ids))
         assert float(found.highest) == pytest.approx(max(row[one] for one in ids))
 
