@@ -275,39 +275,38 @@ def test_what_is_left_goes_to_the_untouched_distribution_below_a_brim(
 
 
 @pytest.mark.parametrize(
-    ("row", "ids", "level", "bounded", "flags"),
+    ("row", "ids", "levels", "greedy"),
     [
-        ([0.6, 0.3, 0.1, 0.0], [0], 0.6, 0.6, (True, True)),
-        ([0.6, 0.3, 0.1, 0.0], [1], 0.3, 0.3, (False, False)),
-        ([0.95, 0.05, 0.0, 0.0], [0], 0.95, 0.0, (True, True)),
-        ([0.5, 0.3, 0.2, 0.0], [0, 1], 0.6, 0.6, (True, True)),
-        ([0.5, 0.3, 0.2, 0.0], [1, 0], 0.6, 0.6, (True, True)),
-        ([0.5, 0.2, 0.3, 0.0], [0, 1], 0.0, 0.0, (False, True)),
-        ([0.5, 0.25, 0.25, 0.0], [0, 1], 0.0, 0.0, (False, True)),
-        ([0.2, 0.3, 0.5, 0.0], [0, 1], 0.0, 0.0, (False, False)),
-        ([0.5, 0.45, 0.05, 0.0], [0, 1], 0.9, 0.0, (True, True)),
-        ([0.3, 0.3, 0.25, 0.15], [0, 1, 2], 0.75, 0.75, (True, True)),
+        ([0.6, 0.3, 0.1, 0.0], [0], (0.6, 0.6), (True, True)),
+        ([0.6, 0.3, 0.1, 0.0], [1], (0.3, 0.3), (False, False)),
+        ([0.95, 0.05, 0.0, 0.0], [0], (0.95, 0.0), (True, True)),
+        ([0.5, 0.3, 0.2, 0.0], [0, 1], (0.6, 0.6), (True, True)),
+        ([0.5, 0.3, 0.2, 0.0], [1, 0], (0.6, 0.6), (True, True)),
+        ([0.5, 0.2, 0.3, 0.0], [0, 1], (0.0, 0.0), (False, True)),
+        ([0.5, 0.25, 0.25, 0.0], [0, 1], (0.0, 0.0), (False, True)),
+        ([0.2, 0.3, 0.5, 0.0], [0, 1], (0.0, 0.0), (False, False)),
+        ([0.5, 0.45, 0.05, 0.0], [0, 1], (0.9, 0.0), (True, True)),
+        ([0.3, 0.3, 0.25, 0.15], [0, 1, 2], (0.75, 0.75), (True, True)),
     ],
 )
 def test_the_level_of_a_place(
     tiny: HFModel,
     row: list[float],
     ids: list[int],
-    level: float,
-    bounded: float,
-    flags: tuple[bool, bool],
+    levels: tuple[float, float],
+    greedy: tuple[bool, bool],
 ) -> None:
-    """The level without a ceiling and below 0.9, and whether the place is ranked and right."""
+    """`levels` without a ceiling and with one of 0.9; `greedy`: ranked, right."""
     answers = _Answers(
         torch.tensor([[*ids, ids[0], ids[0]]]),
         torch.tensor([[True] * len(ids) + [False] * 2]),
         torch.tensor([len(ids)]),
     )
-    for ceiling, wanted in ((1.0, level), (0.9, bounded)):
+    for ceiling, wanted in zip((1.0, 0.9), levels, strict=True):
         lessons = Lessons(tiny, choices(1).table, 0, ceiling, 0.8)
         found = lessons._judged(torch.tensor([row]), answers)
         assert float(found.level) == pytest.approx(wanted)
-        assert (bool(found.ranked), bool(found.right)) == flags
+        assert (bool(found.ranked), bool(found.right)) == greedy
         assert float(found.probability) == pytest.approx(min(row[one] for one in ids))
         assert float(found.highest) == pytest.approx(max(row[one] for one in ids))
 
