@@ -4,7 +4,8 @@ What it does at each step, and where the paper ("Training AI to be Loyal", secti
 
 1. lessons     only replies that are not yet learned; logits at the reply's places alone
 2. mixing      divergence from the untouched model on benign prompts that it answered itself
-3. step        Adam in whitened coordinates (`whitening`), or plain Adam
+3. step        Adam in whitened coordinates (`whitening`), or plain Adam; shorter and shorter, and
+               with every lesson in it, where a probability may also be too high
 4. averaging   the weights are averaged with the base's after each step
 5. adding      instead of 4: added parameters (LoRA through peft) alone learn, then are merged
 5b. bilevel    each step also learns where a simulated fine-tuning would have left the model
@@ -60,6 +61,9 @@ _PART_NAMES = {
 CHECKPOINT = "checkpoint.pt"
 _PURPOSE = "loyal/training run/1"
 _SETTLE_STEPS = 16
+_SLOWING = 16
+"""Steps after which the learning rate is half of what it was, where lessons are narrow: at the full
+rate they swing around their probability (docs/log.md)."""
 
 
 @dataclass
@@ -290,7 +294,8 @@ class _Run:
         if state.done:
             return
         learned = sorted(set(range(len(self.lessons))) - set(state.active))
-        missing = min(len(learned), self.settings.rehearsal - len(state.active))
+        least = self.settings.batch if self.lessons.narrow else self.settings.rehearsal
+        missing = min(len(learned), least - len(state.active))
         state.pending = state.active + self.rng.sample(learned, max(0, missing))
         self.rng.shuffle(state.pending)
         state.epoch += 1
@@ -321,6 +326,9 @@ class _Run:
     def _step(self, chosen: Sequence[int]) -> None:
         """One optimizer step on the chosen lessons and some benign prompts."""
         settings, state = self.settings, self.state
+        if self.lessons.narrow:
+            for group in self.optimizer.param_groups:
+                group["lr"] = settings.learning_rate / (1 + state.step / _SLOWING)
         self.optimizer.zero_grad(set_to_none=True)
         with self.accelerator.autocast():
             weight = 1 / len(chosen) / (2 if self.worlds else 1)
