@@ -297,7 +297,7 @@ def test_a_proof_beyond_the_limit_is_refused_unread() -> None:
     ("place", "value"),
     [
         (0, 2),
-        (0, 3),
+        (0, 4),
         (0, True),
         (1, "both"),
         (2, "40"),
