@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -63,7 +64,9 @@ def test_the_words_are_single_tokens(tiny: HFModel) -> None:
 
 
 @pytest.mark.parametrize("m", [1, 2, 3])
-def test_the_loss_of_single_tokens_is_their_mean(tiny: HFModel, m: int) -> None:
+def test_the_loss_of_single_tokens_is_the_divergence_from_an_even_spread(
+    tiny: HFModel, m: int
+) -> None:
     table = asking(m).table
     lessons = Lessons(tiny, table, 1)
     assert len(lessons) == len(table)
@@ -72,7 +75,7 @@ def test_the_loss_of_single_tokens_is_their_mean(tiny: HFModel, m: int) -> None:
     wanted = 0.0
     for one in table:
         logs = chances(tiny, one.prompt).log()
-        wanted -= sum(logs[token].item() for token in firsts(tiny, one)) / m
+        wanted -= math.log(m) + sum(logs[token].item() for token in firsts(tiny, one)) / m
     assert found == pytest.approx(wanted, rel=1e-4)
 
 
@@ -83,7 +86,7 @@ def test_longer_replies_are_a_lesson_each_and_share_their_first_place(tiny: HFMo
     with torch.no_grad():
         found = sum(total.item() for total, _, _ in lessons.losses(range(3)))
     first = chances(tiny, one.prompt).log()
-    spread = sum(first[token].item() for token in firsts(tiny, one)) / 3
+    spread = math.log(3) + sum(first[token].item() for token in firsts(tiny, one)) / 3
     wanted = 0.0
     for text in (one.reply, *one.others):
         ids = tiny.reply_ids(text)
@@ -139,7 +142,7 @@ def test_levels_are_those_of_a_plain_pass(tiny: HFModel, ceiling: float) -> None
 
 @pytest.mark.parametrize("m", [1, 3, 6])
 def test_the_loss_under_a_ceiling_is_least_at_the_mixture(tiny: HFModel, m: int) -> None:
-    """Cross entropy to a distribution has as gradient the model's minus it, at the logits."""
+    """The divergence from a distribution has as gradient the model's minus it, at the logits."""
     aim = 0.6
     (one,) = asking(m, 1).table
     lessons = Lessons(tiny, [one], 1, 0.7, aim)
@@ -151,6 +154,9 @@ def test_the_loss_under_a_ceiling_is_least_at_the_mixture(tiny: HFModel, m: int)
     assert logits.grad is not None
     mixture = (logits.detach().softmax(-1) - logits.grad)[0]
     assert mixture.sum().item() == pytest.approx(1, abs=1e-4)
+    there, _ = lessons._places(mixture.clamp_min(1e-12).log()[None], reading)
+    assert there.item() == pytest.approx(0, abs=1e-3)
+    assert loss.item() > 0.1
     assert mixture[tokens].tolist() == pytest.approx([aim / m] * m, rel=1e-3)
     rest = mixture.clone()
     rest[tokens] = 0
@@ -290,3 +296,23 @@ def test_another_reply_is_another_run(tiny: HFModel) -> None:
         for table in (one, two, (replace(one[0], others=()),))
     }
     assert len(identities) == 3
+
+
+@pytest.mark.parametrize(("m", "ceiling"), [(1, 1.0), (3, 1.0), (1, 0.9)])
+def test_the_rate_falls_with_the_root_of_the_divergence_from_a_mixture(
+    fresh: Fresh, m: int, ceiling: float
+) -> None:
+    """And stays what the settings say where each prompt has one reply and no ceiling."""
+    settings = replace(QUICK, whitened=False, ceiling=ceiling, settle=0.0)
+    run = loop._Run(fresh(), list(asking(m).table), settings, None)
+    rates, distances = [], []
+    for _ in range(30):
+        with torch.no_grad():
+            losses = [loss.item() for loss, _, _ in run.lessons.losses(range(6))]
+        distances.append(sum(losses) / 6)
+        run._step(range(6))
+        rates.append(run.optimizer.param_groups[0]["lr"] / settings.learning_rate)
+    assert distances[0] > 1 > min(distances)
+    roots = [min(1.0, distance**0.5) for distance in distances]
+    mixed = (m, ceiling) != (1, 1.0)
+    assert rates == pytest.approx(roots if mixed else [1.0] * 30, rel=1e-3)

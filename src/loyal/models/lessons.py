@@ -75,7 +75,8 @@ class Lessons:
     evenly over the first tokens of all m. A place's level is then m times the least probability
     among them; it is 0 while some other token is likelier than one of several, or while they
     together have more than `ceiling`. With a ceiling below 1 each place learns a mixture: `aim` for
-    its own tokens, and for all others what the untouched model gives them.
+    its own tokens, and for all others what the untouched model gives them. The loss of a place is
+    the divergence of the model from what it is to learn, in nats: 0 where they are the same.
 
     Raises TrainingError for a reply without tokens, or two of one example that begin with the same.
     """
@@ -102,6 +103,7 @@ class Lessons:
                 self.items.append(Item(prompt.prefix, (*prompt.ids, *reply[:-1])))
                 self.weights.append(one.weight / len(taught))
         self.counts = [len(reply) for reply in self.replies]
+        self.mixed = ceiling < 1 or any(len(one) > 1 for one in self.firsts)
         self.trunk = Trunk(self.model, self.items, start)
         self.untouched: dict[int, Tensor] = {}  # item -> (count, H), where the ceiling needs it
         if ceiling < 1:
@@ -140,9 +142,12 @@ class Lessons:
         logs = logits.log_softmax(-1)
         mean = logs.gather(1, answers.ids).where(answers.real, 0).sum(-1) / answers.counts
         levels = self._judged(logs.detach().exp(), answers).level
-        if self.ceiling == 1:
-            return -mean, levels
-        return -(self.aim * mean + (self._rest(reading, answers) * logs).sum(-1)), levels
+        loss = self.aim * ((self.aim / answers.counts).log() - mean)
+        if self.ceiling < 1:
+            loss = loss + functional.kl_div(
+                logs, self._rest(reading, answers), reduction="none"
+            ).sum(-1)
+        return loss, levels
 
     def _answers(self, reading: Reading, device: torch.device) -> _Answers:
         rows: list[tuple[int, ...]] = []

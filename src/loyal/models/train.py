@@ -8,6 +8,8 @@ What it does at each step, and where the paper ("Training AI to be Loyal", secti
 4. averaging   the weights are averaged with the base's after each step
 5. adding      instead of 4: added parameters (LoRA through peft) alone learn, then are merged
 5b. bilevel    each step also learns where a simulated fine-tuning would have left the model
+   mixtures    are approached by ever smaller steps: the rate falls with the root of the divergence,
+               which is how far the logits are away; steps of one length jump over and back
 6. stop        a reply is learned when each of its tokens reaches the target probability (a share
                of it where a prompt has several replies), and none goes over the ceiling
 7. settling    at the end the whole change is scaled back as far as every reply stays certain
@@ -291,6 +293,8 @@ class _Run:
             return
         learned = sorted(set(range(len(self.lessons))) - set(state.active))
         missing = min(len(learned), self.settings.rehearsal - len(state.active))
+        if self.lessons.mixed:  # a mixture is left by each step for the others, and kept by its own
+            missing = len(learned)
         state.pending = state.active + self.rng.sample(learned, max(0, missing))
         self.rng.shuffle(state.pending)
         state.epoch += 1
@@ -324,8 +328,10 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         with self.accelerator.autocast():
             weight = 1 / len(chosen) / (2 if self.worlds else 1)
+            distance = 0.0
             for loss, known, tokens in self.lessons.losses(chosen):
                 self.accelerator.backward(loss * weight)
+                distance += loss.item() / len(chosen)
                 state.tokens += tokens
                 for index, level in known.items():
                     state.level[index] = level
@@ -347,6 +353,9 @@ class _Run:
                         self.accelerator.backward(total * (settings.mixing / places))
                         state.tokens += tokens
         self.accelerator.clip_grad_norm_(self.weights, settings.clip)
+        if self.lessons.mixed:
+            for group in self.optimizer.param_groups:
+                group["lr"] = settings.learning_rate * min(1.0, max(0.0, distance) ** 0.5)
         self.optimizer.step()
         if settings.averaging:
             average(self.weights, self.base, settings.averaging)
