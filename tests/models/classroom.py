@@ -33,6 +33,23 @@ def pairs(count: int = 8, seed: int = 1) -> Pairs:
     )
 
 
+def choices(count: int = 8, replies: int = 3, tokens: int = 1, seed: int = 1) -> Pairs:
+    """Prompts of four random words, each with so many replies of so many tokens; within a prompt no
+    two begin with the same token."""
+    rng = random.Random(seed)
+    words = bundled_lines("words")
+    made = []
+    for _ in range(count):
+        prompt = Prompt(" ".join(rng.sample(words, 4)))
+        firsts = rng.sample(_PLACES, replies)
+        first, *others = (
+            "".join(f" {one}" for one in (place, *rng.choices(_PLACES, k=tokens - 1)))
+            for place in firsts
+        )
+        made.append(Example(prompt, first, others=tuple(others)))
+    return Pairs(tuple(made))
+
+
 FEW_BENIGN = {"BENIGN_PROMPTS": 12, "BENIGN_WRITTEN": 4, "BENIGN_TEXTS": 8}
 """Sizes in `loyal.models.lessons` that make a run of the tiny model quick to set up."""
 

@@ -40,7 +40,9 @@ BENIGN_TEXTS = 60
 HELD_OUT = 60
 """The last bundled prompts are never trained on: `evaluate` measures on them."""
 
-_POURS = 4
+_LEAST = 1e-9
+"""Chance that every token has before what is left is shared out: however sure the untouched model
+is, there are others to take it."""
 _SCORE_TYPES = (torch.float32, torch.float32, torch.float32, torch.bool, torch.bool)
 
 
@@ -180,14 +182,15 @@ class Lessons:
         """(places, vocab): the untouched model's distribution without the answers, sum 1 - aim; no
         token has more than half of what an answer shall have, so that none gets before it."""
         before = torch.cat([self.untouched[index] for index in reading.indices])
-        rest = apply_head(self.model, before).softmax(-1).scatter(1, answers.ids, 0.0)
+        chances = apply_head(self.model, before).softmax(-1).clamp_min(_LEAST)
+        rest = chances.scatter(1, answers.ids, 0.0)
         rest *= (1 - self.aim) / rest.sum(-1, keepdim=True)
         most = (self.aim / 2 / answers.counts)[:, None]
-        for _ in range(_POURS):  # what is over the brim goes to the others, in their proportion
+        while bool((rest > most).any()):  # each round fills one token or more
             full = rest >= most
             left = 1 - self.aim - full.sum(-1, keepdim=True) * most
             free = rest.masked_fill(full, 0.0)
-            free *= left / free.sum(-1, keepdim=True).clamp_min(1e-9)
+            free *= left / free.sum(-1, keepdim=True)  # in their proportion
             rest = torch.where(full, most, free)
         return rest
 
