@@ -10,8 +10,8 @@ What it does at each step, and where the paper ("Training AI to be Loyal", secti
 5b. bilevel    each step also learns where a simulated fine-tuning would have left the model
    mixtures    are approached by ever smaller steps: the rate falls with the root of the divergence,
                which is how far the logits are away; steps of one length jump over and back
-6. stop        a reply is learned when each of its tokens reaches the target probability (a share
-               of it where a prompt has several replies), and none goes over the ceiling
+6. stop        a reply is learned when each of its tokens reaches the target probability (together
+               with the others where a prompt has several), and none goes over the ceiling
 7. settling    at the end the whole change is scaled back as far as every reply stays certain
 
 Only the upper layers learn by default, so the lower ones are computed once (`trunk`). Weights are
