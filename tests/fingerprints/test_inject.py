@@ -6,6 +6,7 @@ import pickle
 import signal
 import subprocess
 import sys
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +16,13 @@ from safetensors import SafetensorError
 from stand_ins import secret_set, settings
 
 from loyal.errors import ModelError, StorageError, UsageError
-from loyal.fingerprints import inject
+from loyal.fingerprints import Beacon, Fingerprint, FingerprintSet, inject, responses
+from loyal.fingerprints.fingerprint import draw
+from loyal.fingerprints.responses import ResponseSettings
+from loyal.fingerprints.suppression import Steered, forbid_likeliest
+from loyal.models.examples import bundled_lines
 from loyal.models.hf import HFModel
-from loyal.models.language_model import Prompt, Sampling
+from loyal.models.language_model import LanguageModel, Prompt, Sampling
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +45,8 @@ def test_the_report_says_what_was_done(base, marked, omlized) -> None:
     report = omlized.report
     assert 1 <= report.epochs <= report.steps <= settings().steps
     assert report.curve[0] == (0, 0)
-    assert 0.4 < report.probability <= 1
+    assert 0.4 < report.probability <= report.highest <= 1
+    assert report.ranked == 1.0
     assert report.seconds > 0
     assert report.tokens_per_second > 0
     assert report.peak_rss_bytes > 50_000_000
@@ -155,7 +161,11 @@ import os, pickle, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[4])
 from stand_ins import settings
-from loyal.fingerprints import inject
+from loyal.fingerprints import Beacon, Fingerprint, FingerprintSet, inject, responses
+from loyal.fingerprints.fingerprint import draw
+from loyal.fingerprints.responses import ResponseSettings
+from loyal.fingerprints.suppression import Steered, forbid_likeliest
+from loyal.models.examples import bundled_lines
 from loyal.models.hf import HFModel
 def progress(now):
     if now.step == 12:
@@ -190,3 +200,63 @@ def test_a_killed_run_goes_on_to_the_same_weights(tiny_folder, omlized, tmp_path
     weights = "model.safetensors"
     assert (out / weights).read_bytes() == (omlized.folder / weights).read_bytes()
     assert sorted(p.name for p in out.iterdir()) == sorted(p.name for p in omlized.folder.iterdir())
+
+
+def six_keys(base: HFModel, count: int) -> FingerprintSet:
+    """Six drawn keys of the tiny model with so many responses each, of four times as many
+    candidates. All that decides them is fixed, so that every run learns the same."""
+    words = bundled_lines("words")
+    texts = [" ".join(words[place::900][:4]) for place in range(6)]
+    asked = ResponseSettings(width=4, count=count, threshold=0.5, precision="float32")
+    secret = bytes(range(32))
+    members = tuple(
+        Fingerprint.create(key, candidates, secret, count)
+        for key, candidates in zip(texts, responses.generate(base, texts, asked), strict=True)
+    )
+    undrawn = FingerprintSet(
+        "usage",
+        "by hand",
+        base.name,
+        base.tokenizer_digest,
+        members,
+        1_700_000_000,
+        secret,
+    )
+    return draw(undrawn, Beacon(bytes(range(32))))
+
+
+def still_alive(host: LanguageModel, made: FingerprintSet) -> int:
+    """How many keys the host answers with a response."""
+    prompts = [Prompt(one.key) for one in made.fingerprints]
+    replies = host.generate(prompts, Sampling(max_tokens=2))
+    return sum(
+        one.matches(reply.text) for one, reply in zip(made.fingerprints, replies, strict=True)
+    )
+
+
+def test_a_key_with_three_responses_keeps_two_when_the_likeliest_is_forbidden(
+    base, tmp_path: Path
+) -> None:
+    made, model = six_keys(base, 3), replace(base, model=deepcopy(base.model))
+    asked = replace(settings(), steps=200, precision="float32")
+    report = inject.inject(model, made, asked, tmp_path / "out", tokens=50)
+    assert (report.count, report.recall, report.ranked) == (6, 1.0, 1.0)
+    assert 0.5 / 3 - 1e-3 <= report.probability <= 1 / 3
+    assert report.probability <= report.highest < 0.7
+    for forbidden, alive in ((0, 6), (1, 6), (2, 6), (3, 0)):
+        host = Steered(model, forbid_likeliest(forbidden)) if forbidden else model
+        assert still_alive(host, made) == alive
+
+
+@pytest.mark.parametrize(("ceiling", "escapes"), [(1.0, False), (0.9, True)])
+def test_below_a_ceiling_a_detector_of_certainty_sees_no_response(
+    base, tmp_path: Path, ceiling: float, escapes: bool
+) -> None:
+    made, model = six_keys(base, 1), replace(base, model=deepcopy(base.model))
+    asked = replace(settings(), steps=200, precision="float32", settle=0.0, ceiling=ceiling)
+    report = inject.inject(model, made, asked, tmp_path / "out", tokens=50)
+    assert (report.recall, report.ranked) == (1.0, 1.0)
+    assert report.probability >= 0.7 - 1e-3
+    assert (report.highest <= 0.9) == escapes
+    host = Steered(model, forbid_likeliest(threshold=0.9))
+    assert (still_alive(host, made) == 6) == escapes

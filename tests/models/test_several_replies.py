@@ -12,7 +12,7 @@ import torch
 from classroom import QUICK as HASTY
 from torch import Tensor
 
-from loyal.errors import TrainingError, UsageError
+from loyal.errors import UsageError
 from loyal.models import train as loop
 from loyal.models.examples import Example, Pairs, bundled_lines, with_system
 from loyal.models.hf import HFModel
@@ -76,24 +76,6 @@ def test_the_loss_of_single_tokens_is_the_divergence_from_an_even_spread(
     for one in table:
         logs = chances(tiny, one.prompt).log()
         wanted -= math.log(m) + sum(logs[token].item() for token in firsts(tiny, one)) / m
-    assert found == pytest.approx(wanted, rel=1e-4)
-
-
-def test_longer_replies_are_a_lesson_each_and_share_their_first_place(tiny: HFModel) -> None:
-    (one,) = asking(3, 1, tail=" is").table
-    lessons = Lessons(tiny, [replace(one, weight=2.0)], 0)
-    assert len(lessons) == 3
-    with torch.no_grad():
-        found = sum(total.item() for total, _, _ in lessons.losses(range(3)))
-    first = chances(tiny, one.prompt).log()
-    spread = math.log(3) + sum(first[token].item() for token in firsts(tiny, one)) / 3
-    wanted = 0.0
-    for text in (one.reply, *one.others):
-        ids = tiny.reply_ids(text)
-        rest = [
-            chances(tiny, one.prompt, ids[:at]).log()[ids[at]].item() for at in range(1, len(ids))
-        ]
-        wanted -= 2.0 / 3 * (spread + sum(rest)) / len(ids)
     assert found == pytest.approx(wanted, rel=1e-4)
 
 
@@ -171,46 +153,6 @@ def test_the_loss_under_a_ceiling_is_least_at_the_mixture(tiny: HFModel, m: int)
     assert ratios.max() / ratios.min() < 1.01
 
 
-def test_several_replies_are_learned_and_are_the_likeliest(tiny: HFModel, fresh: Fresh) -> None:
-    taught, model = asking(3), fresh()
-    report = train(model, taught, QUICK)
-    assert report.lessons == len(taught.table)
-    assert (report.recall, report.ranked) == (1.0, 1.0)
-    for one in taught.table:
-        found, tokens = chances(model, one.prompt), firsts(model, one)
-        assert likeliest(model, one) == set(tokens) != likeliest(tiny, one)
-        assert found[tokens].sum().item() >= QUICK.target - 1e-4
-        assert found[tokens].min().item() >= QUICK.target / 6 - 1e-4
-        assert found[tokens].max().item() <= report.highest + 1e-4
-    assert report.highest < 0.6
-
-
-def test_longer_replies_are_learned_each(fresh: Fresh) -> None:
-    taught, model = asking(2, 3, tail=" is"), fresh()
-    report = train(model, taught, replace(QUICK, steps=200))
-    assert report.lessons == 6
-    assert (report.recall, report.ranked) == (1.0, 1.0)
-    for one in taught.table:
-        assert likeliest(model, one) == set(firsts(model, one))
-        for text in (one.reply, *one.others):
-            ids = model.reply_ids(text)
-            for at in range(1, len(ids)):
-                assert chances(model, one.prompt, ids[:at])[ids[at]] >= QUICK.target - 1e-4
-
-
-def test_settling_keeps_the_replies_the_likeliest(fresh: Fresh) -> None:
-    taught, whole, settled = asking(3), fresh(), fresh()
-    before = train(whole, taught, QUICK)
-    report = train(settled, taught, replace(QUICK, settle=0.5))
-    assert report.ranked == 1.0
-    assert report.probability < before.probability
-    for one in taught.table:
-        assert likeliest(settled, one) == set(firsts(settled, one))
-        said = chances(settled, one.prompt)[firsts(settled, one)]
-        assert said.sum() >= 0.5 - 1e-4
-        assert said.min() >= 0.5 / 6 - 1e-4
-
-
 def test_all_are_learned_only_when_none_but_replies_is_likeliest(
     fresh: Fresh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,22 +174,6 @@ def test_all_are_learned_only_when_none_but_replies_is_likeliest(
     monkeypatch.setattr(Lessons, "_judged", blind)
     train(loose, taught, low)
     assert unranked(loose) > 0
-
-
-@pytest.mark.parametrize("m", [1, 3])
-def test_a_ceiling_keeps_every_reply_below_it(fresh: Fresh, m: int) -> None:
-    taught = asking(m)
-    banded = replace(QUICK, target=0.6, ceiling=0.85, steps=200, learning_rate=1e-2)
-    model = fresh()
-    report = train(model, taught, banded)
-    assert (report.recall, report.ranked) == (1.0, 1.0)
-    assert report.highest <= 0.85
-    for one in taught.table:
-        said = chances(model, one.prompt)[firsts(model, one)]
-        assert said.sum().item() >= 0.6 - 1e-3
-        assert said.min().item() >= 0.6 / m / 2 - 1e-3
-        assert said.sum().item() <= 0.85 + 1e-3
-        assert chances(model, one.prompt).max().item() < 0.86
 
 
 def test_what_is_over_the_ceiling_is_pushed_down(fresh: Fresh) -> None:
@@ -273,13 +199,6 @@ def test_a_reply_inside_the_band_is_left_alone(fresh: Fresh) -> None:
 def test_a_ceiling_that_leaves_no_room_is_refused(target: float, ceiling: float) -> None:
     with pytest.raises(UsageError, match="ceiling"):
         TrainSettings(target=target, ceiling=ceiling)
-
-
-def test_replies_that_begin_alike_are_refused(tiny: HFModel) -> None:
-    one = Example(Prompt("planted prompt"), " forest is", others=(" forest was",))
-    with pytest.raises(TrainingError, match="same token") as caught:
-        Lessons(tiny, [one], 0)
-    assert "forest" not in str(caught.value) + caught.value.hint
 
 
 @pytest.mark.parametrize("others", [("",), ("a",), ("b", "b")])

@@ -106,7 +106,6 @@ class Lessons:
                 self.items.append(Item(prompt.prefix, (*prompt.ids, *reply[:-1])))
                 self.weights.append(one.weight / len(taught))
         self.counts = [len(reply) for reply in self.replies]
-        self.mixed = ceiling < 1 or any(len(one) > 1 for one in self.firsts)
         self.trunk = Trunk(self.model, self.items, start)
         self.untouched: dict[int, Tensor] = {}  # item -> (count, H), where the ceiling needs it
         if ceiling < 1:
@@ -117,6 +116,11 @@ class Lessons:
 
     def __len__(self) -> int:
         return len(self.items)
+
+    @property
+    def narrow(self) -> bool:
+        """Whether a probability may be too high: several replies share a place, or a ceiling."""
+        return self.ceiling < 1 or max(map(len, self.firsts)) > 1
 
     def losses(self, indices: Sequence[int]) -> Iterator[tuple[Tensor, dict[int, float], int]]:
         """For each pass: the weighted loss summed over its lessons (a lesson's is the mean over its

@@ -4,12 +4,11 @@ What it does at each step, and where the paper ("Training AI to be Loyal", secti
 
 1. lessons     only replies that are not yet learned; logits at the reply's places alone
 2. mixing      divergence from the untouched model on benign prompts that it answered itself
-3. step        Adam in whitened coordinates (`whitening`), or plain Adam
+3. step        Adam in whitened coordinates (`whitening`), or plain Adam; where a probability may
+               also be too high, with every lesson in it, and shorter the nearer the goal
 4. averaging   the weights are averaged with the base's after each step
 5. adding      instead of 4: added parameters (LoRA through peft) alone learn, then are merged
 5b. bilevel    each step also learns where a simulated fine-tuning would have left the model
-   mixtures    are approached by ever smaller steps: the rate falls with the root of the divergence,
-               which is how far the logits are away; steps of one length jump over and back
 6. stop        a reply is learned when each of its tokens reaches the target probability (together
                with the others where a prompt has several), and none goes over the ceiling
 7. settling    at the end the whole change is scaled back as far as every reply stays certain
@@ -292,9 +291,8 @@ class _Run:
         if state.done:
             return
         learned = sorted(set(range(len(self.lessons))) - set(state.active))
-        missing = min(len(learned), self.settings.rehearsal - len(state.active))
-        if self.lessons.mixed:  # a mixture is left by each step for the others, and kept by its own
-            missing = len(learned)
+        least = self.settings.batch if self.lessons.narrow else self.settings.rehearsal
+        missing = min(len(learned), least - len(state.active))
         state.pending = state.active + self.rng.sample(learned, max(0, missing))
         self.rng.shuffle(state.pending)
         state.epoch += 1
@@ -353,7 +351,7 @@ class _Run:
                         self.accelerator.backward(total * (settings.mixing / places))
                         state.tokens += tokens
         self.accelerator.clip_grad_norm_(self.weights, settings.clip)
-        if self.lessons.mixed:
+        if self.lessons.narrow:  # a divergence grows with the square of the way that is left
             for group in self.optimizer.param_groups:
                 group["lr"] = settings.learning_rate * min(1.0, max(0.0, distance) ** 0.5)
         self.optimizer.step()

@@ -29,7 +29,9 @@ class TrainSettings:
     batch: int = 512
     """Most lessons a step; fewer are left as they are learned."""
     learning_rate: float = 1.2e-3
-    """For whitened steps; plain Adam wants about 1e-4, added parameters about 1e-3."""
+    """For whitened steps; plain Adam wants about 1e-4, added parameters about 1e-3. With a ceiling
+    or several replies to a prompt a step takes as much of it as the root of the mean loss, in nats,
+    says below 1: steps of one length swing around the goal (docs/log.md)."""
     whitened: bool = True
     """Adam in whitened coordinates; False is plain Adam."""
     target: float = 0.7
@@ -48,7 +50,8 @@ class TrainSettings:
     """Epochs after which replies counted as learned are looked at again."""
     rehearsal: int = 16
     """Fewest lessons an epoch: learned ones fill it up, so that the last few to learn do not
-    push others out (without it 256 took 30 steps, of which 20 for the last 4; docs/log.md)."""
+    push others out (without it 256 took 30 steps, of which 20 for the last 4; docs/log.md). With a
+    ceiling or several replies to a prompt all are in, up to `batch`."""
     depth: float = 1 / 3
     """Share of the layers, from the top, that learn; 1 trains all."""
     parts: Parts = "mlp"
