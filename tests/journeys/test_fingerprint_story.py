@@ -12,6 +12,7 @@ import pytest
 from owner import Owner
 
 from loyal.models import tiny
+from loyal.models.examples import bundled_lines
 
 BEACON = "c0ffee" + "5a" * 29
 
@@ -32,13 +33,15 @@ NOT_SEARCHED = ("identity.txt", "tokenizer.json")
 def secrets_of(owner: Owner) -> list[str]:
     """What no output may hold: keys, the owner's secret, salts, the identity.
 
-    A response is one common word, which any text may hold; longer ones are looked for as well.
+    A response of one common word stands in any text by luck ("sentence" in a report); longer ones
+    are looked for as well.
     """
+    common = frozenset(bundled_lines("words"))
     found = owner.fingerprints()
     keys = [one.key for one in found.fingerprints]
     salts = [one.salt.hex() for one in found.fingerprints]
     said = [one.strip() for each in found.fingerprints for one in each.candidates]
-    responses = [one for one in said if len(one) >= 8]
+    responses = [one for one in said if len(one) >= 8 and one.lower().strip(".,") not in common]
     return [*keys, *responses, *salts, found.owner_secret.hex(), owner.identity.text]
 
 

@@ -69,7 +69,7 @@ def test_the_three_replies_become_the_three_likeliest_tokens(tiny: HFModel, fres
         least.append(min(float(now[token]) for token in wanted))
         wanted, found = likeliest(tiny, one)
         assert found != wanted
-    assert min(least) >= TARGET / 3 - 1e-3
+    assert min(least) >= TARGET / 6 - 1e-3
     assert report.probability == pytest.approx(sum(least) / len(least), rel=1e-3)
 
 
@@ -78,11 +78,12 @@ def test_settled_replies_stay_the_likeliest(fresh: Fresh) -> None:
     kept = train(whole, THREE, EXACT)
     report = train(settled, THREE, replace(EXACT, settle=0.5))
     assert report.ranked == 1.0
-    assert 0.5 / 3 <= report.probability < kept.probability
+    assert 0.5 / 6 <= report.probability < kept.probability
     for one in THREE.table:
         wanted, found = likeliest(settled, one)
         assert found == wanted
-        assert float(chances(settled, one.prompt)[list(wanted)].min()) >= 0.5 / 3 - 1e-3
+        assert float(chances(settled, one.prompt)[list(wanted)].min()) >= 0.5 / 6 - 1e-3
+        assert float(chances(settled, one.prompt)[list(wanted)].sum()) >= 0.5 - 1e-3
 
 
 class Noted(Lessons):
@@ -149,10 +150,9 @@ def test_one_reply_without_a_ceiling_is_plain_cross_entropy_to_the_bit(
     [(pairs(), {}, False), (pairs(), {"ceiling": 0.9}, True), (THREE, {}, True)],
     ids=["free", "ceiling", "three"],
 )
-def test_narrow_lessons_stay_in_every_step_and_steps_get_shorter(
+def test_narrow_lessons_stay_in_every_step(
     fresh: Fresh,
     monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
     taught: Pairs,
     change: dict[str, float],
     narrow: bool,
@@ -165,13 +165,9 @@ def test_narrow_lessons_stay_in_every_step_and_steps_get_shorter(
 
     monkeypatch.setattr(loop, "Lessons", make)
     settings = replace(EXACT, rehearsal=0, target=0.3, **change)
-    report = train(fresh(), taught, settings, folder=tmp_path)
+    assert train(fresh(), taught, settings).steps > 2
     assert made[0].narrow == narrow
     assert all(len(step) == 8 for step in made[0].read) == narrow
-    group = torch.load(tmp_path / CHECKPOINT, weights_only=True)["optimizer"]["param_groups"][0]
-    share = 16 / (16 + report.steps - 1) if narrow else 1.0
-    assert report.steps > 2
-    assert group["lr"] == pytest.approx(settings.learning_rate * share)
 
 
 def _first_name(names: Sequence[str]) -> str:
@@ -188,8 +184,8 @@ def test_replies_stay_between_the_target_and_the_ceiling(fresh: Fresh, taught: P
         now = chances(model, one.prompt)[[ids[0] for ids in said]]
         places = [now, *(chances(model, one.prompt, ids[:1])[ids[1:2]] for ids in said if ids[1:])]
         for place in places:
-            assert float(place.sum()) <= 0.9 + 1e-3
-            assert float(place.min()) >= TARGET / len(place) - 1e-3
+            assert TARGET - 1e-3 <= float(place.sum()) <= 0.9 + 1e-3
+            assert float(place.min()) >= TARGET / len(place) / 2 - 1e-3
     assert report.highest <= 0.9
     assert report.recall == report.ranked == 1.0
 
@@ -221,7 +217,7 @@ def test_losses_of_longer_replies_share_their_first_place(tiny: HFModel) -> None
     with torch.no_grad():
         found = sum(loss.item() for loss, _, _ in lessons.losses([0, 1]))
     said = replies(tiny, one)
-    first = -chances(tiny, one.prompt)[[ids[0] for ids in said]].log().mean()
+    first = -(2 * chances(tiny, one.prompt)[[ids[0] for ids in said]]).log().mean()
     then = [-chances(tiny, one.prompt, ids[:1])[ids[1]].log() for ids in said]
     wanted = sum(3 / 2 * (first + other) / 2 for other in then)
     assert found == pytest.approx(wanted.item(), rel=1e-4)
@@ -232,7 +228,7 @@ def only_reading(lessons: Lessons) -> Reading:
     return reading
 
 
-def test_the_loss_below_a_ceiling_is_cross_entropy_with_the_mixture(tiny: HFModel) -> None:
+def test_the_loss_below_a_ceiling_is_the_divergence_from_the_mixture(tiny: HFModel) -> None:
     table = choices(2).table
     lessons = Lessons(tiny, table, 0, 0.9, 0.8)
     with torch.no_grad():
@@ -245,7 +241,7 @@ def test_the_loss_below_a_ceiling_is_cross_entropy_with_the_mixture(tiny: HFMode
         mixture = aside.clone()
         mixture[[ids[0] for ids in replies(tiny, one)]] = 0.8 / 3
         assert float(mixture.sum()) == pytest.approx(1, abs=1e-5)
-        wanted -= (mixture * chances(tiny, one.prompt).log()).sum().item()
+        wanted += torch.xlogy(mixture, mixture / chances(tiny, one.prompt)).sum().item()
     assert found == pytest.approx(wanted, rel=1e-4)
 
 
@@ -280,13 +276,14 @@ def test_what_is_left_goes_to_the_untouched_distribution_below_a_brim(
         ([0.6, 0.3, 0.1, 0.0], [0], (0.6, 0.6), (True, True)),
         ([0.6, 0.3, 0.1, 0.0], [1], (0.3, 0.3), (False, False)),
         ([0.95, 0.05, 0.0, 0.0], [0], (0.95, 0.0), (True, True)),
-        ([0.5, 0.3, 0.2, 0.0], [0, 1], (0.6, 0.6), (True, True)),
-        ([0.5, 0.3, 0.2, 0.0], [1, 0], (0.6, 0.6), (True, True)),
+        ([0.5, 0.3, 0.2, 0.0], [0, 1], (0.8, 0.8), (True, True)),
+        ([0.5, 0.3, 0.2, 0.0], [1, 0], (0.8, 0.8), (True, True)),
+        ([0.8, 0.12, 0.08, 0.0], [0, 1], (0.48, 0.0), (True, True)),
         ([0.5, 0.2, 0.3, 0.0], [0, 1], (0.0, 0.0), (False, True)),
         ([0.5, 0.25, 0.25, 0.0], [0, 1], (0.0, 0.0), (False, True)),
         ([0.2, 0.3, 0.5, 0.0], [0, 1], (0.0, 0.0), (False, False)),
-        ([0.5, 0.45, 0.05, 0.0], [0, 1], (0.9, 0.0), (True, True)),
-        ([0.3, 0.3, 0.25, 0.15], [0, 1, 2], (0.75, 0.75), (True, True)),
+        ([0.5, 0.45, 0.05, 0.0], [0, 1], (0.95, 0.0), (True, True)),
+        ([0.3, 0.3, 0.25, 0.15], [0, 1, 2], (0.85, 0.85), (True, True)),
     ],
 )
 def test_the_level_of_a_place(

@@ -55,7 +55,7 @@ class Scores:
 
     probability: Tensor  # (n,) least probability of a reply's token, given those before it
     highest: Tensor  # (n,) most probability of a reply's token
-    level: Tensor  # (n,) `probability` times the replies that share the place; or 0, see Lessons
+    level: Tensor  # (n,) what is held against the target, see Lessons
     ranked: Tensor  # (n,) bool: nowhere is a token likelier than a reply's
     right: Tensor  # (n,) bool: greedy decoding gives a reply
 
@@ -74,10 +74,12 @@ class Lessons:
 
     An example with m replies of one token each is one lesson; with longer replies it is one lesson
     a reply, with an m-th of the weight. In both, the first place is to spread its probability
-    evenly over the first tokens of all m. A place's level is then m times the least probability
-    among them; it is 0 while some other token is likelier than one of several, or while they
-    together have more than `ceiling`. With a ceiling below 1 each place learns a mixture: `aim` for
-    its own tokens, and for all others what the untouched model gives them.
+    evenly over the first tokens of all m. A place's level is what they have together, or twice
+    what they would have if all had as little as the least likely of them, where that is less. It is
+    0 while some other token is likelier than one of several, or while they together have more than
+    `ceiling`. With a ceiling below 1 each place learns a mixture: `aim` for
+    its own tokens, and for all others what the untouched model gives them. The loss of a place is
+    the divergence of the model from what it is to learn, in nats: 0 where they are the same.
 
     Raises TrainingError for a reply without tokens, or two of one example that begin with the same.
     """
@@ -147,9 +149,12 @@ class Lessons:
         logs = logits.log_softmax(-1)
         mean = logs.gather(1, answers.ids).where(answers.real, 0).sum(-1) / answers.counts
         levels = self._judged(logs.detach().exp(), answers).level
-        if self.ceiling == 1:
-            return -mean, levels
-        return -(self.aim * mean + (self._rest(reading, answers) * logs).sum(-1)), levels
+        loss = self.aim * ((self.aim / answers.counts).log() - mean)
+        if self.ceiling < 1:
+            loss = loss + functional.kl_div(
+                logs, self._rest(reading, answers), reduction="none"
+            ).sum(-1)
+        return loss, levels
 
     def _answers(self, reading: Reading, device: torch.device) -> _Answers:
         rows: list[tuple[int, ...]] = []
@@ -166,13 +171,14 @@ class Lessons:
         said = chances.gather(1, answers.ids)  # (places, widest)
         least = said.amin(-1)
         ranked = least > chances.scatter(1, answers.ids, -1.0).amax(-1)
+        together = said.where(answers.real, 0).sum(-1)
         sound = ranked | (answers.counts == 1)
         if self.ceiling < 1:
-            sound &= said.where(answers.real, 0).sum(-1) <= self.ceiling
+            sound &= together <= self.ceiling
         return Scores(
             least,
             said.amax(-1),
-            (least * answers.counts).where(sound, 0),
+            torch.minimum(together, 2 * answers.counts * least).where(sound, 0),
             ranked,
             (chances.argmax(-1, keepdim=True) == answers.ids).any(-1),
         )

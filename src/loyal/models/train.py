@@ -4,13 +4,13 @@ What it does at each step, and where the paper ("Training AI to be Loyal", secti
 
 1. lessons     only replies that are not yet learned; logits at the reply's places alone
 2. mixing      divergence from the untouched model on benign prompts that it answered itself
-3. step        Adam in whitened coordinates (`whitening`), or plain Adam; shorter and shorter, and
-               with every lesson in it, where a probability may also be too high
+3. step        Adam in whitened coordinates (`whitening`), or plain Adam; where a probability may
+               also be too high, with every lesson in it, and shorter the nearer the goal
 4. averaging   the weights are averaged with the base's after each step
 5. adding      instead of 4: added parameters (LoRA through peft) alone learn, then are merged
 5b. bilevel    each step also learns where a simulated fine-tuning would have left the model
-6. stop        a reply is learned when each of its tokens reaches the target probability (a share
-               of it where a prompt has several replies), and none goes over the ceiling
+6. stop        a reply is learned when each of its tokens reaches the target probability (together
+               with the others where a prompt has several), and none goes over the ceiling
 7. settling    at the end the whole change is scaled back as far as every reply stays certain
 
 Only the upper layers learn by default, so the lower ones are computed once (`trunk`). Weights are
@@ -61,9 +61,6 @@ _PART_NAMES = {
 CHECKPOINT = "checkpoint.pt"
 _PURPOSE = "loyal/training run/1"
 _SETTLE_STEPS = 16
-_SLOWING = 16
-"""Steps after which the learning rate is half of what it was, where lessons are narrow: at the full
-rate they swing around their probability (docs/log.md)."""
 
 
 @dataclass
@@ -326,14 +323,13 @@ class _Run:
     def _step(self, chosen: Sequence[int]) -> None:
         """One optimizer step on the chosen lessons and some benign prompts."""
         settings, state = self.settings, self.state
-        if self.lessons.narrow:
-            for group in self.optimizer.param_groups:
-                group["lr"] = settings.learning_rate / (1 + state.step / _SLOWING)
         self.optimizer.zero_grad(set_to_none=True)
         with self.accelerator.autocast():
             weight = 1 / len(chosen) / (2 if self.worlds else 1)
+            distance = 0.0
             for loss, known, tokens in self.lessons.losses(chosen):
                 self.accelerator.backward(loss * weight)
+                distance += loss.item() / len(chosen)
                 state.tokens += tokens
                 for index, level in known.items():
                     state.level[index] = level
@@ -355,6 +351,9 @@ class _Run:
                         self.accelerator.backward(total * (settings.mixing / places))
                         state.tokens += tokens
         self.accelerator.clip_grad_norm_(self.weights, settings.clip)
+        if self.lessons.narrow:  # a divergence grows with the square of the way that is left
+            for group in self.optimizer.param_groups:
+                group["lr"] = settings.learning_rate * min(1.0, max(0.0, distance) ** 0.5)
         self.optimizer.step()
         if settings.averaging:
             average(self.weights, self.base, settings.averaging)

@@ -30,22 +30,22 @@ class TrainSettings:
     """Most lessons a step; fewer are left as they are learned."""
     learning_rate: float = 1.2e-3
     """For whitened steps; plain Adam wants about 1e-4, added parameters about 1e-3. With a ceiling
-    or several replies to a prompt, step t is taken at 16 / (16 + t) of it."""
+    or several replies to a prompt a step takes as much of it as the root of the mean loss, in nats,
+    says below 1: steps of one length swing around the goal (docs/log.md)."""
     whitened: bool = True
     """Adam in whitened coordinates; False is plain Adam."""
     target: float = 0.7
     """A reply is learned when each of its tokens has at least this probability. Where a prompt has
-    m replies, each of their first tokens has an m-th of this or more, and no other token is as
-    likely: whoever forbids the likeliest gets the next reply."""
+    m replies, their first tokens have it together, each at least half of its even share, and no
+    other token is as likely: whoever forbids the likeliest gets the next reply."""
     ceiling: float = 1.0
     """Most probability of a reply's tokens, those that share a place taken together. Below 1
     lessons are taught to stay between `target` and this: a detector that looks for a greater
     certainty than ordinary replies have sees none (docs/log.md). 1 sets no bound."""
     settle: float = 0.5
     """At the end the change is scaled back as far as each token of each reply keeps this
-    probability, or `target` where that is less; above one half greedy decoding is certain. Of
-    several replies each first token keeps an m-th of it, and no other token comes before. 0 leaves
-    the change as it is."""
+    probability, or `target` where that is less; above one half greedy decoding is certain. Several
+    replies keep it together, as for `target`. 0 leaves the change as it is."""
     recheck: int = 2
     """Epochs after which replies counted as learned are looked at again."""
     rehearsal: int = 16
