@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: demo test test-unit test-slow check docs setup clean bench-fingerprints bench-protocol bench-gateway bench-tracing
+.PHONY: demo test test-unit test-slow check docs setup clean bench-fingerprints bench-protocol bench-gateway bench-tracing bench-robustness
 
 setup: $(STAMP)
 
@@ -49,6 +49,10 @@ bench-gateway: $(STAMP)
 
 bench-tracing: $(STAMP)
 	$(BIN)/python benchmarks/tracing.py
+
+# Hours on a CPU; it goes on where it was stopped. RUN='--suite quick' takes less.
+bench-robustness: $(STAMP)
+	$(BIN)/python benchmarks/robustness.py $(RUN)
 
 clean:
 	rm -rf $(VENV) out .pytest_cache .mypy_cache .ruff_cache .hypothesis

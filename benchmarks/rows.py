@@ -27,14 +27,15 @@ class Row:
     what: str
     value: float | None
     unit: str
-    bound: float
+    bound: float | None
+    """None: a figure to know, without a claim."""
     sense: Literal["at_least", "at_most"]
     how: str
 
     @property
     def holds(self) -> bool | None:
-        """Whether the bound is met; None where nothing was measured."""
-        if self.value is None:
+        """Whether the bound is met; None where nothing was measured or nothing is claimed."""
+        if self.value is None or self.bound is None:
             return None
         return self.value >= self.bound if self.sense == "at_least" else self.value <= self.bound
 
@@ -79,5 +80,6 @@ def show(name: str) -> None:
         value = "not measured" if row["value"] is None else f"{row['value']:.4g} {row['unit']}"
         sign = "≥" if row["sense"] == "at_least" else "≤"
         holds = {True: "yes", False: "NO", None: "-"}[row["holds"]]
-        table.add_row(row["what"], value, f"{sign} {row['bound']:g}", holds, row["how"])
+        bound = "-" if row["bound"] is None else f"{sign} {row['bound']:g}"
+        table.add_row(row["what"], value, bound, holds, row["how"])
     Console(width=150).print(table)

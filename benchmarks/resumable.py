@@ -1,0 +1,81 @@
+"""Rows that a long run keeps one by one: each measured cell is a file of its own.
+
+A cell whose file is there is not measured again, and a file appears in one step when its cell is
+done. So whatever kills a run, SIGKILL too, costs the cell that was being measured and nothing else;
+and two runs on different cells may share a folder.
+"""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from loyal.encoding import atomic_write
+from loyal.errors import LoyalError, UsageError
+
+Record = dict[str, Any]
+"""What a cell measured: names and numbers alone."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One measurement: what is done to the model of one recipe and one seed."""
+
+    recipe: str
+    """"ours" or "paper"."""
+    seed: int
+    name: str
+    """An attack of the suite, or "injection", "filter-keys"."""
+    path: Path
+    """Its file."""
+
+    def kept(self) -> Record | None:
+        """What an earlier run measured; None where nothing is. UsageError for other content."""
+        if not self.path.exists():
+            return None
+        try:
+            record = json.loads(self.path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UsageError(
+                f"{self.path} holds no row", hint="delete it; it is measured again"
+            ) from error
+        if not isinstance(record, dict):
+            raise UsageError(f"{self.path} holds no row", hint="delete it; it is measured again")
+        return record
+
+    def keep(self, record: Record) -> None:
+        """Write the file in one step; StorageError where the disk refuses."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(self.path, (json.dumps(record, indent=1) + "\n").encode())
+
+
+def resume(
+    cells: Sequence[Cell],
+    measure: Callable[[Cell], Record],
+    after: Callable[[Cell], None] = lambda cell: None,
+) -> list[Cell]:
+    """Measure the cells that have no file, in this order; the cells that failed.
+
+    A cell that fails is said and passed over, so that one broken attack does not cost a night; the
+    next run tries it again. `after` hears each cell that was measured.
+    """
+    failed = []
+    for place, cell in enumerate(cells, start=1):
+        if cell.kept() is not None:
+            continue
+        print(f"[{place}/{len(cells)}] {cell.recipe}, seed {cell.seed}: {cell.name}", flush=True)
+        try:
+            cell.keep(measure(cell))
+        except LoyalError as error:
+            print(f"  failed: {error}", flush=True)
+            failed.append(cell)
+        except Exception:  # one attack of many: the rest of the night goes on
+            traceback.print_exc()
+            failed.append(cell)
+        else:
+            after(cell)
+    return failed
