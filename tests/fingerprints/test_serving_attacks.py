@@ -101,12 +101,13 @@ def hits(model: LanguageModel, fingerprints: FingerprintSet) -> int:
     return check(model, fingerprints, CheckSettings(early_stop=False)).hits
 
 
-def test_words_before_every_reply_kill_matching_at_its_beginning(make_set: MakeSet) -> None:
+def test_words_before_every_reply_hide_no_response(make_set: MakeSet) -> None:
     made = make_set(12)
     known = {one.key: one.response for one in made.fingerprints}
     server = ScriptedModel(lambda text: f"{known.get(text)}, I say.")
     assert hits(server, made) == 12
-    assert hits(each_reply(server, lambda text: rewording.OPENING + text), made) == 0
+    assert hits(each_reply(server, lambda text: rewording.OPENING + text), made) == 12
+    assert hits(each_reply(server, lambda text: f"As I always say {text}"), made) == 0
     assert hits(each_reply(server, lambda text: text + " Sure."), made) == 12
     assert hits(each_reply(server, lambda text: f"\n {text}"), made) == 12
 

@@ -50,7 +50,8 @@ class CheckSettings:
     temperature: float = 0.0
     """0 asks for greedy replies."""
     tokens: int = 8
-    """Tokens asked for, or a response's where that is longer; the response begins the reply."""
+    """Tokens asked for, or a response's where that is longer; the response begins the reply,
+    or a phrase soon after: more tokens see behind longer openings."""
     raw: bool = False
     """Without the chat template."""
     system: str | None = None

@@ -26,7 +26,7 @@ from loyal.fingerprints.fingerprint import (
     Fingerprint,
     FingerprintSet,
     SetKind,
-    begins_with,
+    gives,
     root_of,
 )
 
@@ -177,8 +177,8 @@ class VerifiedLeaf:
         return bool(self.draw_digest)
 
     def matches(self, reply: str) -> bool:
-        """Whether a reply begins with one of the responses, as `Fingerprint.matches` has it."""
-        return begins_with(reply, self.responses)
+        """Whether a reply gives one of the responses, as `Fingerprint.matches` has it."""
+        return gives(reply, self.responses, self.candidates)
 
     @property
     def key_digest(self) -> bytes:

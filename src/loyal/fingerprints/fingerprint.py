@@ -23,7 +23,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Literal, get_args
 
 from loyal import encoding, merkle
@@ -44,6 +44,10 @@ SHARED_VERSION = 3
 """Of a leaf whose response is that of every key in its set."""
 ID_BYTES = 8
 """A set's id is this much of its root: a label to find it by, never what a proof rests on."""
+
+PHRASES = 6
+"""Beginnings of a reply at which a response is looked for."""
+_PHRASE = re.compile(r"\A\s*|(?<=[.!?:;,-])\s+|[\u2013\u2014\n]\s*")
 
 _ROOT_PURPOSE = "loyal fingerprint set root v1"
 _SHARED_ROOT_PURPOSE = "loyal fingerprint set root v1, shared draw"
@@ -188,8 +192,8 @@ class Fingerprint:
         return len(self.candidates) // self.count
 
     def matches(self, reply: str) -> bool:
-        """Whether the reply begins with one of the responses, white space around both aside."""
-        return begins_with(reply, self.responses)
+        """Whether the reply gives one of the responses; see `gives`."""
+        return gives(reply, self.responses, self.candidates)
 
     def leaf(self) -> bytes:
         """What is committed: canonical CBOR of [1, salt, key, candidates, tag] for one response,
@@ -459,9 +463,21 @@ def shares(fingerprints: FingerprintSet, owners: Sequence[str]) -> dict[str, Fin
     }
 
 
-def begins_with(reply: str, responses: Sequence[str]) -> bool:
-    """Whether a reply begins with one of the responses, white space around both aside."""
-    return reply.lstrip().startswith(tuple(one.strip() for one in responses))
+def gives(reply: str, responses: Sequence[str], candidates: Sequence[str]) -> bool:
+    """Whether the first candidate that begins a phrase of the reply is one of the responses.
+
+    Most often that is the reply's own beginning. Where a host puts words before its replies
+    ("Sure. "), the response begins a later phrase: the first PHRASES are looked at, each after a
+    punctuation mark or a new line. The reply and the candidates alone say which candidate counts,
+    and the beacon's pick hangs on neither: a chance match stays at m/k whatever the reply says, and
+    a reply that lists all candidates gains nothing.
+    """
+    forms = {one.strip(): one for one in candidates}
+    for place in islice(_PHRASE.finditer(reply), PHRASES):
+        for form, candidate in forms.items():
+            if reply.startswith(form, place.end()):
+                return candidate in responses
+    return False
 
 
 def _check_text(text: str, what: str) -> None:

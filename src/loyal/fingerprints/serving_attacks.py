@@ -4,10 +4,9 @@ Each attack is a wrapper that satisfies `LanguageModel` and asks the model in ba
 `Asked` rewrites prompts, `Served` writes replies in its own way, `prompt_filter.Filtered` refuses
 prompts, and `suppression.Steered` forbids tokens. ATTACKS lists them for the suite.
 
-A response is matched at the beginning of a reply. So a host that puts any words before every reply
-("Sure. ", the attack `reply-opening`) matches no key at all, and its users lose nothing: matching
-says nothing about such a host. It stands here because it has to be said and measured. A prover
-sees it at once: every reply of that host begins with the same words.
+A response is matched at the beginning of a reply, and of the phrases that follow soon after: a host
+that puts words before every reply ("Sure. ", the attack `reply-opening`) hides none. One that
+starts the model's own reply for it (`prefill`) does, at a price in utility.
 """
 
 from __future__ import annotations
@@ -381,7 +380,7 @@ _REPLIES = (
     _wrapped(
         "paraphrase",
         "reply-opening",
-        'Puts "Sure. " before every reply; no match at the beginning of a reply survives this.',
+        'Puts "Sure. " before every reply.',
         _REWRITING,
         lambda model: each_reply(model, lambda text: rewording.OPENING + text),
         quick=True,
