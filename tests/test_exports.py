@@ -17,6 +17,15 @@ import loyal
 DOORS: dict[str, tuple[str, ...]] = {
     "loyal": (),
     "loyal.app": (),
+    "loyal.control": (
+        "Case",
+        "ControlFunction",
+        "ControlReport",
+        "Followed",
+        "Header",
+        "Spill",
+        "Suite",
+    ),
     "loyal.fingerprints": (
         "Beacon",
         "Fingerprint",

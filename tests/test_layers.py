@@ -59,6 +59,14 @@ NOUNS = (
     "loyal.fingerprints.codes",
     "loyal.fingerprints.trace",
     "loyal.control",
+    "loyal.control.functions",
+    "loyal.control.table",
+    "loyal.control.program",
+    "loyal.control.sandbox",
+    "loyal.control.worker",
+    "loyal.control.validate",
+    "loyal.control.check",
+    "loyal.control.recipe",
     "loyal.alignment",
 )
 """Files of the torch rooms that never import torch: a server without torch reads them."""

@@ -59,6 +59,18 @@ FINGERPRINT: Mapping[str, Entry] = {
     "join": Entry("custody:join", "Bring shares together into the identity again."),
 }
 
+CONTROL: Mapping[str, Entry] = {
+    "list": Entry(
+        "control:listing", "Show control functions: names, versions, digests, who signed."
+    ),
+    "check": Entry(
+        "control:check_command",
+        "Validate control functions; with a model, measure how exactly it follows them.",
+    ),
+    "sign": Entry("control:sign", "Validate a control function, and sign it for the community."),
+    "embed": Entry("control:embed", "Train a model to follow control functions."),
+}
+
 PROVER: Mapping[str, Entry] = {
     "plan": Entry("prover:plan", "Say how many keys a license needs, and at what pace."),
     "bond": Entry("prover_run:bond", "Put stake at risk, to be drawn as a prover."),
@@ -184,6 +196,9 @@ def _root() -> LazyGroup:
     root.add_command(_group("models", "Language models: which there are, and get them.", MODELS))
     root.add_command(
         _group("fingerprint", "Secret fingerprints: make, inject, check, prove.", FINGERPRINT)
+    )
+    root.add_command(
+        _group("control", "Control functions: check, sign, embed in a model.", CONTROL)
     )
     root.add_command(_group("prover", "Provers: who asks hosts their keys.", PROVER))
     root.add_command(_group("verifier", "Verifiers: who judges claims.", VERIFIER))

@@ -178,6 +178,7 @@ class _Run:
                 [
                     *(one.prompt.text, one.prompt.system, one.prompt.raw),
                     *(one.reply, str(one.weight), *one.others),
+                    *([one.ends] if one.ends else []),
                 ]
                 for one in examples
             ],
