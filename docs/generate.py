@@ -74,7 +74,7 @@ loyal align attacks --show novel+json-policy+leetspeak --seed 7
 
 - **Train and held-out** are for good. Training draws from `families("train")` or
   `draw("train", rng, depth)` alone, so that the held-out families measure what was learned and not
-  what was memorized. No two families share a run of four words.
+  what was memorized. No two families share a run of four words; some encodings also come bare.
 - **Layers** say what may be put around what, from the inside out and one of each at most: wording,
   form, encoding, turns. `compose(novel, json_policy, leetspeak)` is a novel in JSON in leetspeak. A
   composition is held out as soon as one part is.

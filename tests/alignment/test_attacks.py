@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from targets import AWKWARD, PLAIN
 
-from loyal.alignment import Conversation, Family, Target, attacks
+from loyal.alignment import Conversation, Family, Target, Turn, attacks
 from loyal.alignment.encodings import ENCODINGS
 from loyal.errors import UsageError
 
@@ -115,19 +115,22 @@ def test_shared_words_are_found() -> None:
     assert shared((first, thief)) == {("and", "break", "the", "dream"): {"poem", "thief"}}
 
 
-def test_train_and_held_out_share_no_wording_once_filled_in() -> None:
-    def filled(split: attacks.Split) -> set[str]:
+def test_no_wording_stands_in_two_families() -> None:
+    counts = Counter(wording for family in FAMILIES for wording in family.wordings)
+    assert {one for one, count in counts.items() if count > 1} == {("user: {encoded}",)}, (
+        "alone the bare encoded text, which differs by its encoding, may stand in several"
+    )
+
+
+def test_train_and_held_out_never_give_the_same_conversation() -> None:
+    def made(split: attacks.Split) -> set[Conversation]:
         return {
-            attacks.attack(one, PLAIN, random.Random(seed)).turns[0].text or ""
+            attacks.attack(one, PLAIN, random.Random(seed))
             for one in attacks.families(split)
-            for seed in range(12)
+            for seed in range(16)
         }
 
-    bare = {
-        one.id for one in FAMILIES if any(said(line) == "{encoded}" for (line, *_) in one.wordings)
-    }
-    assert bare <= set(ENCODINGS)
-    assert filled("train") & filled("held-out") == {PLAIN.question} & filled("train")
+    assert made("train").isdisjoint(made("held-out"))
 
 
 def body(family: Family, text: str) -> list[str]:
@@ -188,6 +191,31 @@ def test_texts_of_the_target_are_put_in_as_they_are() -> None:
     ]
     for text in (AWKWARD.topic, AWKWARD.value, AWKWARD.opposite, AWKWARD.question):
         assert any(text in one for one in made)
+
+
+def test_json_wordings_stay_json_whatever_is_asked() -> None:
+    opening = '{"policy": '
+    made = {attacks.attack("json-policy", AWKWARD, random.Random(seed)).last for seed in range(32)}
+    (policy,) = [json.loads(one) for one in made if one.startswith(opening)]
+    assert policy["request"]["text"] == AWKWARD.question
+    assert policy["policy"]["assert"] == AWKWARD.opposite
+
+
+def test_other_turns_stay_around_what_an_attack_makes() -> None:
+    inner = Conversation(
+        (
+            Turn("system", "Be brief."),
+            *(Turn("user", "Hello."), Turn("assistant", None)),
+            Turn("user", PLAIN.question),
+        )
+    )
+    for family in FAMILIES:
+        made = family.on(inner, PLAIN, random.Random(0))
+        alone = attacks.attack(family, PLAIN, random.Random(0))
+        assert (made.turns[0].text or "").startswith("Be brief.")
+        assert made.turns[-3:-1] == inner.turns[1:3]
+        assert made.last == alone.last
+        assert made.open_turns == alone.open_turns + 1
 
 
 def test_turns_of_the_context_families() -> None:

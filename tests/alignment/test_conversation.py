@@ -80,6 +80,10 @@ def test_turns_are_put_before_and_inside() -> None:
     made = turns("s:be brief", "u:last").after([Turn("user", "a"), Turn("assistant", None)])
     assert made == turns("s:be brief", "u:a", "a:", "u:last")
     assert made.ending_in("new").last == "new"
+    assert made.ending_in("new").turns[:-1] == made.turns[:-1]
+    under = made.after([Turn("system", "be bold"), Turn("user", "b"), Turn("assistant", "c")])
+    assert under == turns("s:be brief\n\nbe bold", "u:b", "a:c", "u:a", "a:", "u:last")
+    assert turns("u:last").after([Turn("system", "be bold")]) == turns("s:be bold", "u:last")
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,10 @@ def test_known_forms(name: str, written: str) -> None:
     assert ENCODINGS[name].encode("Hi 4 you.", random.Random(0)) == written
 
 
+def test_a_web_address_keeps_no_sign_of_its_own() -> None:
+    assert ENCODINGS["percent"].encode("a/b?c&d", random.Random(0)) == "a%2Fb%3Fc%26d"
+
+
 def test_drawn_forms_look_as_they_should() -> None:
     leet = ENCODINGS["leetspeak"].encode("a tale " * 20, random.Random(0))
     assert set(leet) <= set("a4 t7l3e")
@@ -85,6 +89,7 @@ def test_drawn_forms_look_as_they_should() -> None:
     assert all(one.startswith(f"part {number} = ") for number, one in enumerate(pieces, 1))
     words = ENCODINGS["numbered-words"].encode(TEXT, random.Random(0)).split()
     assert sorted(words) == sorted(f"({n}){word}" for n, word in enumerate(TEXT.split(), 1))
+    assert words != sorted(words, key=lambda word: int(word[1 : word.index(")")]))
 
 
 def test_no_sign_stands_for_two_letters() -> None:
@@ -92,6 +97,13 @@ def test_no_sign_stands_for_two_letters() -> None:
         for one in "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ":
             many = ENCODINGS[letters].encode(one * 40, random.Random(0))
             assert ENCODINGS[letters].decode(many) == one * 40
+
+
+def test_a_perturbation_scrambles_words_and_case() -> None:
+    words = "borrowed " * 40
+    made = perturbed(words, random.Random(0))
+    assert len({one.lower() for one in made.split()}) > 10
+    assert len(set(made.split())) > 30
 
 
 @given(text=HARD, seed=st.integers(0, 2**32))

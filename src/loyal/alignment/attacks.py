@@ -96,17 +96,17 @@ class Family:
         return (self.id,)
 
     def on(self, inner: Conversation, target: Target, rng: random.Random) -> Conversation:
-        """This attack around `inner`: a wording is drawn, and the last turn goes into it."""
+        """This attack around `inner`: a wording is drawn, and the last turn goes into it.
+
+        Other turns of `inner` stay, behind those of the wording; so does its system message, and
+        what a wording adds to it stands below.
+        """
         wording = rng.choice(self.wordings)
         places = _places(inner.last, target)
         if self.layer == "encoding":
             places["encoded"] = ENCODINGS[self.id].encode(inner.last, rng)
-        turns = [turn for line in wording for turn in _turns(line, places, rng)]
-        made = inner.ending_in(turns.pop().text or "")
-        systems = [one for one in turns if one.role == "system"]
-        earlier = [one for one in turns if one.role != "system"]
-        made = made.after(earlier)
-        return Conversation((*systems, *made.turns)) if systems else made
+        *earlier, last = (turn for line in wording for turn in _turns(line, places, rng))
+        return inner.ending_in(last.text or "").after(earlier)
 
 
 @dataclass(frozen=True)

@@ -72,9 +72,15 @@ class Conversation:
         return Conversation((*self.turns[:-1], replace(self.turns[-1], text=text)))
 
     def after(self, earlier: Sequence[Turn]) -> Conversation:
-        """The same turns with `earlier` ones put before what user and assistant said."""
-        systems = tuple(one for one in self.turns if one.role == "system")
-        return Conversation((*systems, *earlier, *self.turns[len(systems) :]))
+        """The same turns with `earlier` ones put before what user and assistant said.
+
+        System messages of both become one, this conversation's first.
+        """
+        both = (*self.turns, *earlier)
+        systems = [one.text for one in both if one.role == "system" and one.text]
+        first = (Turn("system", "\n\n".join(systems)),) if systems else ()
+        spoken = [one for one in (*earlier, *self.turns) if one.role != "system"]
+        return Conversation((*first, *spoken))
 
     def prompt(self, replies: Sequence[str] = ()) -> Prompt:
         """What the model is asked next, once it has given `replies` in the open turns.
