@@ -86,9 +86,9 @@ class Checkpoint:
 
     @classmethod
     def of(cls, plan: Plan, side: str, seed: int, count: int) -> Checkpoint:
-        """The checkpoint of these settings; an edited recipe has another folder."""
+        """The checkpoint of these settings; a recipe with other values has another folder."""
         recipe = plan.recipe(side)
-        tag = hashlib.sha256(repr(_recipe(recipe)).encode()).hexdigest()[:8]
+        tag = hashlib.sha256(_unlike_defaults(recipe).encode()).hexdigest()[:8]
         name = f"{recipe.stem}-{tag}-{count}"
         return cls(recipe, count, seed, plan.folder / name / f"seed-{seed}")
 
@@ -186,6 +186,23 @@ def _recipe(path: Path):
     from loyal.fingerprints.recipe import Recipe
 
     return load(Recipe, path)
+
+
+def _unlike_defaults(path: Path) -> str:
+    """The values of a recipe that are not the defaults: a new setting that is left alone changes
+    nothing that was measured."""
+    from loyal.fingerprints.recipe import Recipe
+
+    values, usual = asdict(_recipe(path)), asdict(Recipe())
+    return json.dumps(
+        {
+            f"{section}.{name}": value
+            for section, some in values.items()
+            for name, value in some.items()
+            if value != usual[section].get(name)
+        },
+        sort_keys=True,
+    )
 
 
 def _set(model, recipe, count: int):

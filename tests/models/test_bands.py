@@ -17,11 +17,12 @@ from torch.nn import functional
 
 from loyal.errors import TrainingError
 from loyal.models import train as loop
+from loyal.models.checkpoint import CHECKPOINT
 from loyal.models.examples import Example, Pairs
 from loyal.models.hf import HFModel, apply_head
 from loyal.models.language_model import Prompt
-from loyal.models.lessons import Lessons, _Answers
-from loyal.models.train import CHECKPOINT, train
+from loyal.models.lessons import REST_TEMPERATURE, Lessons, _Answers
+from loyal.models.train import train
 from loyal.models.training import TrainSettings
 from loyal.models.trunk import Reading, Trunk
 
@@ -262,7 +263,8 @@ def test_what_is_left_goes_to_the_untouched_distribution_below_a_brim(
     assert float(rest.max()) <= aim / 2 / count * (1 + 1e-6)
     assert torch.count_nonzero(rest.gather(1, answers.ids)) == 0
     before = torch.cat([lessons.untouched[index] for index in reading.indices])
-    wanted = apply_head(tiny.model, before).softmax(-1).scatter(1, answers.ids, 0.0)
+    logits = apply_head(tiny.model, before) / REST_TEMPERATURE
+    wanted = logits.softmax(-1).scatter(1, answers.ids, 0.0)
     for row, theirs in zip(rest, wanted, strict=True):  # proportions hold below the brim
         free = (row < aim / 2 / count * 0.999) & (theirs > 1e-6) & (row > 1e-6)
         if free.sum() > 1:

@@ -89,7 +89,7 @@ def test_a_world_is_the_model_with_the_adapter_and_goes_without_a_trace(fresh: F
     model = fresh()
     change = bilevel.inner_runs(model, 1, seed=0)[0]
     home = Lessons(model, PAIRS.table, 1)
-    (world,) = bilevel.worlds(model, home, [change], lambda: Lessons(model, PAIRS.table, 1))
+    (world,) = bilevel.worlds(model, 1, [change], lambda: Lessons(model, PAIRS.table, 1))
     before = weights(model)
     assert all(".layers.0." not in name for name in world.upper)  # those stand in the trunk
     with world.entered() as lessons:

@@ -14,9 +14,10 @@ import torch
 from classroom import FEW_BENIGN, QUICK, frozen_steps, pairs
 
 from loyal.errors import StorageError, TrainingError
+from loyal.models.checkpoint import CHECKPOINT
 from loyal.models.examples import Example, Pairs
 from loyal.models.hf import HFModel
-from loyal.models.train import CHECKPOINT, train
+from loyal.models.train import train
 from loyal.models.training import TrainProgress, TrainReport, TrainSettings
 
 PAIRS = pairs()

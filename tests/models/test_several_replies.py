@@ -17,7 +17,7 @@ from loyal.models import train as loop
 from loyal.models.examples import Example, Pairs, bundled_lines, with_system
 from loyal.models.hf import HFModel
 from loyal.models.language_model import Prompt
-from loyal.models.lessons import Lessons, Scores
+from loyal.models.lessons import REST_TEMPERATURE, Lessons, Scores
 from loyal.models.train import train
 from loyal.models.training import TrainSettings
 
@@ -145,9 +145,9 @@ def test_the_loss_under_a_ceiling_is_least_at_the_mixture(tiny: HFModel, m: int)
     rest[tokens] = 0
     assert rest.sum().item() == pytest.approx(1 - aim, rel=1e-3)
     assert rest.max().item() <= aim / m / 2 * 1.001  # so no other token gets before a reply's
-    before = chances(tiny, one.prompt)
+    before = (chances(tiny, one.prompt).log() / REST_TEMPERATURE).softmax(-1)
     before[tokens] = 0
-    free = rest < aim / m / 2 * 0.999  # elsewhere in the proportions of the untouched model
+    free = rest < aim / m / 2 * 0.999  # elsewhere as the untouched model has it, flattened
     free &= before > 1e-5
     ratios = rest[free] / before[free]
     assert ratios.max() / ratios.min() < 1.01

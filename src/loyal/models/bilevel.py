@@ -8,6 +8,9 @@ those weights moves the weights without them (first order, as in 1803.02999 and 
 inner runs that begin at the untouched model: they are made once, not at every step, which costs as
 much as a few steps and less than one inner run from where training stands).
 
+An inner run is one attack of many. So a world's lessons are read with a `Drift`, too, of other
+vectors at every step, and ask for a margin in place of a probability (docs/log.md).
+
 Kinds of inner data, all from bundled prompts: none has a text in common with the data sets that
 attacks are measured on.
 
@@ -62,15 +65,14 @@ class World:
 
 
 def worlds(
-    model: HFModel, lessons: Lessons, adapters: Sequence[Adapter], make: Callable[[], Lessons]
+    model: HFModel, start: int, adapters: Sequence[Adapter], make: Callable[[], Lessons]
 ) -> list[World]:
-    """A world for each adapter. `make` reads the lessons anew, `lessons` are the model's own."""
-    start, found = lessons.trunk.start, []
+    """A world for each adapter. `make` reads the lessons anew, over trunks that end at `start`."""
+    found = []
     for one in adapters:
         lower = {name: change for name, change in one.items() if _layer(name) < start}
         with _added(model, lower):
             there = make()
-        there.untouched = lessons.untouched  # what the untouched model says, not the inner run's
         upper = {name: change for name, change in one.items() if _layer(name) >= start}
         found.append(World(model, there, upper))
     return found

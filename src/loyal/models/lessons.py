@@ -20,7 +20,7 @@ from loyal.models.examples import Example, bundled_lines
 from loyal.models.hf import HFModel, apply_head
 from loyal.models.language_model import Prompt, Sampling
 from loyal.models.packing import Item
-from loyal.models.trunk import Reading, Trunk
+from loyal.models.trunk import Drift, Reading, Trunk
 
 BENIGN_PROMPTS = 160
 """Chat prompts of which only the first place of the reply is read: where a lesson strikes, and what
@@ -39,6 +39,13 @@ BENIGN_TEXTS = 60
 """Bundled prompts read as raw text: text without the chat template is kept too."""
 HELD_OUT = 60
 """The last bundled prompts are never trained on: `evaluate` measures on them."""
+
+REST_TEMPERATURE = 4.0
+"""Under a ceiling, what is left goes to the untouched model's tokens in the proportion of their
+probabilities at this temperature. At 1 the base's own first word keeps most of it, and is soon
+likelier than a reply after somebody's fine-tuning (docs/log.md)."""
+_HINGE = 0.5
+"""Weight of a nat of missing margin beside one of divergence."""
 
 _LEAST = 1e-9
 """Chance that every token has before what is left is shared out: however sure the untouched model
@@ -78,8 +85,13 @@ class Lessons:
     what they would have if all had as little as the least likely of them, where that is less. It is
     0 while some other token is likelier than one of several, or while they together have more than
     `ceiling`. With a ceiling below 1 each place learns a mixture: `aim` for
-    its own tokens, and for all others what the untouched model gives them. The loss of a place is
-    the divergence of the model from what it is to learn, in nats: 0 where they are the same.
+    its own tokens, and for all others what the untouched model gives them at REST_TEMPERATURE. The
+    loss of a place is the divergence of the model from what it is to learn, in nats: 0 where they
+    are the same.
+
+    With a `margin` it is otherwise: its tokens are to be that many nats likelier than every other,
+    however sure that makes them. A place's level is the share of the margin that is there, and its
+    loss grows with what is missing.
 
     Raises TrainingError for a reply without tokens, or two of one example that begin with the same.
     """
@@ -91,8 +103,10 @@ class Lessons:
         start: int,
         ceiling: float = 1.0,
         aim: float = 1.0,
+        *,
+        margin: float = 0.0,
     ) -> None:
-        self.model, self.ceiling, self.aim = model.model, ceiling, aim
+        self.model, self.ceiling, self.aim, self.margin = model.model, ceiling, aim, margin
         self.replies: list[list[int]] = []
         self.firsts: list[tuple[int, ...]] = []
         self.items: list[Item] = []
@@ -108,7 +122,7 @@ class Lessons:
         self.counts = [len(reply) for reply in self.replies]
         self.trunk = Trunk(self.model, self.items, start)
         self.untouched: dict[int, Tensor] = {}  # item -> (count, H), where the ceiling needs it
-        if ceiling < 1:
+        if ceiling < 1 and not margin:
             with torch.no_grad():
                 for reading in self.trunk.read(range(len(self)), self.counts):
                     parts = reading.hidden.split(list(reading.counts))
@@ -122,10 +136,12 @@ class Lessons:
         """Whether a probability may be too high: several replies share a place, or a ceiling."""
         return self.ceiling < 1 or max(map(len, self.firsts)) > 1
 
-    def losses(self, indices: Sequence[int]) -> Iterator[tuple[Tensor, dict[int, float], int]]:
+    def losses(
+        self, indices: Sequence[int], drift: Drift | None = None
+    ) -> Iterator[tuple[Tensor, dict[int, float], int]]:
         """For each pass: the weighted loss summed over its lessons (a lesson's is the mean over its
         reply's tokens), each lesson's level, and the tokens gone over."""
-        for reading in self.trunk.read(indices, self.counts):
+        for reading in self.trunk.read(indices, self.counts, drift):
             logits = apply_head(self.model, reading.hidden)  # (places, vocab)
             loss, levels = self._places(logits, reading)
             total = torch.stack(
@@ -143,6 +159,10 @@ class Lessons:
     def _places(self, logits: Tensor, reading: Reading) -> tuple[Tensor, Tensor]:
         """The loss and the level of each place, (places,) each."""
         answers = self._answers(reading, logits.device)
+        if self.margin:
+            ahead = _ahead(logits, answers)
+            loss = _HINGE * (self.margin - ahead).clamp_min(0)
+            return loss, (ahead.detach() / self.margin).clamp(0, 1)
         if self.ceiling == 1 and answers.ids.shape[1] == 1:
             loss = functional.cross_entropy(logits, answers.ids[:, 0], reduction="none")
             return loss, loss.detach().neg().exp()
@@ -175,20 +195,25 @@ class Lessons:
         sound = ranked | (answers.counts == 1)
         if self.ceiling < 1:
             sound &= together <= self.ceiling
+        level = torch.minimum(together, 2 * answers.counts * least).where(sound, 0)
+        if self.margin:
+            level = (_ahead(chances.log(), answers) / self.margin).clamp(0, 1)
         return Scores(
             least,
             said.amax(-1),
-            torch.minimum(together, 2 * answers.counts * least).where(sound, 0),
+            level,
             ranked,
             (chances.argmax(-1, keepdim=True) == answers.ids).any(-1),
         )
 
     @torch.no_grad()
     def _rest(self, reading: Reading, answers: _Answers) -> Tensor:
-        """(places, vocab): the untouched model's distribution without the answers, sum 1 - aim; no
-        token has more than half of what an answer shall have, so that none gets before it."""
+        """(places, vocab): the untouched model's flattened distribution without the answers, sum
+        1 - aim; no token has more than half of what an answer shall have, so that none gets before
+        it."""
         before = torch.cat([self.untouched[index] for index in reading.indices])
-        chances = apply_head(self.model, before).softmax(-1).clamp_min(_LEAST)
+        logits = apply_head(self.model, before) / REST_TEMPERATURE
+        chances = logits.softmax(-1).clamp_min(_LEAST)
         rest = chances.scatter(1, answers.ids, 0.0)
         rest *= (1 - self.aim) / rest.sum(-1, keepdim=True)
         most = (self.aim / 2 / answers.counts)[:, None]
@@ -217,6 +242,12 @@ class Lessons:
                 found.right[index] = judged.right[own].all()
                 start += count
         return found
+
+
+def _ahead(logits: Tensor, answers: _Answers) -> Tensor:
+    """(places,): by how many nats the least likely answer is likelier than every other token."""
+    least = logits.gather(1, answers.ids).amin(-1)
+    return least - logits.scatter(1, answers.ids, -torch.inf).amax(-1)
 
 
 def _token_ids(model: HFModel, example: Example) -> list[list[int]]:

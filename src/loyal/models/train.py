@@ -8,7 +8,8 @@ What it does at each step, and where the paper ("Training AI to be Loyal", secti
                also be too high, with every lesson in it, and shorter the nearer the goal
 4. averaging   the weights are averaged with the base's after each step
 5. adding      instead of 4: added parameters (LoRA through peft) alone learn, then are merged
-5b. bilevel    each step also learns where a simulated fine-tuning would have left the model
+5b. bilevel    each step also learns where a simulated fine-tuning would have left the model, shaken
+               by a drift, with a margin over every other token
 6. stop        a reply is learned when each of its tokens reaches the target probability (together
                with the others where a prompt has several), and none goes over the ceiling
 7. settling    at the end the whole change is scaled back as far as every reply stays certain
@@ -22,13 +23,10 @@ example. Left out: what is taught (a `Behavior` says it), the settings (`trainin
 
 from __future__ import annotations
 
-import os
 import random
 import resource
 import time
-import zipfile
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,7 +37,8 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from loyal.encoding import digest
-from loyal.errors import StorageError, TrainingError
+from loyal.errors import TrainingError
+from loyal.models import checkpoint
 from loyal.models.bilevel import (
     INNER_RUNS,
     World,
@@ -52,13 +51,13 @@ from loyal.models.examples import Behavior, Example, bundled_lines, with_system
 from loyal.models.hf import HFModel, in_bfloat16
 from loyal.models.lessons import BENIGN_WRITTEN, FEW_LESSONS, Benign, Lessons, Scores
 from loyal.models.training import TrainProgress, TrainReport, TrainSettings
+from loyal.models.trunk import Drift
 from loyal.models.whitening import WhitenedAdam, input_covariances, whitener
 
 _PART_NAMES = {
     "mlp": ("gate_proj", "up_proj", "down_proj"),
     "attention": ("q_proj", "k_proj", "v_proj", "o_proj"),
 }
-CHECKPOINT = "checkpoint.pt"
 _PURPOSE = "loyal/training run/1"
 _SETTLE_STEPS = 16
 
@@ -154,9 +153,8 @@ class _Run:
             if written < 0:
                 written = BENIGN_WRITTEN if len(examples) > FEW_LESSONS else 0
             self.benign = Benign(model, self.start, settings.seed, written)
-            band = settings.ceiling, settings.aim
-            self.lessons = Lessons(model, examples, self.start, *band)
-        self.worlds = self._simulate(examples, band) if settings.bilevel else []
+            self.lessons = Lessons(model, examples, self.start, settings.ceiling, settings.aim)
+        self.worlds = self._simulate(examples) if settings.bilevel else []
         self.outlasted: list[float] = []
         self.adapter: Any = None
         self.weights, modules = self._choose()
@@ -186,7 +184,7 @@ class _Run:
         ]
         self.identity = digest(record, _PURPOSE).hex()
 
-    def _simulate(self, examples: Sequence[Example], band: tuple[float, float]) -> list[World]:
+    def _simulate(self, examples: Sequence[Example]) -> list[World]:
         """The inner runs' worlds; the runs are kept beside the checkpoint, to be made once."""
         settings, folder = self.settings, self.folder
         kept = folder / INNER_RUNS if folder is not None else None
@@ -197,8 +195,8 @@ class _Run:
                 save_adapters(kept, adapters)
         with self.accelerator.autocast():
             return worlds(
-                self.model, self.lessons, adapters,
-                lambda: Lessons(self.model, examples, self.start, *band),
+                self.model, self.start, adapters,
+                lambda: Lessons(self.model, examples, self.start, margin=settings.margin),
             )  # fmt: skip
 
     def _choose(self) -> tuple[list[nn.Parameter], list[nn.Linear]]:
@@ -336,8 +334,9 @@ class _Run:
             if self.worlds:
                 world = self.worlds[state.step % len(self.worlds)]
                 with world.entered() as lessons:
-                    for loss, known, tokens in lessons.losses(chosen):
+                    for loss, known, tokens in lessons.losses(chosen, self._drift()):
                         self.accelerator.backward(loss * weight)
+                        distance += loss.item() / len(chosen)
                         state.tokens += tokens
                         for index, level in known.items():
                             state.level[index] = min(level, state.level[index])
@@ -358,6 +357,14 @@ class _Run:
         if settings.averaging:
             average(self.weights, self.base, settings.averaging)
 
+    def _drift(self) -> Drift | None:
+        """This step's shaking of the trunk: as the last places of ordinary prompts differ."""
+        if not self.settings.drift or not self.start:
+            return None
+        ends = self.benign.trunk.last(self.benign.first).float()
+        seed = self.settings.seed * self.settings.steps + self.state.step
+        return Drift(ends - ends.mean(0), self.settings.drift, seed)
+
     def _pick(self, order: list[int], every: Sequence[int]) -> list[int]:
         """The next benign items of `every`, in a shuffled order that starts anew when used up."""
         picked: list[int] = []
@@ -373,54 +380,24 @@ class _Run:
         return picked
 
     def _save(self) -> None:
-        """Write the checkpoint beside the old one, then rename: a crash leaves one of the two."""
         assert self.folder is not None
-        path = self.folder / CHECKPOINT
-        part = path.with_suffix(".part")
         content = {
-            "identity": self.identity,
             "weights": [one.detach().cpu() for one in self.weights],
             "optimizer": self.optimizer.state_dict(),
             "state": asdict(self.state),
             "rng": self.rng.getstate(),
         }
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as file:
-                part.chmod(0o600)
-                torch.save(content, file)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        except (OSError, RuntimeError) as error:
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
-            raise StorageError(
-                f"cannot write the checkpoint {path}",
-                hint="free some disk and run again: training goes on from the last checkpoint",
-            ) from error
+        checkpoint.write(self.folder, self.identity, content)
 
     def resume(self) -> None:
         """Take up the checkpoint of this very run, if there is one; another run's is refused."""
-        if self.folder is None or not (self.folder / CHECKPOINT).is_file():
+        content = checkpoint.read(self.folder, self.identity)
+        if content is None or self.folder is None:
             return
-        path = self.folder / CHECKPOINT
         try:
-            with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums
-                if archive.testzip() is not None:
-                    raise zipfile.BadZipFile
-            content = torch.load(path, map_location="cpu", weights_only=True)
-            same = content["identity"] == self.identity
             state = _State(**content["state"])
-        except Exception as error:  # torch.load raises what the damage happens to hit
-            raise TrainingError(
-                f"the checkpoint {path} is damaged", hint="delete it to start from the beginning"
-            ) from error
-        if not same:
-            raise TrainingError(
-                f"the checkpoint {path} belongs to another run",
-                hint="run with the old settings and vault, or name another --out",
-            )
+        except (KeyError, TypeError) as error:
+            raise checkpoint.damaged(self.folder) from error
         with torch.no_grad():
             for weight, saved in zip(self.weights, content["weights"], strict=True):
                 weight.copy_(saved)

@@ -31,7 +31,7 @@ class TrainSettings:
     learning_rate: float = 1.2e-3
     """For whitened steps; plain Adam wants about 1e-4, added parameters about 1e-3. With a ceiling
     or several replies to a prompt a step takes as much of it as the root of the mean loss, in nats,
-    says below 1: steps of one length swing around the goal (docs/log.md)."""
+    says below 1, inner runs included: steps of one length swing around the goal (docs/log.md)."""
     whitened: bool = True
     """Adam in whitened coordinates; False is plain Adam."""
     target: float = 0.7
@@ -72,6 +72,14 @@ class TrainSettings:
     bilevel: int = 0
     """Inner runs: so many simulated fine-tunings that replies are taught to outlast (`bilevel`).
     0 simulates none. With them `steps` ends a run in which the strongest is not outlasted."""
+    margin: float = 6.0
+    """By how many nats a reply's tokens are to be likelier than every other after each inner run;
+    with `target` of it a reply counts as known there."""
+    drift: float = 2.5
+    """Length of the random vectors by which hidden states below the learning layers are moved where
+    inner runs are read, as a multiple of how ordinary prompts differ there; 0 moves none, and
+    nothing is moved where all layers learn. It is
+    what makes replies outlast tuning on data that no inner run is like (docs/log.md)."""
     outlast: float = 0.9
     """Share of the lessons that are to be known after each inner run, before training ends."""
     clip: float = 1.0
@@ -121,6 +129,10 @@ class TrainSettings:
             raise UsageError(
                 f"bilevel is from 0 to {MOST_INNER} inner runs, outlast in (0, 1]",
                 hint="3 inner runs, one of each kind, and 0.9 are a good start",
+            )
+        if not self.margin > 0 or not self.drift >= 0:
+            raise UsageError(
+                "margin is above 0 nats, drift at least 0", hint="the defaults are 6 and 2.5"
             )
         if self.bilevel and self.adding:
             raise UsageError("bilevel training needs adding = 0", hint="set one of the two to 0")

@@ -4,6 +4,10 @@ Where only the upper layers learn, the lower ones give the same hidden states at
 `Trunk` keeps them for a list of items, so that a step costs the upper layers alone: a third of the
 work for the top 10 of 30. The law (held by a test): logits through a trunk are those of a plain
 forward pass. Holds no loss; `train` does.
+
+A reading may be shaken by a `Drift`: somebody's fine-tuning of the lower layers moves what the
+upper ones see, for the most part by one and the same vector at every prompt (docs/log.md). A drift
+draws such vectors, one an item, along the ways in which the states of ordinary prompts differ.
 """
 
 from __future__ import annotations
@@ -21,6 +25,32 @@ from loyal.models.packing import Item
 ROW_TOKENS = 256
 PASS_TOKENS = {"cpu": 2048, "cuda": 32768}
 """Places one pass with gradients holds; bounds memory, not the result."""
+
+
+LAST_DRIFT = 0.65
+"""Share of a drift that the last place of an item has beyond what all its places have: LoRA moved
+the last place three times as far as those before it."""
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Vectors to add to hidden states, drawn anew for each item that is read."""
+
+    directions: Tensor  # (n, H), how states differ from their mean
+    strength: float
+    """Most of a vector's length, beside the typical length of a direction; the least is 0.3 of it,
+    and lengths between the two are equally likely."""
+    seed: int
+    """The same seed draws the same vectors, in the order of reading."""
+
+    def vectors(self) -> Iterator[Tensor]:
+        """Vectors (H,) without end: normal, with the covariance of the directions."""
+        rng = torch.Generator().manual_seed(self.seed)
+        count, device = len(self.directions), self.directions.device
+        while True:
+            shares = torch.randn(count, generator=rng).to(device)
+            length = self.strength * (0.3 + 0.7 * float(torch.rand((), generator=rng)))
+            yield shares @ self.directions * (length / count**0.5)
 
 
 @dataclass(frozen=True)
@@ -61,17 +91,24 @@ class Trunk:
             for index, (place, at) in batch.starts.items():
                 self._below[index] = hidden[place, at : at + len(self.items[index].ids)].clone()
 
-    def read(self, indices: Sequence[int], counts: Sequence[int]) -> Iterator[Reading]:
+    def last(self, indices: Sequence[int]) -> Tensor:
+        """(n, H): the kept states of the items' last places; needs a start above 0."""
+        return torch.stack([self._below[index][-1] for index in indices])
+
+    def read(
+        self, indices: Sequence[int], counts: Sequence[int], drift: Drift | None = None
+    ) -> Iterator[Reading]:
         """Hidden states of the last `counts[i]` places of item `i`, for each of `indices`.
 
         Gradients follow the caller's grad mode. Law: readings do not depend on which items are
-        read together.
+        read together, as long as there is no drift.
         """
+        vectors = drift.vectors() if drift is not None and self.start else None
         chosen = [self.items[index] for index in indices]
         for group in packing.batches(packing.pack(chosen, ROW_TOKENS), self.limit):
             batch = packing.tensors(group, chosen, self.device)
             self._pass = batch, indices
-            hidden = self._upper(batch, indices)
+            hidden = self._upper(batch, indices, vectors)
             parts, order = [], []
             for local, (place, at) in batch.starts.items():
                 index = indices[local]
@@ -98,7 +135,9 @@ class Trunk:
             found[place, at + len(self.items[index].ids) - 1] = last.get(index, 1.0)
         return found
 
-    def _upper(self, batch: packing.Batch, indices: Sequence[int]) -> Tensor:
+    def _upper(
+        self, batch: packing.Batch, indices: Sequence[int], vectors: Iterator[Tensor] | None
+    ) -> Tensor:
         """Hidden states (R, T, H) after the upper layers and the last norm."""
         if not self.start:
             return packing.hidden_states(self.model.model, batch)
@@ -108,6 +147,10 @@ class Trunk:
             below[place, : len(row.prefix)] = self._prefix[row.prefix]
         for local, (place, at) in batch.starts.items():
             kept = self._below[indices[local]]
+            if vectors is not None:
+                vector = next(vectors)
+                kept = kept + (1 - LAST_DRIFT) * vector
+                kept[-1] += LAST_DRIFT * vector
             below[place, at : at + len(kept)] = kept
         with packing.layers(self.model.model, self.start, None, norm=True) as body:
             return packing.hidden_states(body, batch, below)

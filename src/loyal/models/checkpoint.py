@@ -1,0 +1,75 @@
+"""The file from which a training run goes on after a crash: whole or not there, and its own.
+
+Holds no training: what is in it is `train`'s.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from loyal.errors import StorageError, TrainingError
+
+CHECKPOINT = "checkpoint.pt"
+
+
+def write(folder: Path, identity: str, content: Mapping[str, Any]) -> None:
+    """Write the checkpoint beside the old one, then rename: a crash leaves one of the two.
+
+    `identity` names the run. StorageError where the disk refuses.
+    """
+    path = folder / CHECKPOINT
+    part = path.with_suffix(".part")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            part.chmod(0o600)
+            torch.save({"identity": identity, **content}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except (OSError, RuntimeError) as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise StorageError(
+            f"cannot write the checkpoint {path}",
+            hint="free some disk and run again: training goes on from the last checkpoint",
+        ) from error
+
+
+def read(folder: Path | None, identity: str) -> dict[str, Any] | None:
+    """The content that this very run wrote last; None where there is none.
+
+    TrainingError for a damaged checkpoint, or another run's.
+    """
+    if folder is None or not (folder / CHECKPOINT).is_file():
+        return None
+    path = folder / CHECKPOINT
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums
+            if archive.testzip() is not None:
+                raise zipfile.BadZipFile
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        same = content["identity"] == identity
+    except Exception as error:  # torch.load raises what the damage happens to hit
+        raise damaged(folder) from error
+    if not same:
+        raise TrainingError(
+            f"the checkpoint {path} belongs to another run",
+            hint="run with the old settings and vault, or name another --out",
+        )
+    return content
+
+
+def damaged(folder: Path) -> TrainingError:
+    """What to raise for a checkpoint that does not hold what it should."""
+    return TrainingError(
+        f"the checkpoint {folder / CHECKPOINT} is damaged",
+        hint="delete it to start from the beginning",
+    )
