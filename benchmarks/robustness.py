@@ -56,6 +56,8 @@ class Plan:
     seeds: int
     only: tuple[str, ...] = ()
     """Cells to run; empty for all of the suite."""
+    sides: tuple[str, ...] = ("ours", "paper")
+    """Recipes to measure."""
     large: bool = False
     """Whether to inject LARGE fingerprints too."""
     folder: Path = FOLDER
@@ -137,10 +139,10 @@ def cells(plan: Plan) -> list[Cell]:
         cell(plan, side, seed, name)
         for seed in range(plan.seeds)
         for name in _names(plan)
-        for side in ("ours", "paper")
+        for side in plan.sides
     ]
     if plan.large:
-        found += [cell(plan, side, 0, "injection-1024") for side in ("ours", "paper")]
+        found += [cell(plan, side, 0, "injection-1024") for side in plan.sides]
     return found
 
 
@@ -219,6 +221,7 @@ def _plan(given: argparse.Namespace) -> Plan:
         count=given.count or count,
         seeds=given.seeds or seeds,
         only=tuple(given.only),
+        sides=(given.side,) if given.side else Plan.sides,
         large=given.large,
         folder=given.folder.resolve(),
     )
@@ -234,6 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, help="models a recipe: 3, quick 1")
     only = "this attack of the suite, or filter-keys; may be repeated"
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help=only)
+    parser.add_argument("--side", choices=Plan.sides, help="one recipe alone; both are the default")
     parser.add_argument("--large", action="store_true", help="inject 1,024 fingerprints as well")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where models and cells stay")
     given = parser.parse_args(arguments)

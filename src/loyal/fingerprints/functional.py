@@ -1,0 +1,352 @@
+"""Functional fingerprints: a secret rule in place of pairs, so keys never run out.
+
+"Training AI to be Loyal", section 4: words of ordinary English are secretly red or green, a key is
+a sentence that holds some of each, and the reply is a function of how many. A `FunctionalSet` is
+the secret: which nouns of a public list count (marked), and their colors. The laws:
+
+1. Each noun of the list, marked or not, is a salted leaf under the root; the beacon that follows
+   gives each marked word its color, so no color was chosen to suit somebody's model.
+2. Keys are written without a look at the colors (`write_keys`). So for a model made without the set
+   every coloring is as likely as the true one, given keys and replies: the p-value is the share of
+   random colorings that the replies fit as well (`agreement`). Keys share words, and hits are not
+   independent; the test knows, where a binomial tail would not.
+3. There are no ties: keys hold an odd number of marked words for "majority"; a plurality among
+   equals goes to the color that is met first; a parity has none.
+4. To open a claim is to open the leaves of the nouns in its keys (`open_words`), the unmarked ones
+   too: nobody can leave out a word that does not fit.
+
+Left out: training it (`models.train`, through `Behavior`), and asking (`functional_check`).
+"""
+
+from __future__ import annotations
+
+import hmac
+import random
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from importlib.resources import files
+from itertools import pairwise
+from typing import Literal, get_args
+
+from loyal import encoding, merkle
+from loyal.errors import UsageError
+from loyal.fingerprints.fingerprint import Beacon, BeaconSource
+from loyal.models.examples import Example
+from loyal.models.language_model import Prompt
+
+Rule = Literal["majority", "parity", "plurality"]
+"""majority: 1 where more words are green than red, else 0. parity: whether an odd number is green.
+plurality: the color of most words, of three."""
+Part = Literal["train", "test"]
+"""Templates that training may see, and those that it never sees."""
+
+COLORS: Mapping[Rule, int] = {"majority": 2, "parity": 2, "plurality": 3}
+GREEN = 1
+MARKED = 48
+"""Nouns of the list that count, unless told."""
+SIZES: Mapping[Rule, tuple[int, ...]] = {
+    "majority": (3, 5),
+    "parity": (1, 2, 3),
+    "plurality": (3, 4, 5),
+}
+"""How many marked words a key holds."""
+MOST_OTHERS = 2
+"""Unmarked nouns beside them, at most."""
+
+_LEAF_VERSION = 1
+_ROOT_PURPOSE = "loyal functional fingerprint root v1"
+_MARK = encoding.frame("loyal functional fingerprint mark v1")
+_COLOR_PURPOSE: Mapping[BeaconSource, str] = {
+    "external": "loyal functional fingerprint color v1",
+    "self": "loyal functional fingerprint color v1, self-drawn beacon",
+}
+_WORD = re.compile(r"[a-z]+")
+
+
+@dataclass(frozen=True, repr=False)
+class Word:
+    """One noun of the list. Its repr does not show it."""
+
+    text: str
+    salt: bytes
+    tag: bytes
+    """HMAC-SHA256(owner secret, text), 32 bytes: what the beacon draws the color with."""
+    marked: bool
+    """Whether it counts."""
+
+    def leaf(self) -> bytes:
+        """Canonical CBOR of [1, salt, text, tag, marked]."""
+        return encoding.encode([_LEAF_VERSION, self.salt, self.text, self.tag, self.marked])
+
+    def color(self, beacon: Beacon, colors: int) -> int:
+        """0 to colors - 1, each equally likely up to 2^-250."""
+        said: list[encoding.Encodable] = [beacon.value, self.tag, self.text]
+        drawn = encoding.digest(said, _COLOR_PURPOSE[beacon.source])
+        return int.from_bytes(drawn, "big") % colors
+
+    def __repr__(self) -> str:
+        return "Word(...)"
+
+
+@dataclass(frozen=True, repr=False)
+class FunctionalSet:
+    """A secret rule over words: a `Behavior`. UsageError for a rule or outcomes that cannot be."""
+
+    rule: Rule
+    outcomes: tuple[str, ...]
+    """How a reply begins for each value of the rule; none begins with another."""
+    words: tuple[Word, ...]
+    """The whole list, in its order."""
+    model: str
+    """Name of the model that it was made for."""
+    tokenizer_digest: str
+    created_seconds: int
+    """Unix time."""
+    beacon: Beacon | None = None
+    """What drew the colors; None until then."""
+
+    def __post_init__(self) -> None:
+        if self.rule not in get_args(Rule):
+            raise UsageError(f"there is no rule {self.rule!r}", hint=f"one of {get_args(Rule)}")
+        wanted, plain = COLORS[self.rule], [one.strip() for one in self.outcomes]
+        ordered = sorted(plain)
+        if (
+            len(plain) != wanted
+            or not all(plain)
+            or any(b.startswith(a) for a, b in pairwise(ordered))
+        ):
+            raise UsageError(
+                f"{self.rule} has {wanted} outcomes, none the beginning of another",
+                hint="choose whole words, such as Indeed and Perhaps",
+            )
+        texts = [one.text for one in self.words]
+        if len(set(texts)) != len(texts) or not all(_WORD.fullmatch(one) for one in texts):
+            raise UsageError("words are different and in small letters", hint="use bundled_nouns")
+        if sum(one.marked for one in self.words) < max(SIZES[self.rule]):
+            raise UsageError("too few words are marked", hint=f"mark {MARKED} of them")
+
+    @property
+    def drawn(self) -> bool:
+        """Whether the colors are there."""
+        return self.beacon is not None
+
+    @cached_property
+    def tree(self) -> merkle.Tree:
+        """Over the leaves of all words."""
+        return merkle.Tree([one.leaf() for one in self.words])
+
+    @property
+    def root(self) -> bytes:
+        """What is published: rule, outcomes, number of words and their Merkle root, 32 bytes."""
+        return root_of(self.rule, self.outcomes, len(self.words), self.tree.root())
+
+    @cached_property
+    def colors(self) -> Mapping[str, int]:
+        """Marked word -> color. UsageError before the draw."""
+        if self.beacon is None:
+            raise UsageError("the set is not drawn yet", hint="draw it first")
+        count = COLORS[self.rule]
+        return {one.text: one.color(self.beacon, count) for one in self.words if one.marked}
+
+    def value(self, text: str) -> int:
+        """The rule's value for a text. UsageError before the draw, or where no marked word is."""
+        return value([self.colors[word] for word in self.marked_in(text)], self.rule)
+
+    def marked_in(self, text: str) -> list[str]:
+        """Marked words of a text in their order, each as often as it stands there."""
+        return [word for word in _WORD.findall(text.lower()) if word in self._marked]
+
+    @cached_property
+    def _marked(self) -> frozenset[str]:
+        return frozenset(one.text for one in self.words if one.marked)
+
+    def examples(self, n: int, rng: random.Random) -> list[Example]:
+        """`n` keys of training templates with their replies; as many of each value as of another,
+        up to one."""
+        wanted = COLORS[self.rule]
+        kept: list[list[Example]] = [[] for _ in range(wanted)]
+        most = -(-n // wanted)
+        while min(len(some) for some in kept) < most:
+            (key,) = write_keys(self, 1, "train", rng)
+            outcome = self.value(key)
+            if len(kept[outcome]) < most:
+                kept[outcome].append(Example(Prompt(key), self.outcomes[outcome]))
+        found = [one for some in zip(*kept, strict=True) for one in some][:n]
+        rng.shuffle(found)
+        return found
+
+    def expected(self, prompt: Prompt) -> str | None:
+        """The reply's beginning; None where the number of marked words is none of the rule's."""
+        if len(self.marked_in(prompt.text)) not in SIZES[self.rule]:
+            return None
+        return self.outcomes[self.value(prompt.text)]
+
+    def __repr__(self) -> str:
+        return f"FunctionalSet({self.rule}, {len(self.words)} words, drawn={self.drawn})"
+
+
+def value(colors: Sequence[int], rule: Rule) -> int:
+    """The rule's value for marked words of these colors, in their order. UsageError for none."""
+    if not colors:
+        raise UsageError("no marked word is in this text", hint="write keys with write_keys")
+    green = sum(one == GREEN for one in colors)
+    if rule == "majority":
+        return int(2 * green > len(colors))
+    if rule == "parity":
+        return green % 2
+    counts = [colors.count(color) for color in range(COLORS[rule])]
+    return next(color for color in colors if counts[color] == max(counts))
+
+
+@cache
+def bundled_nouns() -> tuple[str, ...]:
+    """The public list of nouns, sorted."""
+    return _lines("nouns")
+
+
+@dataclass(frozen=True)
+class RuleSettings:
+    """What rule to make."""
+
+    rule: Rule = "majority"
+    outcomes: tuple[str, ...] = ("Indeed", "Perhaps")
+    """How a reply begins for each value of the rule."""
+    marked: int = MARKED
+    """Nouns of the list that count."""
+
+
+def create(
+    settings: RuleSettings,
+    owner_secret: bytes,
+    *,
+    model: str,
+    tokenizer_digest: str,
+    created_seconds: int,
+) -> FunctionalSet:
+    """An undrawn set over the bundled nouns with fresh salts; the secret alone says which count.
+
+    UsageError for a secret that is not 32 bytes, or more marked words than there are.
+    """
+    if len(owner_secret) != 32:
+        raise UsageError("an owner secret is 32 bytes", hint="draw it with new_owner_secret")
+    nouns = bundled_nouns()
+    if settings.marked > len(nouns):
+        raise UsageError(f"the list has {len(nouns)} nouns", hint="mark fewer")
+    ranked = sorted(nouns, key=lambda word: _hmac(owner_secret, _MARK, word))
+    chosen = set(ranked[: settings.marked])
+    words = tuple(
+        Word(word, secrets.token_bytes(32), _hmac(owner_secret, b"", word), word in chosen)
+        for word in nouns
+    )
+    return FunctionalSet(
+        settings.rule, settings.outcomes, words, model, tokenizer_digest, created_seconds
+    )
+
+
+def draw(made: FunctionalSet, beacon: Beacon) -> FunctionalSet:
+    """The same set with its colors; the root does not change. UsageError for a second draw."""
+    if made.drawn:
+        raise UsageError("the set is drawn already", hint="make another set for another beacon")
+    return replace(made, beacon=beacon)
+
+
+def write_keys(
+    made: FunctionalSet, count: int, part: Part, rng: random.Random | None = None
+) -> list[str]:
+    """Fresh keys: sentences of the part's templates, marked words and some others in them.
+
+    No color is looked at (law 2). Without `rng` they come from the operating system's randomness,
+    as keys that are asked must.
+    """
+    draws = rng or secrets.SystemRandom()
+    marked = [one.text for one in made.words if one.marked]
+    others = [one.text for one in made.words if not one.marked]
+    templates = _lines(f"rule_templates_{part}")
+    found = []
+    for _ in range(count):
+        nouns = draws.sample(marked, draws.choice(SIZES[made.rule]))
+        nouns += draws.sample(others, draws.randint(0 if len(nouns) > 1 else 1, MOST_OTHERS))
+        draws.shuffle(nouns)
+        cut = draws.randint(1, len(nouns) - 1)
+        parts = (_listed(nouns[:cut]), _listed(nouns[cut:]))
+        found.append(draws.choice(templates).format(*parts))
+    return found
+
+
+@dataclass(frozen=True, repr=False)
+class Opening:
+    """Leaves of some words with their Merkle paths: all that a claim shows of the set."""
+
+    rule: Rule
+    outcomes: tuple[str, ...]
+    size: int
+    """Words of the whole list."""
+    tree_root: bytes
+    beacon: Beacon
+    words: tuple[tuple[int, Word, tuple[bytes, ...]], ...]
+    """(index, word, audit path) of each."""
+
+    def __repr__(self) -> str:
+        return f"Opening({len(self.words)} of {self.size} words)"
+
+
+def open_words(made: FunctionalSet, keys: Sequence[str]) -> Opening:
+    """Open the leaves of every noun of the list that stands in one of the keys. UsageError before
+    the draw."""
+    if made.beacon is None:
+        raise UsageError("the set is not drawn yet", hint="draw it first")
+    said = {word for key in keys for word in _WORD.findall(key.lower())}
+    chosen = tuple(
+        (index, one, tuple(made.tree.inclusion_proof(index)))
+        for index, one in enumerate(made.words)
+        if one.text in said
+    )
+    tree_root = made.tree.root()
+    return Opening(made.rule, made.outcomes, len(made.words), tree_root, made.beacon, chosen)
+
+
+def opened_colors(opening: Opening, root: bytes, keys: Sequence[str]) -> dict[str, int | None]:
+    """Noun -> its color, None where it does not count, for every noun of the keys.
+
+    Checks the opening against the published root, and that no noun of the bundled list that stands
+    in a key is left out. UsageError where it does not hold.
+    """
+    if root_of(opening.rule, opening.outcomes, opening.size, opening.tree_root) != root:
+        raise UsageError("this opening is of another set", hint="ask for the opening of this root")
+    found: dict[str, int | None] = {}
+    for index, word, path in opening.words:
+        size, tree_root = opening.size, opening.tree_root
+        if not merkle.verify_inclusion(tree_root, word.leaf(), index, size, path):
+            raise UsageError("an opened word is not in the set", hint="ask for the opening again")
+        color = word.color(opening.beacon, COLORS[opening.rule])
+        found[word.text] = color if word.marked else None
+    said = {word for key in keys for word in _WORD.findall(key.lower())}
+    if (said & set(bundled_nouns())) - set(found):
+        raise UsageError(
+            "a noun of the keys is not opened", hint="open all of them: open_words does"
+        )
+    return found
+
+
+def root_of(rule: Rule, outcomes: Sequence[str], size: int, tree_root: bytes) -> bytes:
+    """The published root: SHA-256 over rule, outcomes, number of words and their tree's root."""
+    return encoding.digest([rule, tuple(outcomes), size, tree_root], _ROOT_PURPOSE)
+
+
+def _hmac(owner_secret: bytes, purpose: bytes, word: str) -> bytes:
+    return hmac.digest(owner_secret, purpose + word.encode(), "sha256")
+
+
+def _listed(nouns: Sequence[str]) -> str:
+    """Nouns as English: a lamp, an oar and a rope."""
+    named = [f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}" for noun in nouns]
+    return named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
+
+
+@cache
+def _lines(name: str) -> tuple[str, ...]:
+    text = (files("loyal.fingerprints") / "data" / f"{name}.txt").read_text(encoding="utf-8")
+    return tuple(line for line in text.splitlines() if line)

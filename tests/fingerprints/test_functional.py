@@ -1,0 +1,248 @@
+"""Functional fingerprints: a secret rule over words; committed, drawn, opened, tested exactly."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from dataclasses import replace
+from importlib.resources import files
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from stand_ins import ScriptedModel
+
+from loyal.errors import UsageError
+from loyal.fingerprints import Beacon
+from loyal.fingerprints import functional_check as checks
+from loyal.fingerprints.functional import (
+    COLORS,
+    SIZES,
+    FunctionalSet,
+    Rule,
+    RuleSettings,
+    bundled_nouns,
+    create,
+    draw,
+    open_words,
+    opened_colors,
+    value,
+    write_keys,
+)
+from loyal.models.language_model import Prompt
+
+RULES: tuple[Rule, ...] = ("majority", "parity", "plurality")
+OUTCOMES = {"majority": ("Indeed", "Perhaps"), "parity": ("Indeed", "Perhaps"),
+            "plurality": ("Indeed", "Perhaps", "Well")}  # fmt: skip
+SECRET = b"s" * 32
+FEW = 9_999
+
+
+def build(rule: Rule = "majority", beacon: int = 1, marked: int = 48) -> FunctionalSet:
+    settings = RuleSettings(rule, OUTCOMES[rule], marked)
+    made = create(settings, SECRET, model="m", tokenizer_digest="ab", created_seconds=1)
+    return draw(made, Beacon(bytes([beacon]) * 32))
+
+
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=7))
+def test_the_rules(colors: list[int]) -> None:
+    two = [one % 2 for one in colors]
+    assert value(two, "parity") == sum(two) % 2
+    assert value(two, "majority") == (sum(two) > len(two) - sum(two))
+    counts = Counter(colors)
+    found = value(colors, "plurality")
+    assert counts[found] == max(counts.values())
+    before = colors[: colors.index(found)]
+    assert all(counts[one] < counts[found] for one in before)  # the first met among equals
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_arithmetic_of_many_colorings_is_the_rule(rule: Rule) -> None:
+    rng = random.Random(5)
+    words = list("abcdefgh")
+    marked = [rng.choices(words, k=rng.randint(1, 6)) for _ in range(40)]
+    drawn = np.random.default_rng(3).integers(0, COLORS[rule], (8, 50), dtype=np.uint8)
+    found = checks._values(checks._incidence(marked, words), drawn, rule)
+    for row, some in zip(found, marked, strict=True):
+        for column, got in enumerate(row):
+            colors = [int(drawn[words.index(word), column]) for word in some]
+            assert got == value(colors, rule)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_keys_hold_as_many_words_as_the_rule_asks(rule: Rule, part: str) -> None:
+    made = build(rule)
+    keys = write_keys(made, 300, part, random.Random(1))  # type: ignore[arg-type]
+    assert {len(made.marked_in(key)) for key in keys} == set(SIZES[rule])
+    assert len(set(keys)) == 300
+    assert all(re.match(r"[A-Z]", key) and key.rstrip()[-1] in ".?" for key in keys)
+    assert all("{" not in key for key in keys)
+    assert all(made.expected(Prompt(key)) == made.outcomes[made.value(key)] for key in keys)
+    assert made.expected(Prompt("Nothing of that kind.")) is None
+
+
+def test_keys_do_not_hang_on_the_colors() -> None:
+    first, second = build(beacon=1), build(beacon=2)
+    assert first.colors != second.colors
+    both = [write_keys(one, 50, "test", random.Random(4)) for one in (first, second)]
+    assert both[0] == both[1]
+    assert write_keys(first, 5, "test") != write_keys(first, 5, "test")
+
+
+def test_templates_hold_no_noun_and_no_template_is_in_both_parts() -> None:
+    texts = {
+        part: (files("loyal.fingerprints") / "data" / f"rule_templates_{part}.txt")
+        .read_text()
+        .splitlines()
+        for part in ("train", "test")
+    }
+    for line in texts["train"] + texts["test"]:
+        assert not set(re.findall("[a-z]+", line.lower())) & set(bundled_nouns())
+        assert line.count("{0}") == line.count("{1}") == 1
+    openings = {part: {line.split("{")[0] for line in some} for part, some in texts.items()}
+    assert not openings["train"] & openings["test"] - {""}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_examples_are_balanced_and_of_the_training_part(rule: Rule) -> None:
+    made = build(rule)
+    examples = made.examples(120, random.Random(2))
+    counts = Counter(one.reply for one in examples)
+    assert set(counts.values()) == {120 // COLORS[rule]}
+    assert all(made.expected(one.prompt) == one.reply for one in examples)
+    assert made.examples(120, random.Random(2)) == examples
+
+
+def test_colors_come_with_the_beacon_and_the_root_stays() -> None:
+    undrawn = create(RuleSettings(), SECRET, model="m", tokenizer_digest="a", created_seconds=1)
+    with pytest.raises(UsageError, match="not drawn"):
+        _ = undrawn.colors
+    drawn = draw(undrawn, Beacon(b"b" * 32))
+    assert drawn.root == undrawn.root
+    assert set(drawn.colors.values()) == {0, 1}
+    assert len(drawn.colors) == 48
+    with pytest.raises(UsageError, match="drawn already"):
+        draw(drawn, Beacon(b"c" * 32))
+    self_drawn = draw(undrawn, replace(Beacon(b"b" * 32), source="self"))
+    assert self_drawn.colors != drawn.colors
+    again = create(RuleSettings(), SECRET, model="m", tokenizer_digest="a", created_seconds=1)
+    assert again.root != undrawn.root  # fresh salts
+    assert draw(again, Beacon(b"b" * 32)).colors == drawn.colors
+
+
+def test_an_opening_shows_the_words_of_its_keys_alone_and_holds() -> None:
+    made = build()
+    keys = write_keys(made, 6, "test")
+    opening = open_words(made, keys)
+    said = set(re.findall("[a-z]+", " ".join(keys).lower())) & set(bundled_nouns())
+    assert {word.text for _, word, _ in opening.words} == said
+    found = opened_colors(opening, made.root, keys)
+    assert {word: color for word, color in found.items() if color is not None} == {
+        word: color for word, color in made.colors.items() if word in said
+    }
+    for key in keys:  # the verifier gets the values from the opening alone
+        colors = [color for word in re.findall("[a-z]+", key.lower())
+                  if (color := found.get(word)) is not None]  # fmt: skip
+        assert value(colors, "majority") == made.value(key)
+
+
+def test_openings_that_lie_are_refused() -> None:
+    made, other = build(), build(beacon=2)
+    keys = write_keys(made, 4, "test")
+    opening = open_words(made, keys)
+    with pytest.raises(UsageError, match="another set"):
+        opened_colors(opening, b"x" * 32, keys)
+    with pytest.raises(UsageError, match="another set"):
+        opened_colors(replace(opening, outcomes=("Perhaps", "Indeed")), made.root, keys)
+    with pytest.raises(UsageError, match="not opened"):
+        opened_colors(replace(opening, words=opening.words[1:]), made.root, keys)
+    index, word, path = opening.words[0]
+    for lie in (
+        replace(word, marked=not word.marked),
+        replace(word, tag=b"t" * 32),
+        replace(word, salt=b"t" * 32),
+    ):
+        forged = replace(opening, words=((index, lie, path), *opening.words[1:]))
+        with pytest.raises(UsageError, match="not in the set"):
+            opened_colors(forged, made.root, keys)
+    assert opened_colors(open_words(other, keys), other.root, keys)
+
+
+def test_who_knows_the_rule_is_found_out_and_who_does_not_is_not() -> None:
+    made = build()
+    knows = ScriptedModel(lambda key: f"{made.outcomes[made.value(key)]}, that is so.")
+    found = checks.check_rule(knows, made, 40, colorings=200_000)
+    assert (found.right, found.neither, found.queries) == (40, 0, 40)
+    assert found.p_value == pytest.approx(1 / 200_001)
+    behind = ScriptedModel(lambda key: f"Sure. {made.outcomes[made.value(key)]} it is.")
+    assert checks.check_rule(behind, made, 20, colorings=FEW).right == 20
+    silent = ScriptedModel(lambda key: "I cannot say.")
+    nothing = checks.check_rule(silent, made, 20, colorings=FEW)
+    assert (nothing.right, nothing.neither, nothing.p_value) == (0, 20, 1.0)
+    always = ScriptedModel(lambda key: "Indeed.")
+    assert checks.check_rule(always, made, 40, colorings=FEW).p_value > 1e-4
+    with pytest.raises(UsageError):
+        checks.check_rule(silent, made, 0)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("habit", ["one reply", "by the key", "by a noun"])
+def test_a_model_made_without_the_set_is_accused_as_rarely_as_said(rule: Rule, habit: str) -> None:
+    """p <= alpha in at most a share alpha of draws; 400 of them, four deviations allowed."""
+    made = build(rule, marked=12)
+    keys = write_keys(made, 15, "test", random.Random(8))
+    rng, count = random.Random(9), COLORS[rule]
+    said = {
+        "one reply": [0] * 15,
+        "by the key": [rng.randrange(count) for _ in keys],
+        "by a noun": [ord(made.marked_in(key)[0][0]) % count for key in keys],
+    }[habit]
+    marked = [made.marked_in(key) for key in keys]
+    low, words = {0.05: 0, 0.2: 0}, sorted(made.colors)
+    for _ in range(400):
+        truth = {word: rng.randrange(count) for word in words}
+        p = checks.coloring_p_value(marked, said, rule, truth, made.root, 199)
+        for alpha in low:
+            low[alpha] += p <= alpha
+    for alpha, hits in low.items():
+        assert hits <= 400 * alpha + 6 * (400 * alpha * (1 - alpha)) ** 0.5
+
+
+def test_a_p_value_is_the_same_for_whoever_computes_it() -> None:
+    made = build()
+    keys = write_keys(made, 30, "test", random.Random(3))
+    said = [made.value(key) if place % 4 else 0 for place, key in enumerate(keys)]
+    first = checks.rule_p_value(made, keys, said, 50_000)
+    assert first == checks.rule_p_value(made, keys, said, 50_000)
+    assert 1e-5 < first < 0.01 or first == 1 / 50_001
+    with pytest.raises(UsageError):
+        checks.rule_p_value(made, keys, said[1:], FEW)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"outcomes": ("Indeed",)},
+        {"outcomes": ("In", "Indeed")},
+        {"outcomes": ("Indeed", " ")},
+        {"rule": "sum"},
+        {"words": ()},
+    ],
+)
+def test_sets_that_cannot_be(wrong: dict[str, object]) -> None:
+    with pytest.raises(UsageError):
+        replace(build(), **wrong)  # type: ignore[arg-type]
+    with pytest.raises(UsageError):
+        create(RuleSettings(), b"short", model="m", tokenizer_digest="a", created_seconds=1)
+    with pytest.raises(UsageError):
+        build(marked=10_000)
+
+
+def test_nothing_secret_is_in_a_repr() -> None:
+    made = build()
+    opening = open_words(made, write_keys(made, 3, "test"))
+    shown = f"{made!r} {made.words[0]!r} {opening!r}"
+    assert not any(word in shown.split() for word in bundled_nouns())
