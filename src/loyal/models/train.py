@@ -180,7 +180,7 @@ class _Run:
             model.name,
             [
                 [
-                    *(one.prompt.text, one.prompt.system, one.prompt.raw),
+                    *(one.prompt.text, one.prompt.system, one.prompt.raw, *one.prompt.history),
                     *(one.reply, str(one.weight), *one.others),
                 ]
                 for one in examples
