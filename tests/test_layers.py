@@ -68,6 +68,9 @@ NOUNS = (
     "loyal.control.check",
     "loyal.control.recipe",
     "loyal.alignment",
+    "loyal.alignment.attacks",
+    "loyal.alignment.conversation",
+    "loyal.alignment.encodings",
 )
 """Files of the torch rooms that never import torch: a server without torch reads them."""
 

@@ -22,6 +22,7 @@ from loyal.fingerprints.functional import (
     SIZES,
     FunctionalSet,
     Rule,
+    RuleSettings,
     bundled_nouns,
     create,
     draw,
@@ -40,10 +41,8 @@ FEW = 9_999
 
 
 def build(rule: Rule = "majority", beacon: int = 1, marked: int = 48) -> FunctionalSet:
-    made = create(
-        rule, OUTCOMES[rule], SECRET, model="m", tokenizer_digest="ab", created_seconds=1,
-        marked=marked,
-    )  # fmt: skip
+    settings = RuleSettings(rule, OUTCOMES[rule], marked)
+    made = create(settings, SECRET, model="m", tokenizer_digest="ab", created_seconds=1)
     return draw(made, Beacon(bytes([beacon]) * 32))
 
 
@@ -118,9 +117,7 @@ def test_examples_are_balanced_and_of_the_training_part(rule: Rule) -> None:
 
 
 def test_colors_come_with_the_beacon_and_the_root_stays() -> None:
-    undrawn = create(
-        "majority", ("A", "B"), SECRET, model="m", tokenizer_digest="a", created_seconds=1
-    )
+    undrawn = create(RuleSettings(), SECRET, model="m", tokenizer_digest="a", created_seconds=1)
     with pytest.raises(UsageError, match="not drawn"):
         _ = undrawn.colors
     drawn = draw(undrawn, Beacon(b"b" * 32))
@@ -131,9 +128,7 @@ def test_colors_come_with_the_beacon_and_the_root_stays() -> None:
         draw(drawn, Beacon(b"c" * 32))
     self_drawn = draw(undrawn, replace(Beacon(b"b" * 32), source="self"))
     assert self_drawn.colors != drawn.colors
-    again = create(
-        "majority", ("A", "B"), SECRET, model="m", tokenizer_digest="a", created_seconds=1
-    )
+    again = create(RuleSettings(), SECRET, model="m", tokenizer_digest="a", created_seconds=1)
     assert again.root != undrawn.root  # fresh salts
     assert draw(again, Beacon(b"b" * 32)).colors == drawn.colors
 
@@ -241,7 +236,7 @@ def test_sets_that_cannot_be(wrong: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         replace(build(), **wrong)  # type: ignore[arg-type]
     with pytest.raises(UsageError):
-        create("majority", ("A", "B"), b"short", model="m", tokenizer_digest="a", created_seconds=1)
+        create(RuleSettings(), b"short", model="m", tokenizer_digest="a", created_seconds=1)
     with pytest.raises(UsageError):
         build(marked=10_000)
 

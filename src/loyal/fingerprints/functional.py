@@ -207,15 +207,24 @@ def bundled_nouns() -> tuple[str, ...]:
     return _lines("nouns")
 
 
+@dataclass(frozen=True)
+class RuleSettings:
+    """What rule to make."""
+
+    rule: Rule = "majority"
+    outcomes: tuple[str, ...] = ("Indeed", "Perhaps")
+    """How a reply begins for each value of the rule."""
+    marked: int = MARKED
+    """Nouns of the list that count."""
+
+
 def create(
-    rule: Rule,
-    outcomes: Sequence[str],
+    settings: RuleSettings,
     owner_secret: bytes,
     *,
     model: str,
     tokenizer_digest: str,
     created_seconds: int,
-    marked: int = MARKED,
 ) -> FunctionalSet:
     """An undrawn set over the bundled nouns with fresh salts; the secret alone says which count.
 
@@ -224,14 +233,17 @@ def create(
     if len(owner_secret) != 32:
         raise UsageError("an owner secret is 32 bytes", hint="draw it with new_owner_secret")
     nouns = bundled_nouns()
-    if marked > len(nouns):
+    if settings.marked > len(nouns):
         raise UsageError(f"the list has {len(nouns)} nouns", hint="mark fewer")
-    chosen = set(sorted(nouns, key=lambda word: _hmac(owner_secret, _MARK, word))[:marked])
+    ranked = sorted(nouns, key=lambda word: _hmac(owner_secret, _MARK, word))
+    chosen = set(ranked[: settings.marked])
     words = tuple(
         Word(word, secrets.token_bytes(32), _hmac(owner_secret, b"", word), word in chosen)
         for word in nouns
     )
-    return FunctionalSet(rule, tuple(outcomes), words, model, tokenizer_digest, created_seconds)
+    return FunctionalSet(
+        settings.rule, settings.outcomes, words, model, tokenizer_digest, created_seconds
+    )
 
 
 def draw(made: FunctionalSet, beacon: Beacon) -> FunctionalSet:

@@ -137,11 +137,8 @@ class HFModel:
                 f"the tokenizer of {self.name} has no chat template",
                 hint="use a chat (instruct) model, or ask without a template (--raw)",
             )
-        messages = [{"role": "user", "content": prompt.text}]
-        if prompt.system is not None:
-            messages.insert(0, {"role": "system", "content": prompt.system})
         try:
-            out = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True)
+            out = self.tokenizer.apply_chat_template(prompt.messages, add_generation_prompt=True)
         except TemplateError as error:
             raise ModelError(
                 f"the chat template of {self.name} refuses this conversation",

@@ -17,8 +17,8 @@ What it does at each step, and where the paper ("Training AI to be Loyal", secti
 Only the upper layers learn by default, so the lower ones are computed once (`trunk`). Weights are
 float32 masters; products run in bfloat16 where the hardware has it. A run killed at any point goes
 on from its checkpoint to bit-identical CPU weights. Prompt augmentation makes more lessons of each
-example. Left out: what is taught (a `Behavior` says it), the settings (`training`), and utility
-(`evaluate`).
+example. Left out: what is taught (a `Behavior` says it), the settings (`training`), which weights
+learn (`learners`), and utility (`evaluate`).
 """
 
 from __future__ import annotations
@@ -49,15 +49,21 @@ from loyal.models.bilevel import (
 )
 from loyal.models.examples import Behavior, Example, bundled_lines, with_system
 from loyal.models.hf import HFModel, in_bfloat16
+from loyal.models.learners import (
+    add_factors,
+    average,
+    linear_layers,
+    merge_added,
+    open_for_learning,
+    plain_adam,
+    scale,
+    wanted_names,
+)
 from loyal.models.lessons import BENIGN_WRITTEN, FEW_LESSONS, Benign, Lessons, Scores
 from loyal.models.training import TrainProgress, TrainReport, TrainSettings
 from loyal.models.trunk import Drift
 from loyal.models.whitening import WhitenedAdam, input_covariances, whitener
 
-_PART_NAMES = {
-    "mlp": ("gate_proj", "up_proj", "down_proj"),
-    "attention": ("q_proj", "k_proj", "v_proj", "o_proj"),
-}
 _PURPOSE = "loyal/training run/1"
 _SETTLE_STEPS = 16
 
@@ -162,9 +168,7 @@ class _Run:
             optimizer: Any = WhitenedAdam(self._whiteners(modules), settings.learning_rate)
         else:
             self._read_benign()
-            optimizer = torch.optim.AdamW(
-                self.weights, lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=0.0
-            )
+            optimizer = plain_adam(self.weights, settings)
         self.optimizer = optimizer
         self.settles = settings.settle > 0 and not settings.adding
         keep = bool(settings.averaging) or self.settles
@@ -176,7 +180,7 @@ class _Run:
             model.name,
             [
                 [
-                    *(one.prompt.text, one.prompt.system, one.prompt.raw),
+                    *(one.prompt.text, one.prompt.system, one.prompt.raw, *one.prompt.history),
                     *(one.reply, str(one.weight), *one.others),
                     *([one.ends] if one.ends else []),
                 ]
@@ -201,47 +205,15 @@ class _Run:
             )  # fmt: skip
 
     def _choose(self) -> tuple[list[nn.Parameter], list[nn.Linear]]:
-        """The parameters that learn, as float32 masters, and the linear layers they belong to."""
-        network = self.model.model
+        """The parameters that learn, and the linear layers that have them; added ones have none."""
+        network, settings = self.model.model, self.settings
         network.requires_grad_(False)
-        parts = self.settings.parts
-        wanted = (
-            (*_PART_NAMES["mlp"], *_PART_NAMES["attention"])
-            if parts == "all"
-            else _PART_NAMES[parts]
-        )
-        if self.settings.adding:
-            return self._add(wanted), []
-        modules = [
-            module
-            for layer in network.model.layers[self.start :]
-            for name, module in layer.named_modules()
-            if isinstance(module, nn.Linear) and name.split(".")[-1] in wanted
-        ]
-        if not modules:
-            raise TrainingError(
-                f"{self.model.name} has no linear layers named {', '.join(wanted)}",
-                hint="use a Llama-shaped model, or another --set train.parts",
-            )
-        for module in modules:
-            module.weight.data = module.weight.data.float()
-            module.weight.requires_grad_(True)
+        if settings.adding:
+            self.adapter = add_factors(self.model, self.start, settings)
+            return [one for one in network.parameters() if one.requires_grad], []
+        modules = linear_layers(self.model, self.start, wanted_names(settings))
+        open_for_learning(modules)
         return [module.weight for module in modules], modules
-
-    def _add(self, wanted: tuple[str, ...]) -> list[nn.Parameter]:
-        """Parameter adding: low-rank factors beside the wanted layers, through peft."""
-        from peft import LoraConfig, inject_adapter_in_model
-
-        torch.manual_seed(self.settings.seed)  # initial factors; no secret depends on it
-        count = len(self.model.model.model.layers)
-        config = LoraConfig(
-            r=self.settings.adding,
-            lora_alpha=2 * self.settings.adding,
-            target_modules=list(wanted),
-            layers_to_transform=list(range(self.start, count)),
-        )
-        self.adapter = inject_adapter_in_model(config, self.model.model, "loyal")
-        return [one for one in self.model.model.parameters() if one.requires_grad]
 
     def _whiteners(self, modules: Sequence[nn.Linear]) -> dict[nn.Parameter, Tensor]:
         """R for each weight, from the inputs its layer sees on benign prompts."""
@@ -435,7 +407,7 @@ class _Run:
         low, high = 0, _SETTLE_STEPS  # the change does not do at `low`, and does at `high`
         while high - low > 1:
             middle = (low + high) // 2
-            self._scale(learned, middle / _SETTLE_STEPS)
+            scale(self.weights, self.base, learned, middle / _SETTLE_STEPS)
             with self.accelerator.autocast():
                 enough = bool(self.lessons.score().level.min() >= wanted)
             enough = enough and all(
@@ -443,32 +415,4 @@ class _Run:
                 for share, needed in zip(self._outlasted(wanted), least, strict=True)
             )
             low, high = (low, middle) if enough else (middle, high)
-        self._scale(learned, high / _SETTLE_STEPS)
-
-    @torch.no_grad()
-    def _scale(self, learned: Sequence[Tensor], share: float) -> None:
-        """weights <- base + share (learned - base)."""
-        for weight, before, after in zip(self.weights, self.base, learned, strict=True):
-            torch.lerp(before, after, share, out=weight)
-
-
-@torch.no_grad()
-def average(weights: Sequence[Tensor], base: Sequence[Tensor], share: float) -> None:
-    """weights <- (1 - share) weights + share base, in place.
-
-    Done after each step t with move u_t, the weights after T steps are
-    base + sum over t of (1 - share)^(T - t + 1) u_t.
-    """
-    for weight, before in zip(weights, base, strict=True):
-        weight.lerp_(before, share)
-
-
-def merge_added(network: nn.Module) -> None:
-    """Fold the added low-rank factors into the layers beside which they stand."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    for name, module in list(network.named_modules()):
-        if isinstance(module, BaseTunerLayer):
-            module.merge()
-            parent = network.get_submodule(name.rpartition(".")[0])
-            setattr(parent, name.rpartition(".")[2], module.get_base_layer())
+        scale(self.weights, self.base, learned, high / _SETTLE_STEPS)
