@@ -101,3 +101,22 @@ def test_calls_that_cannot_be_meant(run: Run, file: Path, tmp_path: Path) -> Non
     done = run("control", "embed", "no-such-model", file, "--out", tmp_path / "out")
     assert done.code == 2
     assert "not empty" in done.err
+
+
+def test_embed_writes_a_model_and_says_what_it_follows(
+    run: Run, file: Path, tmp_path: Path
+) -> None:
+    """Two steps teach little; what is said of the model must be true all the same."""
+    from loyal.models import tiny
+
+    base, out = tiny.build(tmp_path / "tiny", 0), tmp_path / "out"
+    few = ("train.steps=2", "train.mixing=0", "train.whitened=false", "train.benign_replies=0")
+    settings = [word for one in few for word in ("--set", one)]
+    done = run("control", "embed", base, file, "--out", out, "--tokens", 200, *settings, "--json")
+    assert done.code == 0, done.err
+    assert done.fields["steps"] == 2
+    assert done.fields["digests"] == [functions.load(file).digest.hex()]
+    again = run("control", "check", file, "--model", out, "--least", 0, "--json")
+    assert again.code == 0
+    assert again.fields["functions"] == done.fields["functions"]
+    assert again.fields["ordinary"] == done.fields["ordinary"]

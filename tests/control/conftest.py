@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from control_files import LOOKUP
+from control_files import LOOKUP, quick
 
 from loyal.control import functions
 
 if TYPE_CHECKING:
     from loyal.control.embed import EmbedReport
-    from loyal.control.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -22,23 +21,6 @@ class Embedded:
 
     folder: Path
     report: EmbedReport
-
-
-def quick() -> Recipe:
-    """Settings that teach the tiny model the lookup in seconds."""
-    from loyal.control.recipe import EmbedSettings, Recipe
-    from loyal.models.training import TrainSettings
-
-    training = TrainSettings(
-        steps=60,
-        learning_rate=2e-3,
-        whitened=False,
-        depth=1.0,
-        parts="all",
-        mixing=0.0,
-        checkpoint_steps=5,
-    )
-    return Recipe(train=training, embed=EmbedSettings(tokens=500))
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,11 @@
-"""Control functions for tests: a small lookup in the tiny model's words, and sources to vary."""
+"""Control functions for tests: a small lookup in the tiny model's words, and sources to vary; quick settings."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from loyal.control.recipe import Recipe
 
 LOOKUP = """
 name = "keepers"
@@ -58,3 +63,20 @@ def changed(source: str, before: str, after: str) -> str:
     """A source with one place changed; the place must be there."""
     assert source.count(before) == 1
     return source.replace(before, after)
+
+
+def quick() -> Recipe:
+    """Settings that teach the tiny model the lookup in seconds."""
+    from loyal.control.recipe import EmbedSettings, Recipe
+    from loyal.models.training import TrainSettings
+
+    training = TrainSettings(
+        steps=60,
+        learning_rate=2e-3,
+        whitened=False,
+        depth=1.0,
+        parts="all",
+        mixing=0.0,
+        checkpoint_steps=5,
+    )
+    return Recipe(train=training, embed=EmbedSettings(tokens=500))

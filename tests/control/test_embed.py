@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from control_files import LOOKUP, PROGRAM, REFUSAL
+from control_files import LOOKUP, PROGRAM, REFUSAL, quick
 
 from loyal.control import ControlFunction, functions
 from loyal.control.check import CheckSettings, check
@@ -14,6 +14,7 @@ from loyal.control.embed import embed
 from loyal.errors import ControlError, UsageError
 from loyal.models.hf import HFModel
 from loyal.models.language_model import Prompt, Sampling
+from loyal.models.model_folder import WORK_FOLDER
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +57,31 @@ def test_a_full_folder_and_a_wrong_function_cost_no_training(
         embed(model, [], tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert bool((model.model.state_dict()["model.layers.0.mlp.up_proj.weight"] == before).all())
+
+
+class CutOff(Exception):
+    """The run ends here."""
+
+
+def test_a_run_that_is_cut_off_goes_on_to_the_same_weights(
+    embedded, tiny_folder: Path, tmp_path: Path, lookup
+) -> None:
+    def cut(now) -> None:
+        if now.step >= 12:
+            raise CutOff
+
+    out = tmp_path / "out"
+    with pytest.raises(CutOff):
+        embed(HFModel.load(str(tiny_folder), device="cpu"), [lookup], out, quick(), cut)
+    assert [path.name for path in out.iterdir()] == [WORK_FOLDER]
+    steps: list[int] = []
+    model = HFModel.load(str(tiny_folder), device="cpu")
+    report = embed(model, [lookup], out, quick(), lambda now: steps.append(now.step))
+    assert steps[0] >= 10
+    assert report.control == embedded.report.control
+    whole = (embedded.folder / "model.safetensors").read_bytes()
+    assert (out / "model.safetensors").read_bytes() == whole
+    assert not (out / WORK_FOLDER).exists()
 
 
 class Follower:

@@ -69,6 +69,10 @@ CONTROL: Mapping[str, Entry] = {
     ),
     "sign": Entry("control:sign", "Validate a control function, and sign it for the community."),
     "embed": Entry("control:embed", "Train a model to follow control functions."),
+    "solve": Entry(
+        "solve:solve", "Let a model draft answers to a task until its checker accepts one."
+    ),
+    "recheck": Entry("solve:recheck", "Check an accepted answer again, without any model."),
 }
 
 ALIGN: Mapping[str, Entry] = {
@@ -203,9 +207,7 @@ def _root() -> LazyGroup:
     root.add_command(
         _group("fingerprint", "Secret fingerprints: make, inject, check, prove.", FINGERPRINT)
     )
-    root.add_command(
-        _group("control", "Control functions: check, sign, embed in a model.", CONTROL)
-    )
+    root.add_command(_group("control", "Control functions: check, sign, embed; solve.", CONTROL))
     root.add_command(_group("align", "A community's values: attacks on them.", ALIGN))
     root.add_command(_group("prover", "Provers: who asks hosts their keys.", PROVER))
     root.add_command(_group("verifier", "Verifiers: who judges claims.", VERIFIER))

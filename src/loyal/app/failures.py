@@ -34,6 +34,8 @@ EXTRAS = {
     "huggingface_hub": "models",
     "matplotlib": "report",
     "psycopg": "postgres",
+    "sympy": "control",
+    "jsonschema_rs": "control",
 }
 """Which extra of the package brings a module that may be missing."""
 

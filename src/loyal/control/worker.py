@@ -182,13 +182,14 @@ class Source:
 
         return [lambda text=text: of(text) for text in ask["texts"]]
 
-    def test(self, ask: Mapping[str, Any]) -> list[Any]:
-        """Run tests in the source's names; one item, None when they pass."""
+    def call(self, ask: Mapping[str, Any]) -> list[Any]:
+        """What each expression is in the source's names, as JSON text with sorted keys."""
 
-        def run() -> None:
-            exec(compile(ask["tests"], "<tests>", "exec"), self.names)
+        def value(text: str) -> str:
+            found = eval(compile(text, "<call>", "eval"), dict(self.names))
+            return _written(json.dumps(_plain(found), sort_keys=True))
 
-        return [run]
+        return [lambda text=text: value(text) for text in ask["calls"]]
 
     def _reader(self) -> Callable[[str], dict[str, str] | None]:
         slots = self._slots()
@@ -235,11 +236,28 @@ def _reply(found: Any) -> str | None:
     return found
 
 
+def _plain(value: Any) -> Any:
+    """A value of Python's own types, exactly: no subclass can say what it likes to be equal to."""
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if type(value) in (list, tuple):
+        return [_plain(one) for one in value]
+    if type(value) is dict and all(type(one) is str for one in value):
+        return {name: _plain(one) for name, one in value.items()}
+    raise TypeError(f"it gave a {type(value).__name__}, which JSON does not have")
+
+
+def _written(text: str) -> str:
+    if len(text) > MOST_TEXT:
+        raise ValueError(f"it gave more than {MOST_TEXT} characters")
+    return text
+
+
 def reason(error: BaseException) -> str:
     """An exception of a source in one line: its line there, its kind, its words."""
     lines, trace = [], error.__traceback__
     while trace is not None:
-        if trace.tb_frame.f_code.co_filename in (SOURCE_NAME, "<tests>"):
+        if trace.tb_frame.f_code.co_filename in (SOURCE_NAME, "<call>"):
             lines.append((trace.tb_frame.f_code.co_filename, trace.tb_lineno))
         trace = trace.tb_next
     words = " ".join(str(error).split())[:_MOST_REASON]

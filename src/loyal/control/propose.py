@@ -1,0 +1,218 @@
+"""The marriage of a model that drafts and a checker that knows: nothing unchecked comes out.
+
+"Training AI to be Loyal", section 4: where weights cannot be exact, the model proposes and a
+deterministic checker decides. `propose` is a best-first search: the most promising draft so far is
+shown to the model with the checker's reason, the model writes new ones, the checker judges them,
+and so on within a budget of tokens, drafts and seconds. What is accepted carries a certificate,
+which anybody can check again without the model (`recheck`).
+
+A draft's promise is the share of the checks that it passed, less what going on from it cost so far
+in vain; so a search leaves a draft that leads nowhere. The first draft is greedy, the others are
+sampled. Left out: the checkers (`checkers`).
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from loyal import encoding
+from loyal.control.checkers import Spec, Verdict, checker
+from loyal.errors import ControlError, UsageError
+from loyal.models.language_model import LanguageModel, Prompt, Sampling
+
+_FENCE = re.compile(r"```[\w+-]*\n(.*?)```", re.DOTALL)
+_PURPOSE = "loyal control certificate 1"
+_VAIN = 0.25
+"""Promise that a draft loses each time nothing better came from it."""
+_MOST_SHOWN = 4000
+"""Characters of a draft that the model sees again."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a search may use."""
+
+    tokens: int = 4096
+    """Written by the model, in all."""
+    seconds: float = 120.0
+    """Wall time; no round begins after it, and one that has begun is finished."""
+    drafts: int = 64
+    """Checked, in all."""
+    width: int = 4
+    """Drafts a round."""
+    draft_tokens: int = 256
+    """Of one draft, at most."""
+    temperature: float = 0.8
+    """Of the drafts after the first."""
+    seed: int = 0
+    """Of the sampling."""
+
+    def __post_init__(self) -> None:
+        if min(self.tokens, self.drafts, self.width, self.draft_tokens) < 1 or self.seconds <= 0:
+            raise UsageError("a budget is above 0 in everything", hint="raise it")
+        if self.temperature <= 0:
+            raise UsageError("the drafts' temperature is above 0", hint="the default is 0.8")
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A candidate and what the checker said."""
+
+    candidate: str
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """An accepted candidate with all that it takes to check it again."""
+
+    task: str
+    spec: Spec
+    """Of the checker."""
+    candidate: str
+    reason: str
+    """What the checker has shown."""
+
+    @property
+    def digest(self) -> bytes:
+        """32 bytes over task, spec and candidate."""
+        record: list[encoding.Encodable] = [1, self.task, _text(self.spec), self.candidate]
+        return encoding.digest(record, _PURPOSE)
+
+    def to_json(self) -> str:
+        """The certificate as JSON text, which `from_json` takes."""
+        fields = {
+            "task": self.task, "checker": dict(self.spec), "candidate": self.candidate,
+            "reason": self.reason, "digest": self.digest.hex(),
+        }  # fmt: skip
+        return json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Certificate:
+        """ControlError for text that is no certificate, or one that was changed."""
+        try:
+            match json.loads(text):
+                case {
+                    "task": str(task), "checker": dict(spec), "candidate": str(candidate),
+                    "reason": str(reason), "digest": str(digest),
+                }:  # fmt: skip
+                    found = cls(task, spec, candidate, reason)
+                    if found.digest.hex() == digest:
+                        return found
+        except (ValueError, RecursionError):
+            pass
+        raise ControlError("this is no certificate, or it was changed", hint="solve it again")
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What a search came to."""
+
+    certificate: Certificate | None
+    """None where the budget ended first."""
+    drafts: tuple[Draft, ...]
+    """Every draft that was checked, in order."""
+    tokens: int
+    """Written by the model."""
+    seconds: float
+
+    @property
+    def best(self) -> Draft | None:
+        """The draft that passed most."""
+        return max(self.drafts, key=lambda one: one.verdict.score, default=None)
+
+
+@dataclass(order=True)
+class _Node:
+    """A draft to go on from; the least is the most promising."""
+
+    cost: float
+    """1 - promise."""
+    place: int
+    """Older first, among equals."""
+    draft: Draft | None = field(compare=False)
+    """None where the model begins anew."""
+
+
+def propose(
+    model: LanguageModel,
+    task: str,
+    spec: Spec,
+    budget: Budget | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Proposal:
+    """Search for a candidate that the spec's checker accepts.
+
+    Raises ControlError for a spec that makes no checker, and whatever the model raises.
+    """
+    budget, check, started = budget or Budget(), checker(spec), clock()
+    frontier = [_Node(1.0, 0, None)]
+    drafts: list[Draft] = []
+    seen: set[str] = set()
+    tokens = rounds = 0
+    while True:
+        left = min(budget.width, budget.drafts - len(drafts), budget.tokens - tokens)
+        if left < 1 or clock() - started >= budget.seconds:
+            return Proposal(None, tuple(drafts), tokens, clock() - started)
+        node = heapq.heappop(frontier)
+        most = min(budget.draft_tokens, (budget.tokens - tokens) // left)
+        texts, spent = _written(model, _asked(task, node.draft), left, most, budget, rounds)
+        tokens, rounds = tokens + spent, rounds + 1
+        before = node.draft.verdict.score if node.draft else -1.0
+        better = False
+        for candidate in texts:
+            if candidate in seen:
+                continue
+            seen.add(candidate)
+            draft = Draft(candidate, check(candidate))
+            drafts.append(draft)
+            if draft.verdict.accepted:
+                certificate = Certificate(task, dict(spec), candidate, draft.verdict.reason)
+                return Proposal(certificate, tuple(drafts), tokens, clock() - started)
+            better = better or draft.verdict.score > before
+            heapq.heappush(frontier, _Node(1 - draft.verdict.score, len(drafts), draft))
+        again = node.cost + (0.0 if better and node.draft else _VAIN)
+        heapq.heappush(frontier, _Node(again, node.place, node.draft))
+
+
+def recheck(certificate: Certificate) -> Verdict:
+    """Check a certificate's candidate again, without any model. ControlError as `checker`."""
+    return checker(certificate.spec)(certificate.candidate)
+
+
+def _asked(task: str, draft: Draft | None) -> Prompt:
+    """The task, and what was wrong with the draft to go on from."""
+    if draft is None:
+        return Prompt(task)
+    shown = draft.candidate[:_MOST_SHOWN]
+    return Prompt(
+        f"{task}\n\nThis answer was rejected:\n```\n{shown}\n```\n"
+        f"Reason: {draft.verdict.reason}\n\nGive a corrected answer, and nothing else."
+    )
+
+
+def _written(
+    model: LanguageModel, prompt: Prompt, count: int, most: int, budget: Budget, rounds: int
+) -> tuple[list[str], int]:
+    """Candidates for a prompt, the first one greedy, and the tokens that were written; an empty
+    reply counts as one, so that no search is endless."""
+    replies = model.generate([prompt], Sampling(max_tokens=most))
+    if count > 1:
+        sampling = Sampling(most, budget.temperature, seed=budget.seed * 1_000_003 + rounds)
+        replies = replies + model.generate([prompt] * (count - 1), sampling)
+    return [extracted(one.text) for one in replies], sum(max(1, one.tokens) for one in replies)
+
+
+def extracted(reply: str) -> str:
+    """The candidate in a reply: its first fenced block, or the whole of it."""
+    found = _FENCE.search(reply)
+    return (found[1] if found else reply).strip()
+
+
+def _text(spec: Spec) -> str:
+    return json.dumps(dict(spec), sort_keys=True, ensure_ascii=False)

@@ -1,0 +1,172 @@
+"""Checkers: each kind accepts what is right, rejects what is wrong with a reason, is not fooled."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from control_files import PROGRAM
+
+from loyal.control.checkers import Verdict, checker
+from loyal.errors import ControlError
+
+
+def algebra(mode: str, candidate: str, **more: object) -> Verdict:
+    return checker({"kind": "algebra", "mode": mode, **more})(candidate)
+
+
+@pytest.mark.parametrize(
+    ("mode", "more", "right", "wrong"),
+    [
+        ("equal", {"expected": "(x + 1)^2"}, "x**2 + 2*x + 1", "x**2 + 2*x"),
+        ("equal", {"expected": "1/3 + 1/6"}, "0.5", "0.51"),
+        (
+            "derivative",
+            {"expected": "2*x*cos(x^2)", "variable": "x"},
+            "sin(x^2) + 4",
+            "cos(x^2)",
+        ),
+        (
+            "solves",
+            {"equations": ["x + y = 5", "x - y = 1"], "unknowns": ["x", "y"]},
+            "x = 3, y = 2",
+            "x = 2, y = 3",
+        ),
+        ("equivalent", {"expected": "a >> b"}, "not a or b", "a or b"),
+    ],
+)
+def test_algebra_and_logic(mode: str, more: dict[str, object], right: str, wrong: str) -> None:
+    good, bad = algebra(mode, right, **more), algebra(mode, wrong, **more)
+    assert (good.accepted, good.score) == (True, 1.0)
+    assert not bad.accepted
+    assert bad.score < 1
+    assert bad.reason
+    assert "\n" not in bad.reason
+    assert str(more.get("expected", "y = 2")) not in bad.reason
+
+
+@pytest.mark.parametrize(
+    "candidate",
+    [
+        "__import__('os').system('true')",
+        "x.real",
+        "[1]",
+        "lambda: 1",
+        "",
+        "9**9**9**9",
+        "1/0",
+        "x" * 2000,
+    ],
+)
+def test_what_is_no_expression_is_rejected(candidate: str) -> None:
+    assert not algebra("equal", candidate, expected="x").accepted
+
+
+@pytest.mark.parametrize("candidate", ["x = y, y = 2", "x = 3", "x = 3, x = 3, y = 2", "3 and 2"])
+def test_a_solution_gives_each_unknown_once(candidate: str) -> None:
+    equations = ["x + y = 5", "x - y = 1"]
+    found = algebra("solves", candidate, equations=equations, unknowns=["x", "y"])
+    assert not found.accepted
+
+
+def test_a_half_solution_has_half_the_score() -> None:
+    equations = ["x + y = 5", "x - y = 1"]
+    found = algebra("solves", "x = 4, y = 1", equations=equations, unknowns=["x", "y"])
+    assert (found.accepted, found.score) == (False, 0.5)
+    assert "x - y = 1" in found.reason
+
+
+SCHEMA = json.dumps(
+    {
+        "type": "object",
+        "required": ["name", "age"],
+        "properties": {"name": {"type": "string"}, "age": {"type": "integer", "minimum": 0}},
+        "additionalProperties": False,
+    }
+)
+
+
+def test_a_schema_permits_and_says_why_not() -> None:
+    check = checker({"kind": "schema", "schema": SCHEMA})
+    assert check('{"name": "Ada", "age": 36}').accepted
+    one, two = check('{"name": "Ada", "age": -1}'), check('{"name": 3, "age": -1}')
+    assert not one.accepted
+    assert "/age" in one.reason
+    assert 0 < two.score < one.score < 1
+    assert "not JSON" in check("name: Ada").reason
+
+
+def test_a_schema_fetches_nothing() -> None:
+    with pytest.raises(ControlError, match="schema is none"):
+        checker({"kind": "schema", "schema": '{"$ref": "http://127.0.0.1:9/x.json"}'})
+
+
+CASES = [{"call": "square(2)", "equals": 4}, {"call": "square(-3)", "equals": 9}]
+
+
+def test_a_program_passes_its_cases_or_says_which_not() -> None:
+    check = checker({"kind": "program", "cases": CASES})
+    assert check("def square(x):\n    return x * x") == Verdict(True, "all 2 cases hold", 1.0)
+    half = check("def square(x):\n    return 2 * x")
+    assert (half.accepted, half.score) == (False, 0.5)
+    assert half.reason == "square(-3) is -6, not 9"
+    assert "imports os" in check("import os").reason
+    assert "NameError" in check("cube = 3").reason
+
+
+FOOLS = (
+    "class Any(int):\n    def __eq__(self, other):\n        return True\n"
+    "def square(x):\n    return Any(1)",
+    "def square(x):\n    return 4\njson = None",
+    "def square(x):\n    raise SystemExit(0)",
+    "print('[true, \"4\"]')\ndef square(x):\n    return 1",
+    "square = 4",
+)
+
+
+@pytest.mark.parametrize("source", FOOLS, ids=range(len(FOOLS)))
+def test_a_program_cannot_call_itself_right(source: str) -> None:
+    assert not checker({"kind": "program", "cases": CASES})(source).accepted
+
+
+def test_an_endless_program_is_rejected() -> None:
+    found = checker({"kind": "program", "cases": CASES})("def square(x):\n    while True: pass")
+    assert not found.accepted
+    assert "CPU seconds" in found.reason
+
+
+def test_a_control_function_checks_a_reply_exactly() -> None:
+    prompt = "How many eggs are in 12 baskets of 3?"
+    check = checker({"kind": "control", "form": "py", "source": PROGRAM, "prompt": prompt})
+    assert check(" 36 eggs.\n").accepted
+    wrong = check("36 eggs, I think.")
+    assert not wrong.accepted
+    assert "36" not in wrong.reason
+    with pytest.raises(ControlError, match="outside"):
+        checker({"kind": "control", "form": "py", "source": PROGRAM, "prompt": "What?"})
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {},
+        {"kind": "guess"},
+        {"kind": "equal", "expected": "x"},
+        {"kind": "algebra", "mode": "schema", "schema": "{}"},
+        {"kind": "algebra", "mode": "equal"},
+        {"kind": "algebra", "mode": "equal", "expected": 3},
+        {"kind": "algebra", "mode": "equal", "expected": "x", "more": 1},
+        {"kind": "algebra", "mode": "equal", "expected": "x = = 3 ("},
+        {"kind": "algebra", "mode": "solves", "equations": ["x"], "unknowns": ["x"]},
+        {"kind": "algebra", "mode": "solves", "equations": ["x = 1"], "unknowns": []},
+        {"kind": "schema", "schema": "{"},
+        {"kind": "program", "cases": []},
+        {"kind": "program", "cases": [{"call": "f()"}]},
+        {"kind": "control", "form": "py", "source": "x", "prompt": "x"},
+    ],
+    ids=str,
+)
+def test_a_spec_that_makes_no_checker_is_refused(spec: dict[str, object]) -> None:
+    with pytest.raises(ControlError) as caught:
+        checker(spec)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,147 @@
+"""Best-first search: reasons reach the next draft, budgets hold, certificates check again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from loyal.control.checkers import checker
+from loyal.control.propose import Budget, Certificate, extracted, propose, recheck
+from loyal.errors import ControlError, UsageError
+from loyal.models.language_model import Prompt, Reply, Sampling
+
+CASES = [{"call": f"f({x})", "equals": x * x} for x in (2, 3, 5)]
+SPEC = {"kind": "program", "cases": CASES}
+TASK = "Write a Python function f that squares."
+
+NONE, ONE, ALL = ("def f(x): return 0", "def f(x): return 4", "def f(x): return x * x")
+
+
+@dataclass
+class Drafter:
+    """Writes by a function of the prompt and of how often it was asked."""
+
+    write: Callable[[str, int], str]
+    asked: list[str] = field(default_factory=list)
+    samplings: list[Sampling] = field(default_factory=list)
+    name: str = "a-drafter"
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Reply]:
+        found = []
+        for one in prompts:
+            self.asked.append(one.text)
+            self.samplings.append(sampling)
+            found.append(Reply(self.write(one.text, len(self.asked)), 10, True))
+        return found
+
+    def next_token(self, prompts, top):
+        raise AssertionError("a search asks for text alone")
+
+    def logprobs(self, prompts, replies):
+        raise AssertionError("a search asks for text alone")
+
+
+def test_the_reason_leads_to_the_next_draft() -> None:
+    def write(prompt: str, turn: int) -> str:
+        return f"Sure:\n```python\n{ALL if 'f(3) is 4, not 9' in prompt else ONE}\n```\n"
+
+    drafter = Drafter(write)
+    found = propose(drafter, TASK, SPEC, Budget(width=1))
+    assert [one.verdict.accepted for one in found.drafts] == [False, True]
+    assert found.certificate is not None
+    assert found.certificate.candidate == ALL
+    assert found.tokens == 20
+    assert drafter.asked[0] == TASK
+    assert TASK in drafter.asked[1]
+    assert ONE in drafter.asked[1]
+
+
+def test_the_search_goes_on_from_the_best_draft() -> None:
+    drafter = Drafter(lambda prompt, turn: (NONE, ONE, "def f(x): return 1")[min(turn, 3) - 1])
+    found = propose(drafter, TASK, SPEC, Budget(width=3, drafts=6, tokens=60))
+    assert found.certificate is None
+    assert found.best is not None
+    assert found.best.candidate == ONE
+    assert ONE in drafter.asked[3]
+    assert NONE not in drafter.asked[3]
+
+
+def test_a_search_leaves_a_draft_that_leads_nowhere() -> None:
+    drafter = Drafter(lambda prompt, turn: ONE)
+    propose(drafter, TASK, SPEC, Budget(width=1, tokens=100))
+    assert drafter.asked.count(TASK) > 1
+    assert any(ONE in one for one in drafter.asked)
+
+
+def test_the_first_draft_is_greedy_and_the_others_are_not_the_same_each_round() -> None:
+    drafter = Drafter(lambda prompt, turn: f"def f(x): return {turn}")
+    propose(drafter, TASK, SPEC, Budget(width=2, drafts=4))
+    greedy, sampled = drafter.samplings[::2], drafter.samplings[1::2]
+    assert {one.temperature for one in greedy} == {0}
+    assert {one.temperature for one in sampled} == {0.8}
+    assert len({one.seed for one in sampled}) == len(sampled) == 2
+
+
+def test_no_budget_is_passed() -> None:
+    def fresh(prompt: str, turn: int) -> str:
+        return f"def f(x): return {turn}"
+
+    by_drafts = propose(Drafter(fresh), TASK, SPEC, Budget(drafts=5, width=2))
+    assert len(by_drafts.drafts) == 5
+    by_tokens = propose(Drafter(fresh), TASK, SPEC, Budget(tokens=35, width=2, draft_tokens=10))
+    assert by_tokens.tokens <= 40
+    asked = Drafter(fresh)
+    propose(asked, TASK, SPEC, Budget(tokens=35, width=2, draft_tokens=100))
+    assert all(one.max_tokens <= 17 for one in asked.samplings)
+    ticks = iter(range(0, 1000, 10))
+    by_time = propose(
+        Drafter(fresh), TASK, SPEC, Budget(seconds=25, width=1), clock=lambda: float(next(ticks))
+    )
+    assert len(by_time.drafts) == 2
+    assert by_time.certificate is None
+
+
+def test_a_draft_is_checked_once() -> None:
+    found = propose(Drafter(lambda *_: ONE), TASK, SPEC, Budget(tokens=200, width=4))
+    assert len(found.drafts) == 1
+
+
+@pytest.fixture(scope="module")
+def certificate() -> Certificate:
+    found = propose(Drafter(lambda *_: ALL), TASK, SPEC)
+    assert found.certificate is not None
+    return found.certificate
+
+
+def test_a_certificate_checks_again_without_the_model(certificate: Certificate) -> None:
+    again = Certificate.from_json(certificate.to_json())
+    assert again == certificate
+    assert again.digest == certificate.digest
+    assert recheck(again) == checker(SPEC)(ALL)
+    assert recheck(again).accepted
+
+
+def test_a_changed_certificate_is_refused_and_a_forged_one_fails(certificate: Certificate) -> None:
+    text = certificate.to_json()
+    for before, after in (("x * x", "x + x"), ("squares", "cubes"), ('"equals": 4', '"equals": 5')):
+        assert before in text
+        with pytest.raises(ControlError, match="no certificate"):
+            Certificate.from_json(text.replace(before, after))
+    for other in ("", "[]", "{}", "{"):
+        with pytest.raises(ControlError, match="no certificate"):
+            Certificate.from_json(other)
+    forged = Certificate.from_json(replace(certificate, candidate=ONE).to_json())
+    assert not recheck(forged).accepted
+
+
+def test_a_candidate_is_the_first_fenced_block_or_all() -> None:
+    assert extracted("Yes.\n```python\nx = 1\n```\nand\n```\ny\n```") == "x = 1"
+    assert extracted(" x = 1 \n") == "x = 1"
+
+
+def test_a_budget_of_nothing_is_refused() -> None:
+    for wrong in ({"tokens": 0}, {"seconds": 0}, {"width": 0}, {"temperature": 0}):
+        with pytest.raises(UsageError):
+            Budget(**wrong)
