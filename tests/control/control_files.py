@@ -1,4 +1,5 @@
-"""Control functions for tests: a small lookup in the tiny model's words, and sources to vary; quick settings."""
+"""Control functions for tests: a small lookup in the tiny model's words, sources to vary, and quick
+settings."""
 
 from __future__ import annotations
 
