@@ -132,7 +132,7 @@ def test_a_program_cannot_call_itself_right(source: str) -> None:
 def test_an_endless_program_is_rejected() -> None:
     found = checker({"kind": "program", "cases": CASES})("def square(x):\n    while True: pass")
     assert not found.accepted
-    assert "CPU seconds" in found.reason
+    assert "seconds" in found.reason  # of the CPU, or of the clock where the machine is busy
 
 
 def test_a_control_function_checks_a_reply_exactly() -> None:

@@ -42,7 +42,6 @@ WRONG = (
     ("return next(iter({baskets, each, 'no', 'yes', 'so'}))", "differently the second time"),
     ("SLOTS[baskets] = each\n    return str(len(SLOTS))", "another reply|differently"),
     ("from random import random\n    return str(random())", "another reply|differently"),
-    ("return str(id(SLOTS))", "another reply|differently"),
     ("return 'x' * 10**6", "longer than"),
     ("return str(len([0] * 10**9))", "MemoryError"),
 )
@@ -59,7 +58,7 @@ def test_a_wrong_program_is_refused_in_one_line(body: str, why: str) -> None:
 
 def test_an_endless_program_is_stopped_and_named() -> None:
     endless = program("while True:\n        pass")
-    with pytest.raises(ControlError, match="CPU seconds on"):
+    with pytest.raises(ControlError, match="seconds on"):
         validate([endless], samples=2)
 
 

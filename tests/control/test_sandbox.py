@@ -153,10 +153,10 @@ def test_a_namespace_has_no_way_to_this_machine(tmp_path: Path) -> None:
 def test_time_memory_and_size_are_bounded() -> None:
     endless = "def reply(a):\n    while True:\n        pass\n"
     begun = time.monotonic()
-    ran = replies(endless, {"a": "1"}, limits=Limits(cpu_seconds=1, seconds=60))
+    ran = replies(endless, {"a": "1"}, limits=Limits(cpu_seconds=1, seconds=300))
     assert ran.answers == ()
     assert ran.why == "it used more than 1 CPU seconds"
-    assert time.monotonic() - begun < 60
+    assert time.monotonic() - begun < 300
     ran = replies(endless, {"a": "1"}, limits=Limits(cpu_seconds=60, seconds=1))
     assert ran.why == "it took more than 1 seconds"
     ran = replies("def reply(a):\n    return str(len([0] * 10**9))\n", {"a": "1"})

@@ -31,7 +31,7 @@ Spec = Mapping[str, Any]
 """What makes a checker: `kind`, and the keys of that kind."""
 
 ALGEBRA = Path(__file__).with_name("algebra.py")
-_ALGEBRA_LIMITS = Limits(cpu_seconds=5, seconds=40, memory_bytes=1 << 30)
+_ALGEBRA_LIMITS = Limits(cpu_seconds=5, seconds=60, memory_bytes=1 << 30)
 _MOST_REASON = 400
 _SHOWN_FAILURES = 3
 

@@ -31,7 +31,7 @@ class Limits:
     """What one process of the sandbox may use."""
 
     cpu_seconds: int = 5
-    seconds: int = 20
+    seconds: int = 60
     """Of wall time, waiting included."""
     memory_bytes: int = 1 << 28
     """Of address space."""
