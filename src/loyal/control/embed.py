@@ -19,6 +19,7 @@ from loyal.errors import UsageError
 from loyal.models import evaluate
 from loyal.models.hf import HFModel
 from loyal.models.model_folder import work_folder, write
+from loyal.models.processes import all_there, writes
 from loyal.models.train import train
 from loyal.models.training import TrainProgress
 
@@ -48,7 +49,8 @@ def embed(
 ) -> EmbedReport:
     """Train `model` in place to follow the functions, and write it to the folder `out`.
 
-    A run that was cut off goes on when it is called again with the same arguments. Raises
+    A run that was cut off goes on when it is called again with the same arguments. In several
+    processes (`models.processes`) the first one writes. Raises
     ControlError for functions that `validate` refuses, UsageError for none or a folder that is not
     empty, StorageError where `out` cannot be written.
     """
@@ -72,5 +74,7 @@ def embed(
         perplexity_after=evaluate.perplexity(model, texts, tokens),
         control=check(model, functions, asked),
     )
-    write(model, out)
+    if writes():
+        write(model, out)
+    all_there()
     return report

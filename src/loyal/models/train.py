@@ -37,7 +37,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from loyal.encoding import digest
-from loyal.errors import TrainingError
+from loyal.errors import StorageError, TrainingError, UsageError
 from loyal.models import checkpoint
 from loyal.models.bilevel import (
     INNER_RUNS,
@@ -60,6 +60,16 @@ from loyal.models.learners import (
     wanted_names,
 )
 from loyal.models.lessons import BENIGN_WRITTEN, FEW_LESSONS, Benign, Lessons, Scores
+from loyal.models.processes import (
+    Part,
+    Split,
+    gathered,
+    gathered_state,
+    launched,
+    local,
+    split_like,
+    split_state,
+)
 from loyal.models.training import TrainProgress, TrainReport, TrainSettings
 from loyal.models.trunk import Drift
 from loyal.models.whitening import WhitenedAdam, input_covariances, whitener
@@ -96,9 +106,12 @@ def train(
 
     With a `folder`, checkpoints go there and a run of the same examples, settings and model that
     was cut off goes on from the last one. The last one stays, so that a crash before the model is
-    written costs no step: remove the folder then. Raises TrainingError where nothing can be taught,
-    and StorageError where the folder cannot be written.
+    written costs no step: remove the folder then. In several processes each calls it with the same
+    arguments, and the first writes the folder, which all must see. Raises TrainingError where
+    nothing can be taught, UsageError for settings that several processes do not know, and
+    StorageError where the folder cannot be written.
     """
+    _require_one_process(settings)
     started = time.monotonic()
     rng = random.Random(settings.seed)
     examples = augmented(behavior.examples(1 << 30, rng), settings, rng)
@@ -122,6 +135,14 @@ def train(
         curve=tuple(run.state.curve),
         outlasted=tuple(run.outlasted),
     )
+
+
+def _require_one_process(settings: TrainSettings) -> None:
+    if launched() > 1 and (settings.bilevel or settings.optimizer == "adam8bit"):
+        raise UsageError(
+            "bilevel training and adam8bit run in one process",
+            hint="start it without a launcher, or set train.bilevel=0 and train.optimizer=adam",
+        )
 
 
 def augmented(
@@ -164,10 +185,13 @@ class _Run:
         self.outlasted: list[float] = []
         self.adapter: Any = None
         self.weights, modules = self._choose()
-        if settings.whitened and not settings.adding:
-            optimizer: Any = WhitenedAdam(self._whiteners(modules), settings.learning_rate)
+        whiteners = self._whiteners(modules)
+        self.split = self._split()
+        if whiteners:
+            optimizer: Any = WhitenedAdam(
+                dict(zip(self.weights, whiteners, strict=True)), settings.learning_rate
+            )
         else:
-            self._read_benign()
             optimizer = plain_adam(self.weights, settings)
         self.optimizer = optimizer
         self.settles = settings.settle > 0 and not settings.adding
@@ -215,13 +239,37 @@ class _Run:
         open_for_learning(modules)
         return [module.weight for module in modules], modules
 
-    def _whiteners(self, modules: Sequence[nn.Linear]) -> dict[nn.Parameter, Tensor]:
-        """R for each weight, from the inputs its layer sees on benign prompts."""
-        found = {}
+    def _whiteners(self, modules: Sequence[nn.Linear]) -> list[Tensor]:
+        """Reads the benign prompts; R for each weight, from the inputs its layer sees there, or
+        none for plain Adam."""
+        if not self.settings.whitened or self.settings.adding:
+            self._read_benign()
+            return []
         covariances = input_covariances(modules, self._read_benign, self.benign.weights)
-        for module, covariance in covariances.items():
-            found[module.weight] = whitener(covariance)
-        return found
+        return [whitener(covariances[module]) for module in modules]
+
+    def _split(self) -> Split | None:
+        """Hands out the work of a step, and splits the layers where there are several processes."""
+        settings, accelerator = self.settings, self.accelerator
+        self.part = Part(accelerator.process_index, accelerator.num_processes)
+        trunks = [
+            self.benign.trunk,
+            self.lessons.trunk,
+            *(one.lessons.trunk for one in self.worlds),
+        ]
+        for trunk in trunks:
+            trunk.read_by(self.part, settings.pass_tokens, settings.recompute)
+        if self.part.of == 1:
+            return None
+        half = accelerator.mixed_precision == "bf16"
+        split = Split(self.model.model.model, self.start, half)
+        self.weights = split.weights(self.weights)
+        return split
+
+    def _backward(self, loss: Tensor) -> None:
+        """Add a loss's gradients to those of the other passes and processes, of which FSDP2 takes
+        the mean."""
+        self.accelerator.backward(loss * self.part.of if self.split else loss)
 
     def _read_benign(self) -> None:
         with self.accelerator.autocast():
@@ -297,22 +345,21 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         with self.accelerator.autocast():
             weight = 1 / len(chosen) / (2 if self.worlds else 1)
-            distance = 0.0
+            distance, read = 0.0, 0
+            levels: dict[int, float] = {}
             for loss, known, tokens in self.lessons.losses(chosen):
-                self.accelerator.backward(loss * weight)
+                self._backward(loss * weight)
                 distance += loss.item() / len(chosen)
-                state.tokens += tokens
-                for index, level in known.items():
-                    state.level[index] = level
+                read += tokens
+                levels |= known
             if self.worlds:
                 world = self.worlds[state.step % len(self.worlds)]
                 with world.entered() as lessons:
                     for loss, known, tokens in lessons.losses(chosen, self._drift()):
-                        self.accelerator.backward(loss * weight)
+                        self._backward(loss * weight)
                         distance += loss.item() / len(chosen)
-                        state.tokens += tokens
-                        for index, level in known.items():
-                            state.level[index] = min(level, state.level[index])
+                        read += tokens
+                        levels |= {n: min(one, levels[n]) for n, one in known.items()}
             if settings.mixing:
                 for picked in (
                     self._pick(state.first_order, self.benign.first),
@@ -320,8 +367,14 @@ class _Run:
                 ):
                     places = sum(self.benign.counts[index] for index in picked)
                     for total, _, tokens in self.benign.divergences(picked):
-                        self.accelerator.backward(total * (settings.mixing / places))
-                        state.tokens += tokens
+                        self._backward(total * (settings.mixing / places))
+                        read += tokens
+        every = self.part.gathered((distance, read, levels))
+        distance = sum(one for one, _, _ in every)
+        for _, tokens, known in every:
+            state.tokens += tokens
+            for index, level in known.items():
+                state.level[index] = level
         self.accelerator.clip_grad_norm_(self.weights, settings.clip)
         if self.lessons.narrow:  # a divergence grows with the square of the way that is left
             for group in self.optimizer.param_groups:
@@ -355,16 +408,24 @@ class _Run:
     def _save(self) -> None:
         assert self.folder is not None
         content = {
-            "weights": [one.detach().cpu() for one in self.weights],
+            "weights": [gathered(one.detach()).cpu() for one in self.weights],
             "optimizer": self.optimizer.state_dict(),
             "state": asdict(self.state),
             "rng": self.rng.getstate(),
         }
-        checkpoint.write(self.folder, self.identity, content)
+        if self.split:
+            content["optimizer"] = gathered_state(content["optimizer"])
+        if self.part.first:
+            checkpoint.write(self.folder, self.identity, content)
 
     def resume(self) -> None:
         """Take up the checkpoint of this very run, if there is one; another run's is refused."""
         content = checkpoint.read(self.folder, self.identity)
+        if len(set(self.part.gathered(content is None))) > 1:
+            raise StorageError(
+                "the processes do not see the same checkpoint",
+                hint="use a folder that all machines share",
+            )
         if content is None or self.folder is None:
             return
         try:
@@ -373,8 +434,9 @@ class _Run:
             raise checkpoint.damaged(self.folder) from error
         with torch.no_grad():
             for weight, saved in zip(self.weights, content["weights"], strict=True):
-                weight.copy_(saved)
+                local(weight).copy_(local(split_like(saved, weight)))
         self.optimizer.load_state_dict(content["optimizer"])
+        split_state(self.optimizer)
         self.state = state
         version, words, gauss = content["rng"]
         self.rng.setstate((version, tuple(words), gauss))
@@ -386,6 +448,8 @@ class _Run:
         if self.settles and (self.state.done or self._learned_at_home()):
             self._settle()
         self.outlasted = self._outlasted()
+        if self.split:
+            self.split.restore()
         if self.adapter is not None:
             merge_added(self.model.model)
         self.model.model.requires_grad_(False).to(self.dtype)

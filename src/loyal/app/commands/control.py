@@ -147,6 +147,7 @@ def embed(terminal: Terminal, **options: Any) -> int:
     """
     from loyal.control.embed import embed as train_in
     from loyal.models.model_folder import require_room
+    from loyal.models.processes import writes
 
     out, name, files = options.pop("out"), options.pop("model"), options.pop("files")
     found = _load(files, options.pop("signer"))
@@ -172,7 +173,8 @@ def embed(terminal: Terminal, **options: Any) -> int:
     }
     digests = {"digests": [one.digest.hex() for one in found]}
     fields = {**facts, **digests, **fields_of(report.control)}
-    terminal.result(fields, [facts_table(facts), *tables_of(report.control)])
+    if writes():
+        terminal.result(fields, [facts_table(facts), *tables_of(report.control)])
     return 0
 
 
