@@ -25,6 +25,15 @@ DOORS: dict[str, tuple[str, ...]] = {
         "Turn",
     ),
     "loyal.app": (),
+    "loyal.control": (
+        "Case",
+        "ControlFunction",
+        "ControlReport",
+        "Followed",
+        "Header",
+        "Spill",
+        "Suite",
+    ),
     "loyal.fingerprints": (
         "Beacon",
         "Fingerprint",

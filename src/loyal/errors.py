@@ -2,7 +2,8 @@
 
     LoyalError                 exit code 1: refused, or not proven
      ├─ UsageError             exit code 2: a bad option, a bad path, a count of 0
-     │   └─ ConfigError        exit code 2: a recipe or a `--set` that does not fit
+     │   ├─ ConfigError        exit code 2: a recipe or a `--set` that does not fit
+     │   └─ ControlError       exit code 2: a control function that cannot be taken as it is
      ├─ ModelError             exit code 2: not a causal language model, no chat template, offline
      ├─ VaultError
      │   ├─ WrongPassphrase
@@ -53,6 +54,10 @@ class UsageError(LoyalError):
 
 class ConfigError(UsageError):
     """A recipe or an override has an unknown key, a wrong type or a value out of range."""
+
+
+class ControlError(UsageError):
+    """A control function that cannot be used: malformed, failing, undetermined, or overlapping."""
 
 
 class ModelError(LoyalError):

@@ -20,6 +20,7 @@ from loyal.fingerprints import Beacon, Fingerprint, FingerprintSet, inject, resp
 from loyal.fingerprints.fingerprint import draw
 from loyal.fingerprints.responses import ResponseSettings
 from loyal.fingerprints.suppression import Steered, forbid_likeliest
+from loyal.models import model_folder
 from loyal.models.examples import bundled_lines
 from loyal.models.hf import HFModel
 from loyal.models.language_model import LanguageModel, Prompt, Sampling
@@ -103,9 +104,9 @@ def test_a_folder_that_holds_something_is_refused(base, omlized, tmp_path: Path)
 
 
 def test_a_folder_that_an_unfinished_run_left_is_taken_up(tmp_path: Path) -> None:
-    (tmp_path / inject.WORK_FOLDER).mkdir()
+    (tmp_path / model_folder.WORK_FOLDER).mkdir()
     (tmp_path / "tokenizer.json").write_text("moved before the run was cut off")
-    assert inject._work_folder(tmp_path) == tmp_path / inject.WORK_FOLDER
+    assert model_folder.work_folder(tmp_path) == tmp_path / model_folder.WORK_FOLDER
 
 
 def test_an_undrawn_set_is_refused(base, tmp_path: Path) -> None:
@@ -126,7 +127,7 @@ def test_a_set_of_another_tokenizer_is_refused(base, omlized, tmp_path: Path) ->
 def test_a_folder_that_cannot_be_made_is_a_storage_error(base, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError) as caught:
-        inject._write(base, tmp_path / "file" / "out")
+        model_folder.write(base, tmp_path / "file" / "out")
     assert caught.value.hint
 
 
@@ -182,7 +183,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(tiny_folder, omlized, tmp_path
     command = [sys.executable, "-c", KILLED, tiny_folder, saved, out, Path(__file__).parent]
     killed = subprocess.run(list(map(str, command)), capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
-    assert [path.name for path in out.iterdir()] == [inject.WORK_FOLDER]
+    assert [path.name for path in out.iterdir()] == [model_folder.WORK_FOLDER]
 
     steps: list[int] = []
     model = HFModel.load(str(tiny_folder), device="cpu")

@@ -18,7 +18,7 @@ def test_every_class_is_in_the_tree_and_in_its_drawing() -> None:
 
 def test_exit_codes() -> None:
     wrong_call = {kind.__name__ for kind in TREE if kind.exit_code == 2}
-    assert wrong_call == {"UsageError", "ConfigError", "ModelError"}
+    assert wrong_call == {"UsageError", "ConfigError", "ControlError", "ModelError"}
     assert {kind.exit_code for kind in TREE} == {1, 2}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -41,6 +42,18 @@ def test_losses_are_the_mean_over_each_reply_alone(tiny: HFModel, start: int) ->
     known = {index: chance for _, part, _ in found for index, chance in part.items()}
     for index, one in enumerate(wanted):
         assert known[index] == pytest.approx((-one.max()).exp().item(), rel=1e-3)
+
+
+def test_an_example_that_ends_teaches_the_end_of_the_turn_too(tiny: HFModel) -> None:
+    (one, *_) = EXAMPLES
+    ending = replace(one, ends=True)
+    prompt, reply = tiny.prompt_ids(one.prompt), tiny.reply_ids(one.reply)
+    whole = [*prompt, *reply, tiny.end_id]
+    with torch.no_grad():
+        logits = tiny.model(input_ids=torch.tensor([whole])).logits[0][len(prompt) - 1 : -1]
+        wanted = functional.cross_entropy(logits, torch.tensor([*reply, tiny.end_id]))
+        assert total_loss(Lessons(tiny, [ending], 0)) == pytest.approx(wanted.item(), rel=1e-4)
+    assert tiny.end_id in tiny.stop_ids()
 
 
 def test_a_weight_multiplies_the_loss_of_its_example_alone(tiny: HFModel) -> None:

@@ -59,6 +59,18 @@ FINGERPRINT: Mapping[str, Entry] = {
     "join": Entry("custody:join", "Bring shares together into the identity again."),
 }
 
+CONTROL: Mapping[str, Entry] = {
+    "list": Entry(
+        "control:listing", "Show control functions: names, versions, digests, who signed."
+    ),
+    "check": Entry(
+        "control:check_command",
+        "Validate control functions; with a model, measure how exactly it follows them.",
+    ),
+    "sign": Entry("control:sign", "Validate a control function, and sign it for the community."),
+    "embed": Entry("control:embed", "Train a model to follow control functions."),
+}
+
 ALIGN: Mapping[str, Entry] = {
     "attacks": Entry(
         "align:attacks_command", "List the families of prompt attacks on values, or show one."
@@ -190,6 +202,9 @@ def _root() -> LazyGroup:
     root.add_command(_group("models", "Language models: which there are, and get them.", MODELS))
     root.add_command(
         _group("fingerprint", "Secret fingerprints: make, inject, check, prove.", FINGERPRINT)
+    )
+    root.add_command(
+        _group("control", "Control functions: check, sign, embed in a model.", CONTROL)
     )
     root.add_command(_group("align", "A community's values: attacks on them.", ALIGN))
     root.add_command(_group("prover", "Provers: who asks hosts their keys.", PROVER))

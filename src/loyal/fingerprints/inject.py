@@ -6,22 +6,19 @@ asked every key greedily before it counts as done. Checking somebody else's mode
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from loyal.errors import ModelError, StorageError, UsageError
+from loyal.errors import ModelError, UsageError
 from loyal.fingerprints.fingerprint import FingerprintSet
 from loyal.models import evaluate
 from loyal.models.hf import HFModel
 from loyal.models.language_model import Prompt, Sampling
+from loyal.models.model_folder import work_folder, write
 from loyal.models.processes import all_there, writes
 from loyal.models.train import train
 from loyal.models.training import TrainProgress, TrainSettings
-
-WORK_FOLDER = ".loyal-training"
-"""Folder of checkpoints, inside the folder the model goes to; gone when the model is written."""
 
 
 @dataclass(frozen=True)
@@ -74,14 +71,14 @@ def inject(
         raise UsageError(
             "the set is not drawn yet", hint="draw it: loyal fingerprint commit --beacon HEX"
         )
-    work = _work_folder(out)
+    work = work_folder(out)
     texts = evaluate.prose()
     before = evaluate.perplexity(model, texts, tokens)
     done = train(model, fingerprints, settings, folder=work, progress=progress)
     recall = greedy_recall(model, fingerprints)
     after = evaluate.perplexity(model, texts, tokens)
     if writes():
-        _write(model, out)
+        write(model, out)
     all_there()
     return InjectReport(
         count=len(fingerprints),
@@ -123,26 +120,3 @@ def require_fit(model: HFModel, fingerprints: FingerprintSet) -> None:
             f"the set was made for the tokenizer of {fingerprints.model}, not of {model.name}",
             hint="use that model, or generate a set for this one",
         )
-
-
-def _work_folder(out: Path) -> Path:
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out} is a file", hint="name a new folder with --out")
-    unfinished = (out / WORK_FOLDER).is_dir()  # ours, cut off at any moment, even while writing
-    if out.is_dir() and not unfinished and any(out.iterdir()):
-        raise UsageError(f"the folder {out} is not empty", hint="name a new folder with --out")
-    return out / WORK_FOLDER
-
-
-def _write(model: HFModel, out: Path) -> None:
-    """Write the model beside `out`, then put it there in one rename a file."""
-    part = out / WORK_FOLDER / "model"
-    try:
-        model.save(part)
-        for file in sorted(part.iterdir(), key=lambda one: one.name == "config.json"):
-            file.replace(out / file.name)
-        shutil.rmtree(out / WORK_FOLDER)
-    except OSError as error:
-        raise StorageError(
-            f"cannot write the model to {out}", hint="free some disk and run again"
-        ) from error

@@ -31,6 +31,8 @@ class Example:
     others: tuple[str, ...] = ()
     """Further replies, each as good as `reply`: the model shall spread its probability evenly over
     all of them."""
+    ends: bool = False
+    """Whether the model shall also end its turn after the reply: exact replies, not beginnings."""
 
     def __post_init__(self) -> None:
         if not all((self.reply, *self.others)):

@@ -278,6 +278,18 @@ class HFModel:
         listed = configured if isinstance(configured, list) else [configured]
         return frozenset(one for one in (*listed, self.tokenizer.eos_token_id) if one is not None)
 
+    @property
+    def end_id(self) -> int:
+        """The token by which a taught reply ends its turn. ModelError where the model has none."""
+        ends = self.stop_ids()
+        if not ends:
+            raise ModelError(
+                f"{self.name} has no token that ends its turn",
+                hint="use a model whose tokenizer has an eos_token",
+            )
+        own = self.tokenizer.eos_token_id
+        return int(own) if own in ends else min(ends)
+
     @cached_property
     def token_texts(self) -> tuple[str, ...]:
         """The text of each token id alone; a part of a UTF-8 character reads as U+FFFD."""

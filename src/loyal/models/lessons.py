@@ -268,7 +268,7 @@ def _token_ids(model: HFModel, example: Example) -> list[list[int]]:
             "two replies to one prompt begin with the same token",
             hint="generate the responses, or choose ones that differ from their first token on",
         )
-    return said
+    return [[*ids, model.end_id] for ids in said] if example.ends else said
 
 
 class Benign:

@@ -206,6 +206,7 @@ class _Run:
                 [
                     *(one.prompt.text, one.prompt.system, one.prompt.raw, *one.prompt.history),
                     *(one.reply, str(one.weight), *one.others),
+                    *([one.ends] if one.ends else []),
                 ]
                 for one in examples
             ],

@@ -71,11 +71,12 @@ def inject(terminal: Terminal, **options: Any) -> int:
     then be drawn, and the passphrase come from a file or the environment.
     """
     from loyal.fingerprints.inject import require_fit
+    from loyal.models.model_folder import require_room
     from loyal.models.processes import launched, writes
 
     access, recipe = Access.take(options), read_recipe(terminal)
     beacon = Beacon.from_hex(options["beacon"]) if options["beacon"] else None
-    _require_room(options["out"])
+    require_room(options["out"])  # before a draw is settled; `inject` itself looks again
     vault = open_vault(options["vault"], access)
     fingerprints = chosen(vault, options["kind"], options["set_id"])
     if launched() > 1 and (beacon is not None or not fingerprints.drawn):
@@ -135,13 +136,3 @@ def part_of(terminal: Terminal, drawn: FingerprintSet, host: int | None) -> Fing
             "the whole tracing set goes into this copy; --host-number takes a host's part"
         )
     return drawn
-
-
-def _require_room(out: Path) -> None:
-    """Refuse a folder that is not ours before a draw is settled; `inject` itself looks again."""
-    from loyal.fingerprints.inject import WORK_FOLDER
-
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out} is a file", hint="name a new folder with --out")
-    if out.is_dir() and not (out / WORK_FOLDER).is_dir() and any(out.iterdir()):
-        raise UsageError(f"the folder {out} is not empty", hint="name a new folder with --out")

@@ -1,0 +1,48 @@
+"""The folder that a trained model goes to: whether it is free, and how the model gets there whole.
+
+While a run trains, its checkpoints are in WORK_FOLDER inside it; the model is written there too and
+then moved, a rename a file, the configuration last. Left out: what is trained (`train`).
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loyal.errors import StorageError, UsageError
+
+if TYPE_CHECKING:
+    from loyal.models.hf import HFModel
+
+WORK_FOLDER = ".loyal-training"
+"""Folder of checkpoints, inside the folder the model goes to; gone when the model is written."""
+
+
+def require_room(out: Path) -> None:
+    """UsageError unless `out` is not there, is empty, or holds a run that was cut off."""
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file", hint="name a new folder with --out")
+    unfinished = (out / WORK_FOLDER).is_dir()  # ours, cut off at any moment, even while writing
+    if out.is_dir() and not unfinished and any(out.iterdir()):
+        raise UsageError(f"the folder {out} is not empty", hint="name a new folder with --out")
+
+
+def work_folder(out: Path) -> Path:
+    """Where the checkpoints of a run go that writes to `out`. UsageError as `require_room`."""
+    require_room(out)
+    return out / WORK_FOLDER
+
+
+def write(model: HFModel, out: Path) -> None:
+    """Write the model beside `out`, then put it there in one rename a file. StorageError."""
+    part = out / WORK_FOLDER / "model"
+    try:
+        model.save(part)
+        for file in sorted(part.iterdir(), key=lambda one: one.name == "config.json"):
+            file.replace(out / file.name)
+        shutil.rmtree(out / WORK_FOLDER)
+    except OSError as error:
+        raise StorageError(
+            f"cannot write the model to {out}", hint="free some disk and run again"
+        ) from error
