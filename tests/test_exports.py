@@ -17,6 +17,18 @@ import loyal
 DOORS: dict[str, tuple[str, ...]] = {
     "loyal": (),
     "loyal.app": (),
+    "loyal.community": (
+        "Approvals",
+        "Case",
+        "Constitution",
+        "Difference",
+        "Exchange",
+        "FieldChange",
+        "Finding",
+        "RedLine",
+        "Value",
+        "ValueChange",
+    ),
     "loyal.fingerprints": (
         "Beacon",
         "Fingerprint",
