@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from loyal.community import Case, Constitution, RedLine, Value
@@ -46,6 +47,9 @@ def with_value(index: int = 0, **fields: Any) -> Constitution:
     values[index] = replace(values[index], **fields)
     return replace(DRAFT, values=tuple(values))
 
+
+CALM = settings(suppress_health_check=[HealthCheck.too_slow])
+"""For whole random constitutions, which take a while to draw on a busy machine."""
 
 _LETTERS = st.characters(exclude_categories=("Cs", "Cc"))
 _MARKS = st.sampled_from(

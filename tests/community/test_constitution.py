@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from drafts import CONSTITUTIONS, DRAFT, PRIVACY, with_value
+from drafts import CALM, CONSTITUTIONS, DRAFT, PRIVACY, with_value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,7 +21,7 @@ VECTORS = Path(__file__).parent.parent / "vectors"
 
 
 @given(CONSTITUTIONS)
-@settings(max_examples=60, deadline=None)
+@settings(CALM, max_examples=60)
 def test_bytes_come_back_as_the_same_record(one: Constitution) -> None:
     assert Constitution.from_bytes(one.to_bytes()) == one
 

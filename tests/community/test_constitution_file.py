@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from drafts import CONSTITUTIONS, DRAFT
+from drafts import CALM, CONSTITUTIONS, DRAFT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,14 +20,14 @@ MARKDOWN = constitution_file.to_markdown(DRAFT)
 
 
 @given(CONSTITUTIONS)
-@settings(max_examples=150, deadline=None)
+@settings(CALM, max_examples=150)
 def test_both_forms_come_back_as_the_same_record(one: Constitution) -> None:
     assert from_toml(constitution_file.to_toml(one)) == one
     assert from_markdown(constitution_file.to_markdown(one)) == one
 
 
 @given(st.text(max_size=80), st.sampled_from([TOML, MARKDOWN]), st.integers(0, 2_000))
-@settings(max_examples=150, deadline=None)
+@settings(CALM, max_examples=150)
 def test_any_text_is_read_or_refused_in_our_words(noise: str, text: str, place: int) -> None:
     for one in (noise, text[:place] + noise + text[place:], text[:place]):
         with contextlib.suppress(ConfigError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from drafts import CONSTITUTIONS, DRAFT, HONESTY, PRIVACY, with_value
+from drafts import CALM, CONSTITUTIONS, DRAFT, HONESTY, PRIVACY, with_value
 from hypothesis import given, settings
 
 from loyal.community import Case, Constitution, RedLine, Value
@@ -99,7 +99,7 @@ def test_before_the_first_release_a_minor_step_is_enough() -> None:
 
 
 @given(CONSTITUTIONS, CONSTITUTIONS)
-@settings(max_examples=80, deadline=None)
+@settings(CALM, max_examples=80)
 def test_laws_of_differences(one: Constitution, other: Constitution) -> None:
     assert not diff(one, one)
     there, back = diff(one, other), diff(other, one)

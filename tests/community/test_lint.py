@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from drafts import CONSTITUTIONS, DRAFT, HONESTY, PRIVACY, with_value
+from drafts import CALM, CONSTITUTIONS, DRAFT, HONESTY, PRIVACY, with_value
 from hypothesis import given, settings
 
 from loyal.community import Case, Constitution, RedLine, lint
@@ -175,7 +175,7 @@ def test_errors_come_first() -> None:
 
 
 @given(CONSTITUTIONS)
-@settings(max_examples=60, deadline=None)
+@settings(CALM, max_examples=60)
 def test_any_constitution_is_checked_the_same_each_time(one: Constitution) -> None:
     found = lint.check(one)
     assert found == lint.check(one)

@@ -16,7 +16,7 @@ TEXTS = st.lists(
 
 
 @given(TEXTS, st.sampled_from([0.2, 1 / 3, 0.5, 0.6, 0.8, 1.0]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_the_same_pairs_as_all_with_all(texts: list[str], least: float) -> None:
     slow = {
         Near(a, b, found)

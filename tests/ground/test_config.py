@@ -316,7 +316,7 @@ def test_a_table_becomes_records_in_a_list() -> None:
         ({"cont": 2}, "the shelf has no key books[2].cont", "Did you mean books[2].count?"),
         ({"zzz": 2}, "books[2].zzz", "books[2].count, books[2].strategy, books[2].file."),
         ({"count": "2"}, "books[2].count must be a whole number, not text", "in the shelf"),
-        ({"count": 0}, "books[2]: the count is below 1.", "Give at least 1."),
+        ({"count": 0}, "books[2]: the count is below 1", "Give at least 1."),
         ({"count": 10**7}, "the count is above a million", "in the shelf"),
     ],
 )

@@ -18,6 +18,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from loyal import encoding
 from loyal.encoding import Encodable
@@ -108,8 +109,8 @@ class RedLine:
 
     def crossed_by(self, reply: str) -> str | None:
         """The first phrase that stands in the reply, as whole words in any case; None for none."""
-        said = f" {' '.join(words(reply))} "
-        return next((one for one in self.phrases if f" {' '.join(words(one))} " in said), None)
+        said = _spoken(reply)
+        return next((one for one in self.phrases if _spoken(one) in said), None)
 
 
 @dataclass(frozen=True)
@@ -254,6 +255,12 @@ def require_id(what: str, text: object) -> None:
 
 
 _PLAIN = "take out control characters and extra spaces, or write less"
+
+
+@lru_cache(maxsize=4096)
+def _spoken(text: str) -> str:
+    """The words with a space around each, so that whole words are found by `in`."""
+    return f" {' '.join(words(text))} "
 
 
 def _refused(message: str, hint: str) -> ConfigError:

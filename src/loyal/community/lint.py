@@ -127,9 +127,10 @@ def _contradictions(one: Constitution) -> Iterator[Finding]:
 
 def _red_lines(one: Constitution) -> Iterator[Finding]:
     """A reply that keeps a value and crosses a red line literally, anywhere."""
-    for id, line in one.lines():
-        for value in one.values:
-            for shown in value.keeps:
+    lines = [(id, line) for id, line in one.lines() if line.phrases]
+    for value in one.values:
+        for shown in value.keeps:
+            for id, line in lines:
                 phrase = line.crossed_by(shown.reply)
                 if phrase is not None:
                     whose = f"of {id}" if id else "for all"
