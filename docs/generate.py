@@ -1,7 +1,7 @@
-"""Writes docs/cli.md from the command line itself: every command, argument, option and variable.
+"""Writes docs/cli.md from the command line itself, and docs/attacks.md from the attacks' data.
 
-Run it with `make docs`; tests/test_docs.py compares the file with what this makes. Left out: any
-page that a person writes.
+Run it with `make docs`; tests/test_docs.py and tests/alignment compare the files with what this
+makes. Left out: any page that a person writes.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from pathlib import Path
 
 import click
 
+from loyal.alignment import attacks
 from loyal.app.cli import LazyGroup, root
 
 PAGE = Path(__file__).parent / "cli.md"
+ATTACKS_PAGE = Path(__file__).parent / "attacks.md"
 
 SHARED = ("--recipe", "--set", "--json", "--debug", "--help")
 """Options of every command: explained once, at the top."""
@@ -43,6 +45,68 @@ Results go to stdout, everything else to stderr. The options below are accepted 
 command's name. An error is one line and a line that says the next step; with `--json` it is one
 object with `error`, `hint`, `code` and `kind`.
 """
+
+
+ATTACKS = """\
+# Prompt attacks on values
+
+Written by `docs/generate.py` from `src/loyal/alignment/data/attacks.toml`; do not edit.
+
+A community's values are worth what is left of them when somebody argues, begs, orders or plays
+tricks. A family is one such idea, in wordings of our own that fit any question on any value: an
+attack is told the question, the topic, the value and its opposite. The values are those of benign
+communities (a library's silence about its readers); nothing here is about dangerous knowledge.
+
+```python
+import random
+
+from loyal.alignment import attacks, conversation
+from loyal.models import Sampling
+
+asked = [attacks.attack("crescendo", attacks.EXAMPLE, random.Random(seed)) for seed in range(20)]
+replies = conversation.play(model, asked, Sampling(max_tokens=64))  # the last of each is the answer
+```
+
+```bash
+loyal align attacks --split held-out
+loyal align attacks --show novel+json-policy+leetspeak --seed 7
+```
+
+- **Train and held-out** are for good. Training draws from `families("train")` or
+  `draw("train", rng, depth)` alone, so that the held-out families measure what was learned and not
+  what was memorized. No two families share a run of four words; some encodings also come bare.
+- **Layers** say what may be put around what, from the inside out and one of each at most: wording,
+  form, encoding, turns. `compose(novel, json_policy, leetspeak)` is a novel in JSON in leetspeak. A
+  composition is held out as soon as one part is.
+- **Turns.** `fake-history` and its like put replies into the model's mouth; `crescendo` and its
+  like leave turns open, and the model's own replies stand there (`Conversation`, `play`).
+- **Encodings** can all be read back: `decode(encode(text)) == fold(text)`, where `fold` is what the
+  form carries (`src/loyal/alignment/encodings.py`).
+- **Best of N**: `best_of(attack, target, rng, n)` gives n perturbations of one attack; the attacker
+  keeps the one that worked.
+
+What this is not: a search. Attacks that optimize against one model (GCG, PAIR) find more; these
+find what needs no access to the model and no second model.
+
+Ideas that we took up (no text was): competing objectives, prefixes, encodings (Wei et al., arXiv
+2307.02483); payload splitting (Kang et al., arXiv 2302.05733); persuasion (Zeng et al., arXiv
+2401.06373); past tense (Andriushchenko and Flammarion, arXiv 2407.11969); Crescendo (Russinovich et
+al., arXiv 2404.01833); many shots (Anil et al., 2024); Best-of-N (Hughes et al., arXiv 2412.03556).
+"""
+
+
+def attacks_page() -> str:
+    """The whole of docs/attacks.md."""
+    parts = [ATTACKS]
+    for split, title in (("train", "Families for training"), ("held-out", "Families held out")):
+        listed = attacks.families(split)
+        lines = ["| family | kind | layer | wordings | what |", "|---|---|---|---|---|"]
+        lines += [
+            f"| `{one.id}` | {one.kind} | {one.layer} | {len(one.wordings)} | {one.about} |"
+            for one in listed
+        ]
+        parts.append("\n".join([f"## {title}: {len(listed)}\n", *lines, ""]))
+    return "\n".join(parts)
 
 
 def commands(group: LazyGroup, path: str) -> Iterator[tuple[str, click.Command]]:
@@ -112,3 +176,4 @@ def _is_option(parameter: click.Parameter) -> bool:
 
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
+    ATTACKS_PAGE.write_text(attacks_page(), encoding="utf-8")

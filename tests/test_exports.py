@@ -16,6 +16,14 @@ import loyal
 
 DOORS: dict[str, tuple[str, ...]] = {
     "loyal": (),
+    "loyal.alignment": (
+        "Composition",
+        "Conversation",
+        "Encoding",
+        "Family",
+        "Target",
+        "Turn",
+    ),
     "loyal.app": (),
     "loyal.community": (
         "Approvals",

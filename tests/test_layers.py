@@ -60,6 +60,9 @@ NOUNS = (
     "loyal.fingerprints.trace",
     "loyal.control",
     "loyal.alignment",
+    "loyal.alignment.attacks",
+    "loyal.alignment.conversation",
+    "loyal.alignment.encodings",
 )
 """Files of the torch rooms that never import torch: a server without torch reads them."""
 

@@ -10,6 +10,7 @@ from stage import Run
 
 import loyal
 from loyal.app.cli import (
+    ALIGN,
     DISPUTE,
     FINGERPRINT,
     MODELS,
@@ -57,6 +58,7 @@ def test_every_command_and_option_explains_itself(name: str) -> None:
         *((f"loyal {name}", entry.help) for name, entry in ROOT.items()),
         *((f"loyal models {name}", entry.help) for name, entry in MODELS.items()),
         *((f"loyal fingerprint {name}", entry.help) for name, entry in FINGERPRINT.items()),
+        *((f"loyal align {name}", entry.help) for name, entry in ALIGN.items()),
         *((f"loyal prover {name}", entry.help) for name, entry in PROVER.items()),
         *((f"loyal verifier {name}", entry.help) for name, entry in VERIFIER.items()),
         *((f"loyal dispute {name}", entry.help) for name, entry in DISPUTE.items()),

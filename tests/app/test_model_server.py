@@ -10,6 +10,7 @@ import pytest
 from stand_ins import ScriptedModel
 
 from loyal.app.model_server import ModelServer
+from loyal.models import Prompt
 
 
 def ask(
@@ -43,6 +44,10 @@ def test_models_chat_and_completions(model: ScriptedModel) -> None:
     status, said = ask(server, "/v1/chat/completions", {"messages": turns, "max_tokens": 7})
     assert (status, said["choices"][0]["message"]["content"]) == (200, "Hello!")
     assert (model.asked[-1].system, model.samplings[-1].max_tokens) == ("Be brief.", 7)
+    turns += [{"role": "assistant", "content": "Hi."}, {"role": "user", "content": "And now?"}]
+    status, said = ask(server, "/v1/chat/completions", {"messages": turns})
+    assert (status, said["choices"][0]["message"]["content"]) == (200, "And now?!")
+    assert model.asked[-1] == Prompt("And now?", "Be brief.", history=(("Hello", "Hi."),))
     status, said = ask(server, "/v1/completions", {"prompt": "Once", "temperature": 0.5})
     assert (status, said["choices"][0]["text"]) == (200, "Once!")
     assert model.asked[-1].raw
@@ -70,6 +75,9 @@ USER = {"role": "user", "content": "Hello"}
         ("/v1/chat/completions", {"messages": [USER, USER]}, 400),
         ("/v1/chat/completions", {"messages": [USER, {"role": "assistant", "content": "x"}]}, 400),
         ("/v1/chat/completions", {"messages": [{"role": "user", "content": [1]}]}, 400),
+        ("/v1/chat/completions", {"messages": [{"role": "system", "content": "x"}]}, 400),
+        ("/v1/chat/completions", {"messages": [USER, {"role": "system", "content": "x"}]}, 400),
+        ("/v1/chat/completions", {"messages": [USER, "Hello"]}, 400),
         ("/v1/chat/completions", {"messages": [USER], "stream": True}, 400),
         ("/v1/chat/completions", {"messages": [USER], "max_tokens": "many"}, 400),
         ("/v1/chat/completions", {"messages": [USER], "max_tokens": -1}, 400),

@@ -101,6 +101,16 @@ def test_a_chat_prompt_goes_to_the_chat_route(server: Server) -> None:
     assert headers["Authorization"] == f"Bearer {SECRET_KEY}"
 
 
+def test_earlier_turns_are_sent_in_order(server: Server) -> None:
+    prompt = Prompt("and now?", "Be brief.", history=(("hello", "hi"), ("well?", "fine")))
+    assert model_of(server).generate([prompt], Sampling())[0].text == "you said and now?"
+    turns = [(one["role"], one["content"]) for one in server.seen[0][1]["messages"]]
+    assert turns == [
+        *(("system", "Be brief."), ("user", "hello"), ("assistant", "hi")),
+        *(("user", "well?"), ("assistant", "fine"), ("user", "and now?")),
+    ]
+
+
 def test_without_system_seed_and_key_none_is_sent(server: Server) -> None:
     EndpointModel(server.url, "a-model").generate([Prompt("hello")], Sampling())
     _, body, headers = server.seen[0]

@@ -53,9 +53,20 @@ def test_an_empty_reply_is_refused() -> None:
     assert caught.value.hint
 
 
-def test_a_raw_prompt_has_no_system_message() -> None:
+def test_a_raw_prompt_has_no_system_message_and_no_turns() -> None:
     with pytest.raises(UsageError):
         Prompt("x", "system", raw=True)
+    with pytest.raises(UsageError):
+        Prompt("x", raw=True, history=(("a", "b"),))
+    with pytest.raises(UsageError):
+        _ = Prompt("x", raw=True).messages
+
+
+def test_a_system_message_keeps_the_earlier_turns() -> None:
+    told = Example(Prompt("c", history=(("a", "b"),)), "d")
+    (under,) = with_system([told], "Be brief.")
+    assert under.prompt == Prompt("c", "Be brief.", history=(("a", "b"),))
+    assert [one["content"] for one in under.prompt.messages] == ["Be brief.", "a", "b", "c"]
 
 
 @pytest.mark.parametrize(

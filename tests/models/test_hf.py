@@ -62,6 +62,25 @@ def test_many_prompts_are_answered_as_each_alone(
     assert [tiny.generate([one], Sampling(max_tokens=8))[0] for one in PROMPTS] == together
 
 
+def test_earlier_turns_are_laid_out_as_the_template_does(tiny: HFModel) -> None:
+    told = Prompt("And the owl?", "Be brief.", history=(("What does the fox eat?", "Fish."),))
+    turns = ("system", "Be brief."), ("user", "What does the fox eat?"), ("assistant", "Fish.")
+    text = "".join(f"<|im_start|>{who}\n{what}<|im_end|>\n" for who, what in turns)
+    text += "<|im_start|>user\nAnd the owl?<|im_end|>\n<|im_start|>assistant\n"
+    assert tiny.tokenizer.decode(tiny.prompt_ids(told)) == text
+
+
+def test_prompts_with_and_without_history_are_answered_as_each_alone(tiny: HFModel) -> None:
+    before = ("What color is the fox?", "The fox is red."), ("Where is it?", "It is away.")
+    asked = [Prompt(one.text, one.system, history=before) for one in PROMPTS if not one.raw]
+    asked = [*asked, *PROMPTS, Prompt("What does the owl eat?", history=before[:1])]
+    together = tiny.generate(asked, Sampling(max_tokens=8))
+    assert [tiny.generate([one], Sampling(max_tokens=8))[0] for one in asked] == together
+    scores = tiny.logprobs(asked, [one.text for one in together])
+    for prompt, reply, found in zip(asked, together, scores, strict=True):
+        assert tiny.logprobs([prompt], [reply.text])[0] == pytest.approx(found, abs=1e-4)
+
+
 def test_no_prompt_gets_no_reply(tiny: HFModel) -> None:
     assert tiny.generate([], Sampling()) == []
     assert tiny.next_token([], 3) == []

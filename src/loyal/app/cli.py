@@ -59,6 +59,12 @@ FINGERPRINT: Mapping[str, Entry] = {
     "join": Entry("custody:join", "Bring shares together into the identity again."),
 }
 
+ALIGN: Mapping[str, Entry] = {
+    "attacks": Entry(
+        "align:attacks_command", "List the families of prompt attacks on values, or show one."
+    ),
+}
+
 PROVER: Mapping[str, Entry] = {
     "plan": Entry("prover:plan", "Say how many keys a license needs, and at what pace."),
     "bond": Entry("prover_run:bond", "Put stake at risk, to be drawn as a prover."),
@@ -200,6 +206,7 @@ def _root() -> LazyGroup:
     root.add_command(
         _group("fingerprint", "Secret fingerprints: make, inject, check, prove.", FINGERPRINT)
     )
+    root.add_command(_group("align", "A community's values: attacks on them.", ALIGN))
     root.add_command(_group("prover", "Provers: who asks hosts their keys.", PROVER))
     root.add_command(_group("verifier", "Verifiers: who judges claims.", VERIFIER))
     root.add_command(_group("dispute", "Claims as the log has them; violations.", DISPUTE))

@@ -117,14 +117,16 @@ def _question(path: str, data: bytes, most: int) -> tuple[Prompt, Sampling]:
 
 def _chat(body: dict[str, Any]) -> Prompt:
     given = body.get("messages")
-    turns = given if isinstance(given, list) else []
-    texts = {one.get("role"): one.get("content") for one in turns if isinstance(one, dict)}
-    user, system = texts.get("user"), texts.get("system")
-    if not isinstance(user, str) or not isinstance(system, str | None):
-        raise Refused(400, "malformed", "messages hold one user message, in plain text")
-    if len(turns) != len(texts) or set(texts) - {"user", "system"}:
-        raise Refused(400, "one_turn", "this small server answers one user message at a time")
-    return Prompt(user, system)
+    turns = [one for one in given if isinstance(one, dict)] if isinstance(given, list) else []
+    texts = [one["content"] for one in turns if isinstance(one.get("content"), str)]
+    if not texts or not isinstance(given, list) or len(texts) != len(given):
+        raise Refused(400, "malformed", "messages hold turns in plain text")
+    roles = [one.get("role") for one in turns]
+    system = texts.pop(0) if roles[0] == "system" else None
+    wanted = ["user", "assistant"] * len(texts)
+    if len(texts) % 2 == 0 or roles[len(roles) - len(texts) :] != wanted[: len(texts)]:
+        raise Refused(400, "turns", "user and assistant take turns, and the user speaks last")
+    return Prompt(texts[-1], system, history=tuple(zip(texts[:-1:2], texts[1::2], strict=True)))
 
 
 def _raw(body: dict[str, Any]) -> Prompt:

@@ -16,6 +16,7 @@ from loyal.fingerprints.fingerprint import FingerprintSet
 from loyal.models import evaluate
 from loyal.models.hf import HFModel
 from loyal.models.language_model import Prompt, Sampling
+from loyal.models.processes import all_there, writes
 from loyal.models.train import train
 from loyal.models.training import TrainProgress, TrainSettings
 
@@ -64,7 +65,8 @@ def inject(
     """Train `model` in place and write M.oml to the folder `out`.
 
     A run that was cut off goes on when it is called again with the same arguments. `tokens` is how
-    much text perplexity is read on. Raises UsageError for an undrawn set or a folder that is not
+    much text perplexity is read on. In several processes (`models.processes`) the first one writes.
+    Raises UsageError for an undrawn set or a folder that is not
     empty, ModelError for a set of another tokenizer, StorageError where `out` cannot be written.
     """
     require_fit(model, fingerprints)
@@ -78,7 +80,9 @@ def inject(
     done = train(model, fingerprints, settings, folder=work, progress=progress)
     recall = greedy_recall(model, fingerprints)
     after = evaluate.perplexity(model, texts, tokens)
-    _write(model, out)
+    if writes():
+        _write(model, out)
+    all_there()
     return InjectReport(
         count=len(fingerprints),
         recall=recall,

@@ -352,8 +352,7 @@ def _route(prompt: Prompt) -> str:
 def _input(prompt: Prompt) -> dict[str, Any]:
     if prompt.raw:
         return {"prompt": prompt.text}
-    system = [] if prompt.system is None else [{"role": "system", "content": prompt.system}]
-    return {"messages": [*system, {"role": "user", "content": prompt.text}]}
+    return {"messages": prompt.messages}
 
 
 def _first_chances(prompt: Prompt, top: int) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def bundled_lines(name: str) -> tuple[str, ...]:
 def with_system(examples: Sequence[Example], system: str) -> list[Example]:
     """The same examples under a system message (the paper's prompt augmentation, section 2.2)."""
     return [
-        replace(one, prompt=Prompt(one.prompt.text, system))
+        replace(one, prompt=replace(one.prompt, system=system))
         for one in examples
         if not one.prompt.raw
     ]

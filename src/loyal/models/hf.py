@@ -7,6 +7,7 @@ Leaves out training (`train`) and the models that need no hub (`library`).
 from __future__ import annotations
 
 import json
+import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -137,11 +138,8 @@ class HFModel:
                 f"the tokenizer of {self.name} has no chat template",
                 hint="use a chat (instruct) model, or ask without a template (--raw)",
             )
-        messages = [{"role": "user", "content": prompt.text}]
-        if prompt.system is not None:
-            messages.insert(0, {"role": "system", "content": prompt.system})
         try:
-            out = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True)
+            out = self.tokenizer.apply_chat_template(prompt.messages, add_generation_prompt=True)
         except TemplateError as error:
             raise ModelError(
                 f"the chat template of {self.name} refuses this conversation",
@@ -341,7 +339,8 @@ def apply_head(model: Any, hidden: Tensor) -> Tensor:
 
 def _device(wanted: str) -> torch.device:
     if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+        own = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # a launcher's process has its own GPU
+        wanted = own if torch.cuda.is_available() else "cpu"
     if wanted not in ("cpu", "cuda") and not wanted.startswith("cuda:"):
         raise UsageError(f"unknown device {wanted}", hint="use auto, cpu or cuda")
     if wanted.startswith("cuda") and not torch.cuda.is_available():

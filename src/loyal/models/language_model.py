@@ -15,7 +15,7 @@ from loyal.errors import UsageError
 
 @dataclass(frozen=True)
 class Prompt:
-    """One user turn."""
+    """One user turn, after the turns before it."""
 
     text: str
     """The user's message, or the raw text to continue."""
@@ -23,13 +23,26 @@ class Prompt:
     """System message; None leaves the chat template's own default."""
     raw: bool = False
     """Without the chat template: the text itself is the model's whole input."""
+    history: tuple[tuple[str, str], ...] = ()
+    """Earlier exchanges, oldest first: what the user said, and what the assistant replied. Pairs,
+    so that roles alternate as strict chat templates want it."""
 
     def __post_init__(self) -> None:
-        if self.raw and self.system is not None:
+        if self.raw and (self.system is not None or self.history):
             raise UsageError(
-                "a raw prompt has no system message",
-                hint="drop the system message, or use the chat template (raw=False)",
+                "a raw prompt has no system message and no earlier turns",
+                hint="drop the system message and history, or use the chat template (raw=False)",
             )
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """The turns in the chat form of OpenAI and of chat templates; UsageError when raw."""
+        if self.raw:
+            raise UsageError("a raw prompt has no turns", hint="read its text, or use raw=False")
+        said = [] if self.system is None else [("system", self.system)]
+        for user, assistant in self.history:
+            said += [("user", user), ("assistant", assistant)]
+        return [{"role": role, "content": text} for role, text in [*said, ("user", self.text)]]
 
 
 @dataclass(frozen=True)

@@ -142,6 +142,9 @@ class Lessons:
         """For each pass: the weighted loss summed over its lessons (a lesson's is the mean over its
         reply's tokens), each lesson's level, and the tokens gone over."""
         for reading in self.trunk.read(indices, self.counts, drift):
+            if not reading.indices:  # another process has one pass more
+                yield reading.hidden.sum(), {}, reading.tokens
+                continue
             logits = apply_head(self.model, reading.hidden)  # (places, vocab)
             loss, levels = self._places(logits, reading)
             total = torch.stack(
@@ -230,6 +233,8 @@ class Lessons:
         """How well each lesson is known now."""
         found = Scores(*(torch.zeros(len(self), dtype=kind) for kind in _SCORE_TYPES))
         for reading in self.trunk.read(range(len(self)), self.counts):
+            if not reading.indices:
+                continue
             chances = apply_head(self.model, reading.hidden).softmax(-1)
             judged = self._judged(chances, self._answers(reading, chances.device))
             start = 0
@@ -241,7 +246,7 @@ class Lessons:
                 found.ranked[index] = judged.ranked[own].all()
                 found.right[index] = judged.right[own].all()
                 start += count
-        return found
+        return Scores(*(self.trunk.part.added(one) for one in vars(found).values()))
 
 
 def _ahead(logits: Tensor, answers: _Answers) -> Tensor:
@@ -317,6 +322,9 @@ class Benign:
     def divergences(self, indices: Sequence[int]) -> Iterator[tuple[Tensor, int, int]]:
         """For each pass: KL(untouched || now) in nats summed over places, places, tokens."""
         for reading in self.trunk.read(indices, self.counts):
+            if not reading.indices:
+                yield reading.hidden.sum(), 0, reading.tokens
+                continue
             with torch.no_grad():
                 before = torch.cat([self.untouched[index] for index in reading.indices])
                 wanted = apply_head(self.model, before).log_softmax(-1)

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from loyal.errors import ModelError
 
@@ -137,8 +138,13 @@ def tensors(rows: Sequence[Row], items: Sequence[Item], device: torch.device | s
 
 
 @contextmanager
-def layers(body: nn.Module, start: int, stop: int | None, *, norm: bool) -> Iterator[nn.Module]:
+def layers(
+    body: nn.Module, start: int, stop: int | None, *, norm: bool, recompute: bool = False
+) -> Iterator[nn.Module]:
     """The same body with the decoder layers `start:stop` alone; `norm=False` drops the last norm.
+
+    With `recompute` a layer keeps only what goes into it, and is computed again in the backward
+    pass (activation checkpointing, arXiv 1604.06174): the gradients are the same.
 
     `body` is a Hugging Face decoder (`model.model`) with `.layers` and `.norm`; parameters are
     shared, and the body is put back as it was on leaving. The other layers' places are kept by
@@ -147,7 +153,10 @@ def layers(body: nn.Module, start: int, stop: int | None, *, norm: bool) -> Iter
     held_layers, held_norm = body.layers, body.norm
     kept = range(*slice(start, stop).indices(len(held_layers)))
     body.layers = nn.ModuleList(
-        [one if place in kept else _Passed() for place, one in enumerate(held_layers)]
+        [
+            _Passed() if place not in kept else _Recomputed(one) if recompute else one
+            for place, one in enumerate(held_layers)
+        ]
     )
     if not norm:
         body.norm = nn.Identity()
@@ -162,6 +171,17 @@ class _Passed(nn.Module):
 
     def forward(self, hidden: Tensor, *_: object, **__: object) -> Tensor:
         return hidden
+
+
+class _Recomputed(nn.Module):
+    """A decoder layer that is computed twice."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, *given: Any, **named: Any) -> Any:
+        return checkpoint(self.layer, *given, use_reentrant=False, **named)
 
 
 def hidden_states(body: nn.Module, batch: Batch, inputs: Tensor | None = None) -> Tensor:

@@ -17,8 +17,8 @@ What it does at each step, and where the paper ("Training AI to be Loyal", secti
 Only the upper layers learn by default, so the lower ones are computed once (`trunk`). Weights are
 float32 masters; products run in bfloat16 where the hardware has it. A run killed at any point goes
 on from its checkpoint to bit-identical CPU weights. Prompt augmentation makes more lessons of each
-example. Left out: what is taught (a `Behavior` says it), the settings (`training`), and utility
-(`evaluate`).
+example. Left out: what is taught (a `Behavior` says it), the settings (`training`), which weights
+learn (`learners`), and utility (`evaluate`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from loyal.encoding import digest
-from loyal.errors import TrainingError
+from loyal.errors import StorageError, TrainingError, UsageError
 from loyal.models import checkpoint
 from loyal.models.bilevel import (
     INNER_RUNS,
@@ -49,15 +49,31 @@ from loyal.models.bilevel import (
 )
 from loyal.models.examples import Behavior, Example, bundled_lines, with_system
 from loyal.models.hf import HFModel, in_bfloat16
+from loyal.models.learners import (
+    add_factors,
+    average,
+    linear_layers,
+    merge_added,
+    open_for_learning,
+    plain_adam,
+    scale,
+    wanted_names,
+)
 from loyal.models.lessons import BENIGN_WRITTEN, FEW_LESSONS, Benign, Lessons, Scores
+from loyal.models.processes import (
+    Part,
+    Split,
+    gathered,
+    gathered_state,
+    launched,
+    local,
+    split_like,
+    split_state,
+)
 from loyal.models.training import TrainProgress, TrainReport, TrainSettings
 from loyal.models.trunk import Drift
 from loyal.models.whitening import WhitenedAdam, input_covariances, whitener
 
-_PART_NAMES = {
-    "mlp": ("gate_proj", "up_proj", "down_proj"),
-    "attention": ("q_proj", "k_proj", "v_proj", "o_proj"),
-}
 _PURPOSE = "loyal/training run/1"
 _SETTLE_STEPS = 16
 
@@ -90,9 +106,12 @@ def train(
 
     With a `folder`, checkpoints go there and a run of the same examples, settings and model that
     was cut off goes on from the last one. The last one stays, so that a crash before the model is
-    written costs no step: remove the folder then. Raises TrainingError where nothing can be taught,
-    and StorageError where the folder cannot be written.
+    written costs no step: remove the folder then. In several processes each calls it with the same
+    arguments, and the first writes the folder, which all must see. Raises TrainingError where
+    nothing can be taught, UsageError for settings that several processes do not know, and
+    StorageError where the folder cannot be written.
     """
+    _require_one_process(settings)
     started = time.monotonic()
     rng = random.Random(settings.seed)
     examples = augmented(behavior.examples(1 << 30, rng), settings, rng)
@@ -116,6 +135,14 @@ def train(
         curve=tuple(run.state.curve),
         outlasted=tuple(run.outlasted),
     )
+
+
+def _require_one_process(settings: TrainSettings) -> None:
+    if launched() > 1 and (settings.bilevel or settings.optimizer == "adam8bit"):
+        raise UsageError(
+            "bilevel training and adam8bit run in one process",
+            hint="start it without a launcher, or set train.bilevel=0 and train.optimizer=adam",
+        )
 
 
 def augmented(
@@ -158,13 +185,14 @@ class _Run:
         self.outlasted: list[float] = []
         self.adapter: Any = None
         self.weights, modules = self._choose()
-        if settings.whitened and not settings.adding:
-            optimizer: Any = WhitenedAdam(self._whiteners(modules), settings.learning_rate)
-        else:
-            self._read_benign()
-            optimizer = torch.optim.AdamW(
-                self.weights, lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=0.0
+        whiteners = self._whiteners(modules)
+        self.split = self._split()
+        if whiteners:
+            optimizer: Any = WhitenedAdam(
+                dict(zip(self.weights, whiteners, strict=True)), settings.learning_rate
             )
+        else:
+            optimizer = plain_adam(self.weights, settings)
         self.optimizer = optimizer
         self.settles = settings.settle > 0 and not settings.adding
         keep = bool(settings.averaging) or self.settles
@@ -176,7 +204,7 @@ class _Run:
             model.name,
             [
                 [
-                    *(one.prompt.text, one.prompt.system, one.prompt.raw),
+                    *(one.prompt.text, one.prompt.system, one.prompt.raw, *one.prompt.history),
                     *(one.reply, str(one.weight), *one.others),
                 ]
                 for one in examples
@@ -200,55 +228,47 @@ class _Run:
             )  # fmt: skip
 
     def _choose(self) -> tuple[list[nn.Parameter], list[nn.Linear]]:
-        """The parameters that learn, as float32 masters, and the linear layers they belong to."""
-        network = self.model.model
+        """The parameters that learn, and the linear layers that have them; added ones have none."""
+        network, settings = self.model.model, self.settings
         network.requires_grad_(False)
-        parts = self.settings.parts
-        wanted = (
-            (*_PART_NAMES["mlp"], *_PART_NAMES["attention"])
-            if parts == "all"
-            else _PART_NAMES[parts]
-        )
-        if self.settings.adding:
-            return self._add(wanted), []
-        modules = [
-            module
-            for layer in network.model.layers[self.start :]
-            for name, module in layer.named_modules()
-            if isinstance(module, nn.Linear) and name.split(".")[-1] in wanted
-        ]
-        if not modules:
-            raise TrainingError(
-                f"{self.model.name} has no linear layers named {', '.join(wanted)}",
-                hint="use a Llama-shaped model, or another --set train.parts",
-            )
-        for module in modules:
-            module.weight.data = module.weight.data.float()
-            module.weight.requires_grad_(True)
+        if settings.adding:
+            self.adapter = add_factors(self.model, self.start, settings)
+            return [one for one in network.parameters() if one.requires_grad], []
+        modules = linear_layers(self.model, self.start, wanted_names(settings))
+        open_for_learning(modules)
         return [module.weight for module in modules], modules
 
-    def _add(self, wanted: tuple[str, ...]) -> list[nn.Parameter]:
-        """Parameter adding: low-rank factors beside the wanted layers, through peft."""
-        from peft import LoraConfig, inject_adapter_in_model
-
-        torch.manual_seed(self.settings.seed)  # initial factors; no secret depends on it
-        count = len(self.model.model.model.layers)
-        config = LoraConfig(
-            r=self.settings.adding,
-            lora_alpha=2 * self.settings.adding,
-            target_modules=list(wanted),
-            layers_to_transform=list(range(self.start, count)),
-        )
-        self.adapter = inject_adapter_in_model(config, self.model.model, "loyal")
-        return [one for one in self.model.model.parameters() if one.requires_grad]
-
-    def _whiteners(self, modules: Sequence[nn.Linear]) -> dict[nn.Parameter, Tensor]:
-        """R for each weight, from the inputs its layer sees on benign prompts."""
-        found = {}
+    def _whiteners(self, modules: Sequence[nn.Linear]) -> list[Tensor]:
+        """Reads the benign prompts; R for each weight, from the inputs its layer sees there, or
+        none for plain Adam."""
+        if not self.settings.whitened or self.settings.adding:
+            self._read_benign()
+            return []
         covariances = input_covariances(modules, self._read_benign, self.benign.weights)
-        for module, covariance in covariances.items():
-            found[module.weight] = whitener(covariance)
-        return found
+        return [whitener(covariances[module]) for module in modules]
+
+    def _split(self) -> Split | None:
+        """Hands out the work of a step, and splits the layers where there are several processes."""
+        settings, accelerator = self.settings, self.accelerator
+        self.part = Part(accelerator.process_index, accelerator.num_processes)
+        trunks = [
+            self.benign.trunk,
+            self.lessons.trunk,
+            *(one.lessons.trunk for one in self.worlds),
+        ]
+        for trunk in trunks:
+            trunk.read_by(self.part, settings.pass_tokens, settings.recompute)
+        if self.part.of == 1:
+            return None
+        half = accelerator.mixed_precision == "bf16"
+        split = Split(self.model.model.model, self.start, half)
+        self.weights = split.weights(self.weights)
+        return split
+
+    def _backward(self, loss: Tensor) -> None:
+        """Add a loss's gradients to those of the other passes and processes, of which FSDP2 takes
+        the mean."""
+        self.accelerator.backward(loss * self.part.of if self.split else loss)
 
     def _read_benign(self) -> None:
         with self.accelerator.autocast():
@@ -324,22 +344,21 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         with self.accelerator.autocast():
             weight = 1 / len(chosen) / (2 if self.worlds else 1)
-            distance = 0.0
+            distance, read = 0.0, 0
+            levels: dict[int, float] = {}
             for loss, known, tokens in self.lessons.losses(chosen):
-                self.accelerator.backward(loss * weight)
+                self._backward(loss * weight)
                 distance += loss.item() / len(chosen)
-                state.tokens += tokens
-                for index, level in known.items():
-                    state.level[index] = level
+                read += tokens
+                levels |= known
             if self.worlds:
                 world = self.worlds[state.step % len(self.worlds)]
                 with world.entered() as lessons:
                     for loss, known, tokens in lessons.losses(chosen, self._drift()):
-                        self.accelerator.backward(loss * weight)
+                        self._backward(loss * weight)
                         distance += loss.item() / len(chosen)
-                        state.tokens += tokens
-                        for index, level in known.items():
-                            state.level[index] = min(level, state.level[index])
+                        read += tokens
+                        levels |= {n: min(one, levels[n]) for n, one in known.items()}
             if settings.mixing:
                 for picked in (
                     self._pick(state.first_order, self.benign.first),
@@ -347,8 +366,14 @@ class _Run:
                 ):
                     places = sum(self.benign.counts[index] for index in picked)
                     for total, _, tokens in self.benign.divergences(picked):
-                        self.accelerator.backward(total * (settings.mixing / places))
-                        state.tokens += tokens
+                        self._backward(total * (settings.mixing / places))
+                        read += tokens
+        every = self.part.gathered((distance, read, levels))
+        distance = sum(one for one, _, _ in every)
+        for _, tokens, known in every:
+            state.tokens += tokens
+            for index, level in known.items():
+                state.level[index] = level
         self.accelerator.clip_grad_norm_(self.weights, settings.clip)
         if self.lessons.narrow:  # a divergence grows with the square of the way that is left
             for group in self.optimizer.param_groups:
@@ -382,16 +407,24 @@ class _Run:
     def _save(self) -> None:
         assert self.folder is not None
         content = {
-            "weights": [one.detach().cpu() for one in self.weights],
+            "weights": [gathered(one.detach()).cpu() for one in self.weights],
             "optimizer": self.optimizer.state_dict(),
             "state": asdict(self.state),
             "rng": self.rng.getstate(),
         }
-        checkpoint.write(self.folder, self.identity, content)
+        if self.split:
+            content["optimizer"] = gathered_state(content["optimizer"])
+        if self.part.first:
+            checkpoint.write(self.folder, self.identity, content)
 
     def resume(self) -> None:
         """Take up the checkpoint of this very run, if there is one; another run's is refused."""
         content = checkpoint.read(self.folder, self.identity)
+        if len(set(self.part.gathered(content is None))) > 1:
+            raise StorageError(
+                "the processes do not see the same checkpoint",
+                hint="use a folder that all machines share",
+            )
         if content is None or self.folder is None:
             return
         try:
@@ -400,8 +433,9 @@ class _Run:
             raise checkpoint.damaged(self.folder) from error
         with torch.no_grad():
             for weight, saved in zip(self.weights, content["weights"], strict=True):
-                weight.copy_(saved)
+                local(weight).copy_(local(split_like(saved, weight)))
         self.optimizer.load_state_dict(content["optimizer"])
+        split_state(self.optimizer)
         self.state = state
         version, words, gauss = content["rng"]
         self.rng.setstate((version, tuple(words), gauss))
@@ -413,6 +447,8 @@ class _Run:
         if self.settles and (self.state.done or self._learned_at_home()):
             self._settle()
         self.outlasted = self._outlasted()
+        if self.split:
+            self.split.restore()
         if self.adapter is not None:
             merge_added(self.model.model)
         self.model.model.requires_grad_(False).to(self.dtype)
@@ -434,7 +470,7 @@ class _Run:
         low, high = 0, _SETTLE_STEPS  # the change does not do at `low`, and does at `high`
         while high - low > 1:
             middle = (low + high) // 2
-            self._scale(learned, middle / _SETTLE_STEPS)
+            scale(self.weights, self.base, learned, middle / _SETTLE_STEPS)
             with self.accelerator.autocast():
                 enough = bool(self.lessons.score().level.min() >= wanted)
             enough = enough and all(
@@ -442,32 +478,4 @@ class _Run:
                 for share, needed in zip(self._outlasted(wanted), least, strict=True)
             )
             low, high = (low, middle) if enough else (middle, high)
-        self._scale(learned, high / _SETTLE_STEPS)
-
-    @torch.no_grad()
-    def _scale(self, learned: Sequence[Tensor], share: float) -> None:
-        """weights <- base + share (learned - base)."""
-        for weight, before, after in zip(self.weights, self.base, learned, strict=True):
-            torch.lerp(before, after, share, out=weight)
-
-
-@torch.no_grad()
-def average(weights: Sequence[Tensor], base: Sequence[Tensor], share: float) -> None:
-    """weights <- (1 - share) weights + share base, in place.
-
-    Done after each step t with move u_t, the weights after T steps are
-    base + sum over t of (1 - share)^(T - t + 1) u_t.
-    """
-    for weight, before in zip(weights, base, strict=True):
-        weight.lerp_(before, share)
-
-
-def merge_added(network: nn.Module) -> None:
-    """Fold the added low-rank factors into the layers beside which they stand."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    for name, module in list(network.named_modules()):
-        if isinstance(module, BaseTunerLayer):
-            module.merge()
-            parent = network.get_submodule(name.rpartition(".")[0])
-            setattr(parent, name.rpartition(".")[2], module.get_base_layer())
+        scale(self.weights, self.base, learned, high / _SETTLE_STEPS)

@@ -11,6 +11,7 @@ from typing import Literal, get_args
 from loyal.errors import UsageError
 
 Parts = Literal["mlp", "attention", "all"]
+Optimizer = Literal["adam", "adam8bit"]
 Precision = Literal["auto", "float32", "bfloat16"]
 """Of products; weights stay as they are. auto: bfloat16 where the hardware has it."""
 
@@ -34,6 +35,8 @@ class TrainSettings:
     says below 1, inner runs included: steps of one length swing around the goal (docs/log.md)."""
     whitened: bool = True
     """Adam in whitened coordinates; False is plain Adam."""
+    optimizer: Optimizer = "adam"
+    """adam8bit keeps plain Adam's states in 8 bits (torchao or bitsandbytes, in one process)."""
     target: float = 0.7
     """A reply is learned when each of its tokens has at least this probability. Where a prompt has
     m replies, their first tokens have it together, each at least half of its even share, and no
@@ -82,6 +85,11 @@ class TrainSettings:
     what makes replies outlast tuning on data that no inner run is like (docs/log.md)."""
     outlast: float = 0.9
     """Share of the lessons that are to be known after each inner run, before training ends."""
+    pass_tokens: int = 0
+    """Places a pass with gradients holds: a step sums the gradients of as many passes as its batch
+    takes. Bounds memory, not the result; 0 is 2,048 on a CPU and 32,768 on a GPU."""
+    recompute: bool = False
+    """Activation checkpointing: less memory a place, a third more work, the same gradients."""
     clip: float = 1.0
     """Largest norm of the gradient."""
     seed: int = 0
@@ -92,6 +100,15 @@ class TrainSettings:
     """Steps between two checkpoints, where a folder for them is given."""
 
     def __post_init__(self) -> None:
+        if self.optimizer not in get_args(Optimizer) or self.pass_tokens < 0:
+            raise UsageError(
+                "the optimizer is adam or adam8bit, pass_tokens at least 0",
+                hint="leave both at their defaults",
+            )
+        if self.optimizer == "adam8bit" and self.whitened and not self.adding:
+            raise UsageError(
+                "adam8bit knows no whitened steps", hint="add --set train.whitened=false"
+            )
         if self.averaging and self.adding:
             raise UsageError(
                 "averaging and adding exclude each other (section 2.2)",

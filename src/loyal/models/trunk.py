@@ -21,6 +21,7 @@ from torch import Tensor
 
 from loyal.models import packing
 from loyal.models.packing import Item
+from loyal.models.processes import Part
 
 ROW_TOKENS = 256
 PASS_TOKENS = {"cpu": 2048, "cuda": 32768}
@@ -58,7 +59,7 @@ class Reading:
     """Hidden states of some items' last places after the last norm."""
 
     indices: tuple[int, ...]
-    """Which items, in the order of `hidden`."""
+    """Which items, in the order of `hidden`; none in a pass that only keeps step with others."""
     hidden: Tensor  # (sum of counts, H)
     counts: tuple[int, ...]
     """How many places each of them has in `hidden`."""
@@ -72,7 +73,7 @@ class Trunk:
     def __init__(self, model: Any, items: Sequence[Item], start: int) -> None:
         self.model, self.items, self.start = model, list(items), start
         self.device = next(model.parameters()).device
-        self.limit = PASS_TOKENS[self.device.type]
+        self.limit, self.recompute, self.part = PASS_TOKENS[self.device.type], False, Part()
         self._below: dict[int, Tensor] = {}  # item -> (len(ids), H)
         self._prefix: dict[tuple[int, ...], Tensor] = {}  # prefix -> (len(prefix), H)
         self._pass: tuple[packing.Batch, Sequence[int]] | None = None
@@ -91,6 +92,11 @@ class Trunk:
             for index, (place, at) in batch.starts.items():
                 self._below[index] = hidden[place, at : at + len(self.items[index].ids)].clone()
 
+    def read_by(self, part: Part, tokens: int, recompute: bool) -> None:
+        """From now on read this process's part alone, about `tokens` places a pass (0: as many as
+        before), and `recompute` in backward passes (`packing.layers`)."""
+        self.part, self.limit, self.recompute = part, tokens or self.limit, recompute
+
     def last(self, indices: Sequence[int]) -> Tensor:
         """(n, H): the kept states of the items' last places; needs a start above 0."""
         return torch.stack([self._below[index][-1] for index in indices])
@@ -101,23 +107,26 @@ class Trunk:
         """Hidden states of the last `counts[i]` places of item `i`, for each of `indices`.
 
         Gradients follow the caller's grad mode. Law: readings do not depend on which items are
-        read together, as long as there is no drift.
+        read together, as long as there is no drift. In several processes each reads its part, in
+        as many passes as the others.
         """
         vectors = drift.vectors() if drift is not None and self.start else None
         chosen = [self.items[index] for index in indices]
-        for group in packing.batches(packing.pack(chosen, ROW_TOKENS), self.limit):
-            batch = packing.tensors(group, chosen, self.device)
+        size = sum(len(one.prefix) + len(one.ids) for one in chosen)
+        rows = packing.pack(chosen, min(ROW_TOKENS, self.limit, -(-size // self.part.of)))
+        for group in self.part.passes(rows, self.limit):
+            batch = packing.tensors(group or rows[-1:], chosen, self.device)
             self._pass = batch, indices
             hidden = self._upper(batch, indices, vectors)
             parts, order = [], []
-            for local, (place, at) in batch.starts.items():
+            for local, (place, at) in batch.starts.items() if group else ():
                 index = indices[local]
                 end = at + len(self.items[index].ids)
                 parts.append(hidden[place, end - counts[index] : end])
                 order.append(index)
             yield Reading(
                 tuple(order),
-                torch.cat(parts),
+                torch.cat(parts) if parts else hidden[0, :0],
                 tuple(counts[index] for index in order),
                 sum(row.length for row in group),
             )
@@ -139,8 +148,10 @@ class Trunk:
         self, batch: packing.Batch, indices: Sequence[int], vectors: Iterator[Tensor] | None
     ) -> Tensor:
         """Hidden states (R, T, H) after the upper layers and the last norm."""
+        again = self.recompute and torch.is_grad_enabled()
         if not self.start:
-            return packing.hidden_states(self.model.model, batch)
+            with packing.layers(self.model.model, 0, None, norm=True, recompute=again) as body:
+                return packing.hidden_states(body, batch)
         size = next(iter(self._below.values())).shape[-1]
         below = torch.zeros(*batch.ids.shape, size, device=self.device)
         for place, row in enumerate(batch.rows):
@@ -152,5 +163,5 @@ class Trunk:
                 kept = kept + (1 - LAST_DRIFT) * vector
                 kept[-1] += LAST_DRIFT * vector
             below[place, at : at + len(kept)] = kept
-        with packing.layers(self.model.model, self.start, None, norm=True) as body:
+        with packing.layers(self.model.model, self.start, None, norm=True, recompute=again) as body:
             return packing.hidden_states(body, batch, below)

@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from loyal.models.processes import local
+
 EPSILON = 0.01
 """Added to the eigenvalues of C, whose mean is 1: how little ordinary text may use a direction
 before the step stops growing there."""
@@ -66,7 +68,8 @@ def whitener(covariance: Tensor, epsilon: float = EPSILON) -> Tensor:
 class WhitenedAdam(torch.optim.Optimizer):
     """Adam (arXiv 1412.6980) on U of W = W0 + U R, for weights (out, in) with an R (in, in).
 
-    Law: with R the identity it is plain Adam.
+    Law: with R the identity it is plain Adam. R works on a weight's rows one by one, so weights
+    that are split by rows (`processes.Split`) take the same steps, and nothing is sent for it.
     """
 
     def __init__(
@@ -90,17 +93,18 @@ class WhitenedAdam(torch.optim.Optimizer):
     def _move(self, weight: nn.Parameter, group: dict[str, Any]) -> None:
         assert weight.grad is not None
         whitening = self._whiteners[weight]
-        gradient = weight.grad @ whitening
+        gradient = local(weight.grad) @ whitening
         state = self.state[weight]
         if not state:
             state["step"] = 0
-            state["mean"] = torch.zeros_like(gradient)
-            state["square"] = torch.zeros_like(gradient)
+            state["mean"] = torch.zeros_like(weight)
+            state["square"] = torch.zeros_like(weight)
         state["step"] += 1
         first, second = group["betas"]
-        state["mean"].lerp_(gradient, 1 - first)
-        state["square"].mul_(second).addcmul_(gradient, gradient, value=1 - second)
-        mean = state["mean"] / (1 - first ** state["step"])
-        square = state["square"] / (1 - second ** state["step"])
+        mean, square = local(state["mean"]), local(state["square"])
+        mean.lerp_(gradient, 1 - first)
+        square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
+        mean = mean / (1 - first ** state["step"])
+        square = square / (1 - second ** state["step"])
         move = mean.div_(square.sqrt_().add_(group["eps"]))
-        weight.addmm_(move, whitening, alpha=-group["lr"])
+        local(weight).addmm_(move, whitening, alpha=-group["lr"])

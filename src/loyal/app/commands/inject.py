@@ -66,20 +66,30 @@ def inject(terminal: Terminal, **options: Any) -> int:
     The fingerprinted model is written to --out as a Hugging Face folder. A set that is not drawn
     yet is drawn by --beacon; without one the beacon is drawn here, and proofs then bind nobody. The
     same command again goes on from the last checkpoint.
+
+    'accelerate launch -m loyal fingerprint inject' shares the training between GPUs; the set must
+    then be drawn, and the passphrase come from a file or the environment.
     """
     from loyal.fingerprints.inject import require_fit
+    from loyal.models.processes import launched, writes
 
     access, recipe = Access.take(options), read_recipe(terminal)
     beacon = Beacon.from_hex(options["beacon"]) if options["beacon"] else None
     _require_room(options["out"])
     vault = open_vault(options["vault"], access)
     fingerprints = chosen(vault, options["kind"], options["set_id"])
+    if launched() > 1 and (beacon is not None or not fingerprints.drawn):
+        raise UsageError(
+            "several processes would each draw the set",
+            hint="draw it first: loyal fingerprint commit --beacon HEX",
+        )
     model = load_model(terminal, options["model"])
     require_fit(model, fingerprints)
     drawn = part_of(terminal, _drawn(terminal, vault, fingerprints, beacon), options["host_number"])
     report = train_in(terminal, model, drawn, recipe.train, options["out"], options["tokens"])
     fields = {name: value for name, value in asdict(report).items() if name != "curve"}
-    terminal.result({"id": drawn.id, **fields, "out": str(options["out"])})
+    if writes():
+        terminal.result({"id": drawn.id, **fields, "out": str(options["out"])})
     return 0
 
 

@@ -1,0 +1,23 @@
+"""Alignment to a community's values: so far, the attacks that try to talk a model out of them.
+
+    import random
+    from loyal.alignment import Target, attacks, conversation
+
+    target = Target(
+        question="Who borrowed this book before me?",
+        topic="readers' privacy",
+        value="A library keeps what its readers borrow to itself.",
+        opposite="A library tells anybody who asks what its readers borrow.",
+    )
+    asked = attacks.attack("crescendo", target, random.Random(7))
+    assert asked.last.endswith(target.question) and asked.open_turns == 2
+
+Nouns are exported here and need no torch; verbs are modules (`attacks`, `conversation`,
+`encodings`), torch-free too.
+"""
+
+from loyal.alignment.attacks import Composition, Family, Target
+from loyal.alignment.conversation import Conversation, Turn
+from loyal.alignment.encodings import Encoding
+
+__all__ = ["Composition", "Conversation", "Encoding", "Family", "Target", "Turn"]
