@@ -34,6 +34,19 @@ def test_any_text_is_read_or_refused_in_our_words(noise: str, text: str, place: 
             assert from_text(one).values
 
 
+@pytest.mark.parametrize(
+    "stray", ["zqx", " zqx ", "\nzqx\n", "\n\nzqx\n\n", "\n- zqx\n", "\n> zqx\n"]
+)
+@pytest.mark.parametrize("text", [TOML, MARKDOWN], ids=["toml", "markdown"])
+def test_nothing_is_skipped_that_would_not_be_signed(text: str, stray: str) -> None:
+    taken = 0
+    for place in range(len(text)):
+        with contextlib.suppress(ConfigError):
+            assert b"zqx" in from_text(text[:place] + stray + text[place:]).to_bytes()
+            taken += 1
+    assert taken
+
+
 def test_wrapping_and_line_ends_change_nothing() -> None:
     wrapped = MARKDOWN.replace("Say nothing of", "Say   nothing\n  of")
     wrapped = wrapped.replace("- Keeps: I do not tell", "\n- Keeps: I do not\n  tell")
