@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: demo test test-unit test-slow check docs setup clean bench-fingerprints bench-protocol bench-gateway bench-tracing bench-robustness bench-gpu
+.PHONY: demo test test-unit test-slow check docs setup clean bench-fingerprints bench-protocol bench-gateway bench-tracing bench-robustness bench-gpu bench-curves
 
 setup: $(STAMP)
 
@@ -53,6 +53,10 @@ bench-tracing: $(STAMP)
 # Hours on a CPU; it goes on where it was stopped. RUN='--suite quick' takes less.
 bench-robustness: $(STAMP)
 	$(BIN)/python benchmarks/robustness.py $(RUN)
+
+# Hours as well, and it goes on too; out/curves/report.html is the page.
+bench-curves: $(STAMP)
+	$(BIN)/python benchmarks/curves.py $(RUN)
 
 # An 8B-shaped Llama with random weights; needs one GPU of 120 GB, and says so where there is none.
 bench-gpu: $(STAMP)

@@ -8,8 +8,12 @@ and two runs on different cells may share a folder.
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import threading
 import traceback
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +30,7 @@ class Cell:
     """One measurement: what is done to the model of one recipe and one seed."""
 
     recipe: str
-    """"ours" or "paper"."""
+    """What made the model: "ours" or "paper", or a strategy and a count."""
     seed: int
     name: str
     """An attack of the suite, or "injection", "filter-keys"."""
@@ -79,3 +83,25 @@ def resume(
         else:
             after(cell)
     return failed
+
+
+def apart(work: Callable[..., Record], *arguments: Any) -> Record:
+    """`work(*arguments)` in a process of its own, so that its peak memory is its own.
+
+    The process ends with this one, SIGKILL too: no two runs ever write to one folder. Raises what
+    `work` raises, and BrokenProcessPool where the process was killed.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, spawn, initializer=_end_with_parent) as one:
+        return one.submit(work, *arguments).result()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()

@@ -16,26 +16,21 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 
 import robustness_table as figures
+from checkpoint import MODEL, Checkpoint, with_size
 from loyal.config import load
-from loyal.encoding import atomic_write
-from loyal.errors import UsageError
 from resumable import Cell, Record, resume
 from rows import Row, put, read, show
 
 ROOT = Path(__file__).parent.parent
-MODEL = "smollm2-135m-instruct"
 PAPER = ROOT / "recipes" / "paper.toml"
 OURS = ROOT / "recipes" / "robust.toml"
 FOLDER = ROOT / "out" / "robustness"
-TEXT_TOKENS = 21_000
 LARGE = 1024
 DEFAULTS = {"full": (256, 3), "quick": (64, 1)}
 """Fingerprints and seeds of each suite."""
@@ -61,6 +56,8 @@ class Plan:
     seeds: int
     only: tuple[str, ...] = ()
     """Cells to run; empty for all of the suite."""
+    sides: tuple[str, ...] = ("ours", "paper")
+    """Recipes to measure."""
     large: bool = False
     """Whether to inject LARGE fingerprints too."""
     folder: Path = FOLDER
@@ -75,110 +72,32 @@ class Plan:
         return self.ours if side == "ours" else PAPER
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """One fingerprinted model on disk. Its folder holds the set, so it has secrets."""
+def checkpoint(plan: Plan, side: str, seed: int, count: int) -> Checkpoint:
+    """The checkpoint of these settings; a recipe with other values has another folder."""
+    recipe = plan.recipe(side)
+    tag = hashlib.sha256(_unlike_defaults(recipe).encode()).hexdigest()[:8]
+    folder = plan.folder / f"{recipe.stem}-{tag}-{count}" / f"seed-{seed}"
+    return Checkpoint(with_size(_recipe(recipe), count, seed), folder)
 
-    recipe: Path
-    count: int
-    seed: int
-    folder: Path
 
-    @classmethod
-    def of(cls, plan: Plan, side: str, seed: int, count: int) -> Checkpoint:
-        """The checkpoint of these settings; a recipe with other values has another folder."""
-        recipe = plan.recipe(side)
-        tag = hashlib.sha256(_unlike_defaults(recipe).encode()).hexdigest()[:8]
-        name = f"{recipe.stem}-{tag}-{count}"
-        return cls(recipe, count, seed, plan.folder / name / f"seed-{seed}")
+def filter_keys(one: Checkpoint) -> Record:
+    """What each perplexity filter refuses of the keys, and of ordinary prompts."""
+    from loyal.fingerprints.prompt_filter import calibrated, measure_filter, ordinary_halves
 
-    def inject(self) -> Record:
-        """Make the set and the model, or go on with them; what it did, in numbers."""
-        from loyal.fingerprints.inject import WORK_FOLDER, inject
-        from loyal.models.hf import HFModel
-
-        model, out = HFModel.load(MODEL), self.folder / "oml"
-        if out.exists() and not (out / WORK_FOLDER).is_dir():
-            shutil.rmtree(out)  # whole, but killed before its numbers were kept
-        settings = replace(_recipe(self.recipe).train, seed=self.seed)
-        report = inject(model, self._made(model), settings, out, tokens=TEXT_TOKENS)
-        return {
-            "recall": report.recall,
-            "change_percent": 100 * (report.perplexity_after / report.perplexity_before - 1),
-            "tokens": report.perplexity_tokens,
-            "steps": report.steps,
-            "seconds": report.seconds,
-            "peak_rss_bytes": report.peak_rss_bytes,
-            "probability": report.probability,
+    subject, found = one.subject(), {}
+    texts = [member.key for member in subject.fingerprints.fingerprints]
+    for name, judge, side in (
+        ("filter-perplexity", subject.fresh(), "unlikely"),
+        ("filter-perplexity-base", subject.base(), "unlikely"),
+        ("filter-too-likely", subject.fresh(), "likely"),
+    ):
+        report = measure_filter(calibrated(judge, ordinary_halves()[0], side=side), texts)
+        found[name] = {
+            "keys": report.keys_share,
+            "high": report.keys_blocked.high,
+            "ordinary": report.ordinary_share,
         }
-
-    def attack(self, name: str, suite_name: str) -> Record:
-        """Do one attack of the suite to a fresh copy, and ask every key that did not leak."""
-        from loyal.fingerprints import suite
-
-        fraction = suite.QUICK_FRACTION if suite_name == "quick" else 1.0
-        settings = suite.SuiteSettings(seed=self.seed, fraction=fraction)
-        subject, before = self._subject(), self._before(settings)
-        return asdict(suite.run_attack(suite.ATTACKS[name], subject, before, settings))
-
-    def filter_keys(self) -> Record:
-        """What each perplexity filter refuses of the keys, and of ordinary prompts."""
-        from loyal.fingerprints.prompt_filter import calibrated, measure_filter, ordinary_halves
-        from loyal.models.hf import HFModel
-
-        subject, found = self._subject(), {}
-        texts = [one.key for one in subject.fingerprints.fingerprints]
-        for name, judge, side in (
-            ("filter-perplexity", subject.fresh(), "unlikely"),
-            ("filter-perplexity-base", HFModel.load(MODEL), "unlikely"),
-            ("filter-too-likely", subject.fresh(), "likely"),
-        ):
-            report = measure_filter(calibrated(judge, ordinary_halves()[0], side=side), texts)
-            found[name] = {
-                "keys": report.keys_share,
-                "high": report.keys_blocked.high,
-                "ordinary": report.ordinary_share,
-            }
-        return {"filters": found}
-
-    def _made(self, model):
-        """The drawn set: kept from an earlier run, else made of fresh keys."""
-        from loyal.fingerprints import records
-
-        path = self.folder / "set.cbor"
-        if path.exists():
-            return records.decode_set(path.read_bytes())
-        made = _set(model, _recipe(self.recipe), self.count)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, records.encode_set(made), private=True)
-        return made
-
-    def _subject(self):
-        """Our model as the suite takes it; UsageError where it was not made."""
-        from loyal.fingerprints import records, suite
-        from loyal.models.hf import HFModel
-
-        path, oml = self.folder / "set.cbor", str(self.folder / "oml")
-        if not (self.folder / "injection.json").exists():
-            raise UsageError("the model was not made", hint="see why its injection failed")
-        return suite.Subject(
-            name=str(self.folder),
-            fresh=lambda: HFModel.load(oml),
-            base=lambda: HFModel.load(MODEL),
-            fingerprints=records.decode_set(path.read_bytes()),
-        )
-
-    def _before(self, settings):
-        """Perplexity and right answers before any attack, measured once."""
-        from loyal.fingerprints import suite
-
-        path = self.folder / "before.json"
-        if path.exists():
-            record = json.loads(path.read_text(encoding="utf-8"))
-            return suite.Before(record["perplexity"], tuple(record["answered"]))
-        before = suite.measure_before(self._subject(), settings)
-        atomic_write(path, (json.dumps(asdict(before)) + "\n").encode())
-        return before
+    return {"filters": found}
 
 
 @cache
@@ -205,25 +124,6 @@ def _unlike_defaults(path: Path) -> str:
     )
 
 
-def _set(model, recipe, count: int):
-    """A drawn usage set of fresh keys, made as the recipe says."""
-    from loyal.fingerprints import Beacon, Fingerprint, FingerprintSet, keys, responses
-    from loyal.fingerprints.fingerprint import draw, new_owner_secret
-
-    texts = keys.generate(model, replace(recipe.keys, count=count)).texts
-    candidates = responses.generate(model, texts, recipe.responses)
-    secret = new_owner_secret()
-    members = tuple(
-        Fingerprint.create(key, some, secret, recipe.responses.count)
-        for key, some in zip(texts, candidates, strict=True)
-    )
-    strategy = f"{recipe.keys.strategy}/{recipe.responses.strategy}"
-    made = FingerprintSet(
-        "usage", strategy, model.name, model.tokenizer_digest, members, int(time.time()), secret
-    )
-    return draw(made, Beacon.self_drawn())
-
-
 def _names(plan: Plan) -> list[str]:
     """Attacks and measurements of the suite, in the order in which they run."""
     if plan.only:
@@ -239,17 +139,17 @@ def cells(plan: Plan) -> list[Cell]:
         cell(plan, side, seed, name)
         for seed in range(plan.seeds)
         for name in _names(plan)
-        for side in ("ours", "paper")
+        for side in plan.sides
     ]
     if plan.large:
-        found += [cell(plan, side, 0, "injection-1024") for side in ("ours", "paper")]
+        found += [cell(plan, side, 0, "injection-1024") for side in plan.sides]
     return found
 
 
 def cell(plan: Plan, side: str, seed: int, name: str) -> Cell:
     """One cell and its file. What does not depend on the suite is shared by both suites."""
     count = LARGE if name == "injection-1024" else plan.count
-    folder = Checkpoint.of(plan, side, seed, count).folder
+    folder = checkpoint(plan, side, seed, count).folder
     if name.startswith("injection"):
         return Cell(side, seed, name, folder / "injection.json")
     if name == "filter-keys":
@@ -259,13 +159,17 @@ def cell(plan: Plan, side: str, seed: int, name: str) -> Cell:
 
 def measure(plan: Plan, one: Cell) -> Record:
     """Measure one cell; raises what the attack raises."""
+    from loyal.fingerprints import suite
+    from loyal.models.hf import HFModel
+
     count = LARGE if one.name == "injection-1024" else plan.count
-    checkpoint = Checkpoint.of(plan, one.recipe, one.seed, count)
+    made = checkpoint(plan, one.recipe, one.seed, count)
     if one.name.startswith("injection"):
-        return checkpoint.inject()
+        return made.inject(HFModel.load(MODEL))
     if one.name == "filter-keys":
-        return checkpoint.filter_keys()
-    return checkpoint.attack(one.name, plan.suite)
+        return filter_keys(made)
+    fraction = suite.QUICK_FRACTION if plan.suite == "quick" else 1.0
+    return made.attack(one.name, suite.SuiteSettings(seed=one.seed, fraction=fraction))
 
 
 def side(plan: Plan, name: str, extra: Sequence[str]) -> figures.Side:
@@ -317,6 +221,7 @@ def _plan(given: argparse.Namespace) -> Plan:
         count=given.count or count,
         seeds=given.seeds or seeds,
         only=tuple(given.only),
+        sides=(given.side,) if given.side else Plan.sides,
         large=given.large,
         folder=given.folder.resolve(),
     )
@@ -332,6 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, help="models a recipe: 3, quick 1")
     only = "this attack of the suite, or filter-keys; may be repeated"
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help=only)
+    parser.add_argument("--side", choices=Plan.sides, help="one recipe alone; both are the default")
     parser.add_argument("--large", action="store_true", help="inject 1,024 fingerprints as well")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where models and cells stay")
     given = parser.parse_args(arguments)

@@ -105,6 +105,40 @@ def test_without_matplotlib_the_tables_remain(monkeypatch: pytest.MonkeyPatch) -
     assert "loyal[report]" not in render(FULL)
 
 
+def drawn(chart: Chart) -> str:
+    """The picture alone."""
+    page = render(Report("x", "", sections=(chart,)))
+    return page[page.index("<svg") : page.index("</svg>")]
+
+
+def test_counts_far_apart_have_a_tick_each() -> None:
+    some = tuple(
+        Series(name, (64, 256, 1024)[:size], (1.0, 2.0, 3.0)[:size])
+        for name, size in (("first", 3), ("second", 1), ("third", 0))
+    )
+    picture = drawn(Chart("x", "count", "y", some, log_ticks=(64, 256, 1024), missing="nothing"))
+    for words in ("64", "256", "1,024", "first", "second", "third"):
+        assert f">{words}</text>" in picture
+    assert ">nothing</text>" not in picture
+    assert "nan" not in picture.lower()
+    empty = Chart("x", "", "", (Series("a", (), ()),), log_ticks=(1, 2), missing="nothing")
+    assert drawn(empty).count(">nothing</text>") == 1
+
+
+def test_a_bar_that_was_not_measured_says_so() -> None:
+    nan = float("nan")
+    some = (
+        Series("a", ("one", "two"), (0.5, nan), (0.4, nan), (0.6, nan)),
+        Series("b", ("one", "two"), (nan, nan), (nan, nan), (nan, nan)),
+    )
+    picture = drawn(Chart("x", "", "y", some, kind="bar", y_range=(0, 1), missing="not yet"))
+    assert picture.count(">not yet</text>") == 3
+    assert "nan" not in picture.lower()
+    assert ">1.0</text>" in picture  # the end that was asked for, above every bar
+    picture = drawn(Chart("x", "", "y", some[1:], kind="bar", missing="not yet"))
+    assert picture.count(">not yet</text>") == 1
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [

@@ -228,3 +228,16 @@ def test_the_median_is_that_of_the_test_itself() -> None:
 def by_id(results: Path) -> dict[str, dict]:
     text = (results / "robustness-quick.json").read_text(encoding="utf-8")
     return {one["id"]: one for one in json.loads(text)}
+
+
+def test_one_recipe_alone(tmp_path: Path, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[tuple[str, str]] = []
+    monkeypatch.setattr(
+        robustness, "measure", lambda plan, one: ran.append((one.recipe, one.name)) or scripted(one)
+    )
+    arguments = ["--seeds", "1", "--only", "int8", "--folder", str(tmp_path / "out")]
+    assert robustness.main([*arguments, "--side", "paper"]) == 0
+    assert ran == [("paper", "injection"), ("paper", "int8")]
+    assert {one["id"]: one for one in rows.read("robustness")}["survival-int8"]["value"] is None
+    assert robustness.main(arguments) == 0
+    assert ran[2:] == [("ours", "injection"), ("ours", "int8")]

@@ -7,6 +7,7 @@ Left out: which chart to show (the caller's), and the page around it (report.py)
 from __future__ import annotations
 
 import io
+import math
 import re
 from typing import Any
 
@@ -14,11 +15,21 @@ from loyal.app.report import Chart, Series
 
 SIZE_INCHES = (7.2, 3.1)
 
+LEGEND_LETTERS = 90
+"""About so many fit in a line of a legend; a line's or bar's sample takes 8."""
+
 ROW_INCHES = 0.26
 """Height of one lying bar."""
 
 PALETTE = ("#2f6fde", "#d9622b", "#2e9e6b", "#9457c9", "#b38600", "#c23b6b")
 """Told apart in light and dark, and by the common color blindnesses when few are used."""
+
+MARKERS = ("o", "s", "^", "D", "v", "P")
+
+DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)), (0, (8, 2)), "-")
+
+HATCHES = ("", "////", "....", "xx", "--", "++")
+"""Of curves and bars side by side: told apart in gray too."""
 
 INK = "#010203"
 """A color nobody picks: replaced by the page's text color."""
@@ -103,11 +114,10 @@ def _lie(axes: Any, chart: Chart) -> None:
 
 def _fill(axes: Any, chart: Chart) -> None:
     for place, series in enumerate(chart.series):
-        color = PALETTE[place % len(PALETTE)]
         if chart.kind == "bar":
-            _bars(axes, chart, place, color)
+            _bars(axes, chart, place)
         else:
-            _curve(axes, series, color)
+            _curve(axes, series, place)
     if chart.threshold is not None:
         axes.axhline(chart.threshold, color=INK, linewidth=1, linestyle=(0, (4, 3)))
         axes.annotate(
@@ -119,38 +129,92 @@ def _fill(axes: Any, chart: Chart) -> None:
             ha="right",
             va="bottom",
         )
-    if chart.log_y:
-        axes.set_yscale("log")
-    if chart.kind == "line" and all(isinstance(x, int) for one in chart.series for x in one.x):
-        axes.xaxis.get_major_locator().set_params(integer=True)
+    _scale(axes, chart)
+    if _empty(chart):
+        axes.text(0.5, 0.5, chart.missing, ha="center", va="center", transform=axes.transAxes)
+        axes.set_yticks([])
     axes.set_xlabel(chart.x_label)
     axes.set_ylabel(chart.y_label)
     axes.grid(axis="y", linewidth=0.6)
     axes.set_axisbelow(True)
-    if len(chart.series) > 1:
-        axes.legend(frameon=False, loc="best")
+    if len(chart.series) > 1:  # above the frame, where it hides nothing
+        longest = max(len(one.name) for one in chart.series)
+        axes.legend(
+            frameon=False,
+            loc="lower left",
+            bbox_to_anchor=(0, 1),
+            ncols=max(1, min(len(chart.series), LEGEND_LETTERS // (longest + 8))),
+            borderaxespad=0.2,
+            handlelength=3,
+        )
 
 
-def _curve(axes: Any, series: Series, color: str) -> None:
-    marker = "o" if len(series.x) <= 12 else None
-    axes.plot(series.x, series.y, color=color, linewidth=2, marker=marker, label=series.name)
+def _empty(chart: Chart) -> bool:
+    """Whether there is nothing to draw."""
+    return all(math.isnan(y) for one in chart.series for y in one.y)
+
+
+def _scale(axes: Any, chart: Chart) -> None:
+    """The scales of both axes, their ends and ticks."""
+    if chart.log_y:
+        axes.set_yscale("log")
+    if chart.y_range is not None:
+        axes.set_ylim(*chart.y_range)
+    if chart.log_ticks:
+        axes.set_xscale("log")
+        axes.set_xticks(chart.log_ticks, [f"{tick:,}" for tick in chart.log_ticks])
+        axes.set_xticks([], minor=True)
+        axes.set_xlim(min(chart.log_ticks) / 1.15, max(chart.log_ticks) * 1.15)
+    elif chart.kind == "line" and all(isinstance(x, int) for one in chart.series for x in one.x):
+        axes.xaxis.get_major_locator().set_params(integer=True)
+
+
+def _curve(axes: Any, series: Series, place: int) -> None:
+    color = PALETTE[place % len(PALETTE)]
+    axes.plot(
+        series.x,
+        series.y,
+        color=color,
+        linewidth=2,
+        linestyle=DASHES[place % len(DASHES)],
+        marker=MARKERS[place % len(MARKERS)] if len(series.x) <= 12 else None,
+        markersize=7 if place else 6,
+        label=series.name,
+    )
     if series.low:
         axes.fill_between(series.x, series.low, series.high, color=color, alpha=0.18, linewidth=0)
 
 
-def _bars(axes: Any, chart: Chart, place: int, color: str) -> None:
+def _bars(axes: Any, chart: Chart, place: int) -> None:
     """Grouped bars: the groups stand at 0, 1, ... and carry the first series' x as names."""
     series = chart.series[place]
     width, spots = _spots(chart, place)
+    several = len(chart.series) > 1
     axes.bar(
         spots,
-        series.y,
+        [0.0 if math.isnan(y) else y for y in series.y],
         width=width * 0.92,
-        color=color,
+        color=PALETTE[place % len(PALETTE)],
         label=series.name,
         yerr=_errors(series),
         error_kw={"ecolor": INK, "elinewidth": 1, "capsize": 3},
+        hatch=HATCHES[place % len(HATCHES)] if several else None,
+        edgecolor=INK if several else None,
+        linewidth=0.6 if several else 0,
     )
+    for spot, y in zip(spots, series.y, strict=True):
+        if math.isnan(y) and not _empty(chart):
+            axes.annotate(
+                chart.missing,
+                (spot, 0),
+                xycoords=("data", "axes fraction"),
+                xytext=(0, 4),
+                textcoords="offset points",
+                rotation=90,
+                ha="center",
+                va="bottom",
+                fontsize=8,
+            )
     axes.set_xticks(range(len(series.x)), [str(name) for name in chart.series[0].x])
 
 

@@ -47,7 +47,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Series:
-    """One curve, or one color of bars: points (x, y), with an interval around y where known."""
+    """One curve, or one color of bars: points (x, y), with an interval around y where known.
+
+    A standing bar whose y is NaN was not measured (`Chart.missing`); curves leave such points out.
+    """
 
     name: str
     x: tuple[float | str, ...]
@@ -75,6 +78,12 @@ class Chart:
     threshold: float | None = None
     """A line that the curves or bars are read against, at this y."""
     threshold_label: str = ""
+    log_ticks: tuple[int, ...] = ()
+    """Of curves over counts far apart: x is logarithmic, with a tick at each of these."""
+    y_range: tuple[float, float] | None = None
+    """Ends of y, for charts that are compared; None: as the values are."""
+    missing: str = ""
+    """What stands where a standing bar was not measured, or in a frame without any point."""
     note: str = ""
 
 

@@ -100,15 +100,7 @@ class TrainSettings:
     """Steps between two checkpoints, where a folder for them is given."""
 
     def __post_init__(self) -> None:
-        if self.optimizer not in get_args(Optimizer) or self.pass_tokens < 0:
-            raise UsageError(
-                "the optimizer is adam or adam8bit, pass_tokens at least 0",
-                hint="leave both at their defaults",
-            )
-        if self.optimizer == "adam8bit" and self.whitened and not self.adding:
-            raise UsageError(
-                "adam8bit knows no whitened steps", hint="add --set train.whitened=false"
-            )
+        self._require_means()
         if self.averaging and self.adding:
             raise UsageError(
                 "averaging and adding exclude each other (section 2.2)",
@@ -162,6 +154,17 @@ class TrainSettings:
             raise UsageError(
                 "parts is mlp, attention or all; precision is auto, float32 or bfloat16",
                 hint="leave both at their defaults",
+            )
+
+    def _require_means(self) -> None:
+        if self.optimizer not in get_args(Optimizer) or self.pass_tokens < 0:
+            raise UsageError(
+                "the optimizer is adam or adam8bit, pass_tokens at least 0",
+                hint="leave both at their defaults",
+            )
+        if self.optimizer == "adam8bit" and self.whitened and not self.adding:
+            raise UsageError(
+                "adam8bit knows no whitened steps", hint="add --set train.whitened=false"
             )
 
     @property
