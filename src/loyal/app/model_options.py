@@ -62,7 +62,9 @@ class Endpoint:
         url, model = options.pop("endpoint"), options.pop("endpoint_model")
         api_key_env, concurrency = options.pop("api_key_env"), options.pop("concurrency")
         if url is None and (model or api_key_env or concurrency):
-            raise UsageError("a server is spoken of, but none is named", hint="give --endpoint")
+            raise UsageError(
+                "a server's settings were given, but no server", hint="give --endpoint"
+            )
         if url is None:
             return None
         if not model:
