@@ -101,15 +101,7 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         self._check_inner_runs()
-        if self.optimizer not in get_args(Optimizer) or self.pass_tokens < 0:
-            raise UsageError(
-                "the optimizer is adam or adam8bit, pass_tokens at least 0",
-                hint="leave both at their defaults",
-            )
-        if self.optimizer == "adam8bit" and self.whitened and not self.adding:
-            raise UsageError(
-                "adam8bit knows no whitened steps", hint="add --set train.whitened=false"
-            )
+        self._require_means()
         if self.averaging and self.adding:
             raise UsageError(
                 "averaging and adding exclude each other (section 2.2)",
@@ -166,6 +158,17 @@ class TrainSettings:
             )
         if self.bilevel and self.adding:
             raise UsageError("bilevel training needs adding = 0", hint="set one of the two to 0")
+
+    def _require_means(self) -> None:
+        if self.optimizer not in get_args(Optimizer) or self.pass_tokens < 0:
+            raise UsageError(
+                "the optimizer is adam or adam8bit, pass_tokens at least 0",
+                hint="leave both at their defaults",
+            )
+        if self.optimizer == "adam8bit" and self.whitened and not self.adding:
+            raise UsageError(
+                "adam8bit knows no whitened steps", hint="add --set train.whitened=false"
+            )
 
     @property
     def aim(self) -> float:
