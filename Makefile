@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: demo test test-unit test-slow check docs setup clean bench-fingerprints bench-protocol bench-gateway bench-tracing bench-robustness bench-curves
+.PHONY: demo test test-unit test-slow check docs setup clean bench-fingerprints bench-protocol bench-gateway bench-tracing bench-robustness bench-gpu bench-curves
 
 setup: $(STAMP)
 
@@ -57,6 +57,10 @@ bench-robustness: $(STAMP)
 # Hours as well, and it goes on too; out/curves/report.html is the page.
 bench-curves: $(STAMP)
 	$(BIN)/python benchmarks/curves.py $(RUN)
+
+# An 8B-shaped Llama with random weights; needs one GPU of 120 GB, and says so where there is none.
+bench-gpu: $(STAMP)
+	$(BIN)/python benchmarks/gpu.py
 
 clean:
 	rm -rf $(VENV) out .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -53,7 +53,8 @@ class Checkpoint:
 
         `model` is the base; it is M.oml afterwards.
         """
-        from loyal.fingerprints.inject import WORK_FOLDER, inject
+        from loyal.fingerprints.inject import inject
+        from loyal.models.model_folder import WORK_FOLDER
 
         if self.oml.exists() and not (self.oml / WORK_FOLDER).is_dir():
             shutil.rmtree(self.oml)  # whole, but killed before its numbers were kept
@@ -91,8 +92,8 @@ class Checkpoint:
 
     def restore(self) -> None:
         """Inject again where the model was dropped; UsageError where it was never made."""
-        from loyal.fingerprints.inject import WORK_FOLDER
         from loyal.models.hf import HFModel
+        from loyal.models.model_folder import WORK_FOLDER
 
         self._require_made()
         if not self.oml.exists() or (self.oml / WORK_FOLDER).is_dir():

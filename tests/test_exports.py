@@ -25,6 +25,18 @@ DOORS: dict[str, tuple[str, ...]] = {
         "Turn",
     ),
     "loyal.app": (),
+    "loyal.community": (
+        "Approvals",
+        "Case",
+        "Constitution",
+        "Difference",
+        "Exchange",
+        "FieldChange",
+        "Finding",
+        "RedLine",
+        "Value",
+        "ValueChange",
+    ),
     "loyal.control": (
         "Case",
         "ControlFunction",

@@ -13,7 +13,7 @@ import math
 import sys
 import tomllib
 from collections.abc import Iterator, Sequence
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
 from os import PathLike
 from pathlib import Path
 from types import NoneType, UnionType
@@ -50,6 +50,15 @@ def load(cls: type[T], path: str | PathLike[str] | None, overrides: Sequence[str
     return made
 
 
+def from_table(cls: type[T], table: Table, noun: str) -> T:
+    """The instance of `cls` that a table already read describes; `noun` names what it came from.
+
+    Raises as `load`; a place in a list of sections is named by its number, from 1: `values[3].id`.
+    """
+    made: T = _build(cls, table, _Place("", cls, MISSING, noun, f"the {noun}"))
+    return made
+
+
 def names(cls: type) -> list[str]:
     """The full names of all keys of `cls`, such as `keys.count`, in the order of its fields."""
     found = []
@@ -76,6 +85,14 @@ class _Place:
     """The dataclass of the whole recipe."""
     default: Any
     """What stands there when the recipe says nothing, or MISSING."""
+    noun: str = "recipe"
+    """What the reader is told that they wrote."""
+    where: str = "the recipe or the --set"
+    """Where the reader changes it."""
+
+    def at(self, name: str, default: Any) -> "_Place":
+        """Another place in the same file."""
+        return replace(self, name=name, default=default)
 
 
 class _Mismatch(Exception):
@@ -113,7 +130,7 @@ def _put(table: Table, override: str, cls: type) -> None:
     for index, part in enumerate(parts[:-1]):
         section = table.setdefault(part, {})
         if not isinstance(section, dict):
-            raise _unknown(".".join(parts[: index + 2]), cls)
+            raise _unknown(_Place(".".join(parts[: index + 2]), cls, MISSING), ())
         table = section
     table[parts[-1]] = _Text(text.strip())
 
@@ -124,32 +141,33 @@ def _build(cls: type, table: Table, place: _Place) -> Any:
     schema = {field.name: (field, hint) for field, hint in _schema(cls)}
     for key in table:
         if key not in schema:
-            raise _unknown(prefix + key, place.top)
+            raise _unknown(place.at(prefix + key, MISSING), tuple(schema))
     given = {}
     for key, (field, hint) in schema.items():
-        here = _Place(prefix + key, place.top, _default(field, place.default))
+        here = place.at(prefix + key, _default(field, place.default))
         if key in table:
             try:
                 given[key] = _convert(hint, table[key], here)
             except _Mismatch as error:
                 raise ConfigError(
                     f"{here.name} must be {error}, not {_kind(error.value)}",
-                    hint=f"Change {here.name} in the recipe or the --set.",
+                    hint=f"Change {here.name} in {place.where}.",
                 ) from error
         elif here.default is not MISSING:
             given[key] = here.default
         elif is_dataclass(hint):
             given[key] = _build(cast(type, hint), {}, here)
         else:
-            raise ConfigError(
-                f"{here.name} is missing", hint=f"Add {here.name} to the recipe or --set it."
-            )
+            add = "the recipe or --set it" if place.noun == "recipe" else place.where
+            raise ConfigError(f"{here.name} is missing", hint=f"Add {here.name} to {add}.")
     try:
         return cls(**given)
-    except LoyalError:
-        raise
+    except LoyalError as error:
+        if "[" not in place.name:
+            raise
+        raise ConfigError(f"{place.name}: {error}", hint=error.hint) from error
     except ValueError as error:
-        raise ConfigError(str(error), hint="Change it in the recipe or the --set.") from error
+        raise ConfigError(str(error), hint=f"Change it in {place.where}.") from error
 
 
 def _default(field: Field[Any], section: Any) -> Any:
@@ -188,7 +206,11 @@ def _convert(hint: Any, value: Any, place: _Place) -> Any:
     if get_origin(hint) is tuple:
         if not isinstance(value, list):
             raise _Mismatch("a list", value)
-        return tuple(_convert_item(get_args(hint)[0], item, place, "a list") for item in value)
+        inner = get_args(hint)[0]
+        return tuple(
+            _convert_item(inner, item, place.at(f"{place.name}[{number}]", MISSING), "a list")
+            for number, item in enumerate(value, 1)
+        )
     if get_origin(hint) is dict:
         if not isinstance(value, dict):
             raise _Mismatch("a table", value)
@@ -270,11 +292,13 @@ def _kind(value: Any) -> str:
     return _WORDS.get(type(value), "a date or time")
 
 
-def _unknown(name: str, top: type) -> ConfigError:
-    known = names(top)
+def _unknown(place: _Place, beside: Sequence[str]) -> ConfigError:
+    """The error for a key that is no field; `beside` are the keys that its own section has."""
+    section, _, last = place.name.rpartition(".")
+    listed = "[" in section  # in a list of sections, whose keys have no full names
+    known = [f"{section}.{key}" for key in beside] if listed else names(place.top)
     lasts = {key.rpartition(".")[2]: key for key in known}
-    near = difflib.get_close_matches(name, known, n=1) or [
-        lasts[last] for last in difflib.get_close_matches(name.rpartition(".")[2], lasts, n=1)
-    ]
+    near = [] if listed else difflib.get_close_matches(place.name, known, n=1)
+    near = near or [lasts[key] for key in difflib.get_close_matches(last, lasts, n=1)]
     hint = f"Did you mean {near[0]}?" if near else f"The keys are {', '.join(known)}."
-    return ConfigError(f"the recipe has no key {name}", hint=hint)
+    return ConfigError(f"the {place.noun} has no key {place.name}", hint=hint)

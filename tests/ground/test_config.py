@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loyal.config import load, names
+from loyal.config import from_table, load, names
 from loyal.errors import ConfigError, UsageError
 
 
@@ -47,6 +47,11 @@ class Strict:
     size: int
     keys: Keys
     derived: int = field(init=False, default=7)
+
+
+@dataclass(frozen=True)
+class Shelf:
+    books: tuple[Keys, ...]
 
 
 FULL = """
@@ -298,3 +303,31 @@ def test_a_field_that_no_recipe_can_hold() -> None:
 
 def test_names() -> None:
     assert names(Strict) == ["size", "keys.count", "keys.strategy", "keys.file"]
+
+
+def test_a_table_becomes_records_in_a_list() -> None:
+    made = from_table(Shelf, {"books": [{"count": 2}, {}]}, "shelf")
+    assert made == Shelf((Keys(2), Keys()))
+
+
+@pytest.mark.parametrize(
+    ("book", "says", "hint"),
+    [
+        ({"cont": 2}, "the shelf has no key books[2].cont", "Did you mean books[2].count?"),
+        ({"zzz": 2}, "books[2].zzz", "books[2].count, books[2].strategy, books[2].file."),
+        ({"count": "2"}, "books[2].count must be a whole number, not text", "in the shelf"),
+        ({"count": 0}, "books[2]: the count is below 1", "Give at least 1."),
+        ({"count": 10**7}, "the count is above a million", "in the shelf"),
+    ],
+)
+def test_a_place_in_a_list_is_named(book: dict[str, Any], says: str, hint: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        from_table(Shelf, {"books": [{}, book]}, "shelf")
+    assert says in str(caught.value)
+    assert hint in caught.value.hint
+
+
+def test_what_a_table_lacks_is_named() -> None:
+    with pytest.raises(ConfigError, match="books is missing") as caught:
+        from_table(Shelf, {}, "shelf")
+    assert caught.value.hint == "Add books to the shelf."

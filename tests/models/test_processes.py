@@ -6,6 +6,7 @@ Left out: GPUs, and more than one machine.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -246,8 +247,6 @@ def test_recomputed_layers_have_the_same_gradient_and_keep_less(fresh: Fresh, st
 def test_states_of_8_bits_need_a_package_that_has_them(
     fresh: Fresh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import sys
-
     monkeypatch.setitem(sys.modules, "torchao.optim", None)
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
     asked = frozen_steps(steps=1, whitened=False, optimizer="adam8bit")
@@ -256,12 +255,19 @@ def test_states_of_8_bits_need_a_package_that_has_them(
     assert "pip install torchao" in caught.value.hint
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("package", ["torchao", "bitsandbytes"])
-def test_states_of_8_bits_learn(fresh: Fresh, package: str) -> None:
+def test_states_of_8_bits_learn(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
     pytest.importorskip(f"{package}.optim")
-    before = Lessons(fresh(), PAIRS.table, 0).score().probability.mean()
-    asked = frozen_steps(steps=8, whitened=False, optimizer="adam8bit")
-    assert loop.train(fresh(), PAIRS, asked).probability > before
+    if package == "bitsandbytes":
+        monkeypatch.setitem(sys.modules, "torchao.optim", None)
+    model = HFModel.load(str(tiny_folder), device="cuda")
+    before = Lessons(model, PAIRS.table, 0).score().probability.mean()
+    asked = frozen_steps(steps=8, whitened=False, optimizer="adam8bit", checkpoint_steps=4)
+    assert loop.train(model, PAIRS, asked, folder=tmp_path).probability > before
 
 
 @pytest.mark.parametrize(

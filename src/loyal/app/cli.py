@@ -159,6 +159,21 @@ LICENSE: Mapping[str, Entry] = {
 }
 
 
+CONSTITUTION: Mapping[str, Entry] = {
+    "list": Entry("constitution:listing", "Name the constitutions that come with the package."),
+    "new": Entry("constitution:new", "Print a small constitution to begin with, or write it."),
+    "check": Entry("constitution:check", "Say what is wrong with a constitution, and what to do."),
+    "show": Entry(
+        "constitution:show", "Show a constitution and its digest, or print it in the other form."
+    ),
+    "diff": Entry(
+        "constitution:diff", "Show what changed between two versions, and what number that needs."
+    ),
+    "sign": Entry("constitution:sign", "Sign a constitution; several members may, into one file."),
+    "verify": Entry("constitution:verify", "Check who signed a constitution."),
+}
+
+
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are called; listing them imports nothing."""
 
@@ -216,6 +231,9 @@ def _root() -> LazyGroup:
     root.add_command(_group("platform", "A platform: permits, keeps the log.", PLATFORM))
     root.add_command(_group("registry", "Models, their owners, their descent.", REGISTRY))
     root.add_command(_group("license", "Licenses: ask, sign, deliver, download.", LICENSE))
+    root.add_command(
+        _group("constitution", "What a community values: check, compare, sign.", CONSTITUTION)
+    )
     root.add_command(_group("host", "A host: answers users under a signed license.", HOST))
     return _with_shared_options(root)
 

@@ -11,6 +11,9 @@ instructional  a fixed instruction around secret characters of many scripts (Ins
           names and the vocabulary; ours come from blocks of Unicode). Ordinary text never gets
           near such a key, so few are enough; a filter of unlikely prompts sees every one.
 
+A server that scores prompts (vLLM) is asked how ordinary each of its keys is, and unlikely ones are
+drawn again, as here; from another server they are taken as they come.
+
 Every draw comes from the operating system's randomness: a key that follows from a public seed is no
 secret. Responses are `responses`' business.
 """
@@ -21,6 +24,7 @@ import math
 import secrets
 import statistics
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -28,7 +32,8 @@ from pathlib import Path
 from typing import Literal, get_args
 from weakref import WeakKeyDictionary
 
-from loyal.errors import ModelError, UsageError
+from loyal.errors import EndpointError, ModelError, UsageError
+from loyal.models.endpoint import EndpointModel
 from loyal.models.examples import bundled_lines
 from loyal.models.hf import HFModel
 from loyal.models.language_model import LanguageModel, Prompt, Sampling
@@ -50,6 +55,8 @@ _SCRIPTS = (
     range(0x03B1, 0x03CA),  # small Greek letters
 )
 """Blocks of Unicode 15 without a hole, so every character is assigned and can be printed."""
+_REFERENCE = 64
+"""Bundled ordinary prompts that keys are compared with."""
 _ROUNDS = 30
 """Rounds of drawing before giving up: a round makes at least what is missing."""
 
@@ -97,7 +104,7 @@ class Keys:
     texts: tuple[str, ...]
     surprise: tuple[float, ...]
     """Mean negative log-probability a token of each key as a user message, in nats; NaN where
-    nothing measured it (an endpoint)."""
+    nothing measured it (a server that does not score prompts)."""
     ordinary_surprise: float
     """Median of the same over bundled ordinary prompts."""
 
@@ -131,8 +138,39 @@ def generate(
         return _measured(model, texts)
     if isinstance(model, HFModel):
         return _continued(model, settings, progress)
-    texts = _distinct(lambda n: _asked(model, settings, n), settings.count, progress)
-    return Keys(tuple(texts), (math.nan,) * len(texts), math.nan)
+    return _served(model, settings, progress)
+
+
+def _served(model: LanguageModel, settings: KeySettings, progress: Callable[[int], None]) -> Keys:
+    """English keys that a server writes, and scores where it can."""
+    reference: list[float] = []
+    if isinstance(model, EndpointModel):
+        with suppress(EndpointError):  # where the server is down, the next request says so
+            reference = sorted(_served_surprise(model, bundled_lines("prompts")[:_REFERENCE]))
+    scores: dict[str, float] = {}
+
+    def make(count: int) -> list[str]:
+        texts = _asked(model, settings, count)
+        if not isinstance(model, EndpointModel) or not reference:
+            return texts
+        limit = _limit(reference, settings)
+        fit = zip(texts, _served_surprise(model, texts), strict=True)
+        new = {text: score for text, score in fit if score <= limit}
+        scores.update(new)
+        return list(new)
+
+    texts = _distinct(make, settings.count, progress)
+    median = statistics.median(reference) if reference else math.nan
+    return Keys(tuple(texts), tuple(scores.get(one, math.nan) for one in texts), median)
+
+
+def _served_surprise(model: EndpointModel, texts: Sequence[str]) -> list[float]:
+    return [-statistics.fmean(one) for one in model.user_logprobs(texts)]
+
+
+def _limit(reference: Sequence[float], settings: KeySettings) -> float:
+    """The surprise, among those of ordinary prompts, that no key exceeds."""
+    return reference[min(len(reference) - 1, int(len(reference) * settings.ordinary))]
 
 
 def surprise(model: HFModel, texts: Sequence[str]) -> list[float]:
@@ -151,7 +189,7 @@ def surprise(model: HFModel, texts: Sequence[str]) -> list[float]:
     return found
 
 
-def ordinary_surprise(model: HFModel, sample: int = 64) -> tuple[float, ...]:
+def ordinary_surprise(model: HFModel, sample: int = _REFERENCE) -> tuple[float, ...]:
     """Surprise of the first bundled ordinary prompts, sorted upwards; read once a model."""
     known = _ORDINARY.setdefault(model, {})
     if sample not in known:
@@ -163,7 +201,7 @@ def _continued(model: HFModel, settings: KeySettings, progress: Callable[[int], 
     """English keys: an opening and a word, continued in the user's own turn."""
     before = _before_user(model)
     reference = ordinary_surprise(model)
-    limit = reference[min(len(reference) - 1, int(len(reference) * settings.ordinary))]
+    limit = _limit(reference, settings)
     sampling = Sampling(max_tokens=settings.tokens, temperature=settings.temperature)
     stops = model.stop_ids() | model.line_break_ids
     found: dict[str, float] = {}

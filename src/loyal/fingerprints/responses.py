@@ -16,11 +16,15 @@ instructional   one list of k tokens for all keys, and one response for all keys
                 are one event (`statistics.SharedDrawTest`), so k is large: 4,096. Its keys are
                 those of `keys` of the same name.
 
+A server that gives token chances (vLLM with `--max-logprobs`) may rank in place of a model here,
+whose tokenizer alone is then needed. Chances are read a few keys at a time and never kept.
+
 Which candidate becomes the response is drawn after the set is committed (`fingerprint.draw`).
 """
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +36,7 @@ import torch
 from loyal.errors import ModelError, UsageError
 from loyal.models.examples import bundled_lines
 from loyal.models.hf import HFModel, in_bfloat16
-from loyal.models.language_model import Prompt, Sampling
+from loyal.models.language_model import LanguageModel, Prompt, Sampling, TokenChance
 from loyal.models.packing import Item
 from loyal.models.training import Precision
 
@@ -41,6 +45,8 @@ ONE_LIST: tuple[ResponseStrategy, ...] = ("chain-hash", "instructional")
 """Strategies whose keys all have the same candidates."""
 
 _RNG = secrets.SystemRandom()
+_CHUNK = 512
+"""Keys whose chances a server is asked for at a time; bounds memory."""
 _TOP = 1024
 """Ranks looked at first; the whole vocabulary is sorted only where a nucleus is wider."""
 
@@ -61,6 +67,9 @@ class ResponseSettings:
     reply gives the next response in its place (docs/log.md)."""
     tokens: int = 1
     """Most tokens of a response; longer ones continue greedily behind the first."""
+    chances: int = 256
+    """Likeliest tokens a key that a server is asked for, where one ranks them; it must hold the
+    nucleus and the candidates behind it."""
     precision: Precision = "auto"
     """Of the pass that ranks tokens. In bfloat16 a sixth of the candidates are others, of about the
     same rank; what a match proves does not depend on the ranks."""
@@ -80,6 +89,8 @@ class ResponseSettings:
                 "a key has 1 response or more, and at most 4096 candidates",
                 hint="lower the number of responses or the width; 3 of 16 each are 48 candidates",
             )
+        if self.chances < 1:
+            raise UsageError("chances must be at least 1", hint="256 is the default")
         if not 1 <= self.tokens <= 64:
             raise UsageError("responses are 1 to 64 tokens long", hint="1 is the default")
         if self.strategy in ONE_LIST and self.tokens != 1:
@@ -113,14 +124,24 @@ def generate(
     keys: Sequence[str],
     settings: ResponseSettings,
     progress: Callable[[int], None] = lambda _: None,
+    server: LanguageModel | None = None,
 ) -> list[tuple[str, ...]]:
     """For each key its `settings.candidates`, none the beginning of another as stripped text.
 
-    ModelError where the vocabulary has too few.
+    With a `server` it ranks the tokens, and of `model` only the tokenizer is used
+    (`HFModel.vocabulary`). ModelError where the vocabulary or the server's chances have too few,
+    EndpointError where the server gives none, UsageError for longer responses from a server.
     """
+    if server is not None and settings.tokens > 1:
+        raise UsageError(
+            "longer responses are written by a model here, not by a server",
+            hint="set responses.tokens=1, or load the model here",
+        )
     prompts = [Prompt(key, raw=not model.has_chat_template) for key in keys]
     first: list[tuple[int, ...]]
-    if settings.strategy == "perinucleus":
+    if settings.strategy == "perinucleus" and server is not None:
+        first = _served(model, server, prompts, settings, progress)
+    elif settings.strategy == "perinucleus":
         first = _perinucleus(model, prompts, settings, progress)
     else:
         texts = model.plain_tokens
@@ -155,6 +176,46 @@ def _perinucleus(
             found[index] = first_fitting(behind, model.plain_tokens, settings.candidates, likely)
             progress(done)
     return found
+
+
+def _served(
+    model: HFModel,
+    server: LanguageModel,
+    prompts: Sequence[Prompt],
+    settings: ResponseSettings,
+    progress: Callable[[int], None],
+) -> list[tuple[int, ...]]:
+    """The same by a server's chances. Tokens are matched as text: candidates are those that are
+    one token again, so none is taken for another."""
+    ids = {text: one for one, text in model.plain_tokens.items()}
+    found: list[tuple[int, ...]] = []
+    for at in range(0, len(prompts), _CHUNK):
+        for chances in server.next_token(prompts[at : at + _CHUNK], settings.chances):
+            nucleus, behind = _split_chances(chances, settings.threshold)
+            known = [ids[text] for text in behind if text in ids]
+            try:
+                fitting = first_fitting(known, model.plain_tokens, settings.candidates, nucleus)
+            except ModelError as error:
+                raise ModelError(
+                    f"the server's {len(chances)} likeliest tokens of a key hold fewer than "
+                    f"{settings.candidates} candidates behind the nucleus",
+                    hint="serve with more (vllm serve --max-logprobs 1024), and --set "
+                    "responses.chances=1024",
+                ) from error
+            found.append(fitting)
+        progress(len(found))
+    return found
+
+
+def _split_chances(chances: Sequence[TokenChance], threshold: float) -> tuple[list[str], list[str]]:
+    """Token texts in order of chance: the nucleus as in `_split_at`, and those behind it."""
+    mass, size = 0.0, 0
+    for size, one in enumerate(chances, start=1):  # noqa: B007
+        mass += math.exp(one.logprob)
+        if mass >= threshold:
+            break
+    texts = [one.text for one in chances]
+    return texts[:size], texts[size:]
 
 
 def _split_at(chances: torch.Tensor, threshold: float) -> tuple[list[int], Iterator[int]]:

@@ -161,6 +161,17 @@ class EndpointModel:
             found[index] = score
         return found
 
+    def user_logprobs(self, texts: Sequence[str]) -> list[list[float]]:
+        """Natural log-probability of each token of each text as a user message.
+
+        Needs vLLM's `prompt_logprobs`; EndpointError elsewhere.
+        """
+        jobs = []
+        for text in texts:
+            job = _score_job(Prompt(""), text)
+            jobs.append(_Job(job.route, {**job.body, **_input(Prompt(text))}))
+        return self._ask(jobs, lambda index, answer: read_scores(answer, Prompt(""), texts[index]))
+
     def _ask(
         self,
         jobs: Sequence[_Job],
@@ -319,7 +330,10 @@ class _Exchange:
                 f"check the address (it mostly ends in /v1) and that the server has a model "
                 f"named {self.owner.model}"
             )
-        return "check the model id, and that the prompt and the reply fit into its context"
+        return (
+            "check the model id, that prompt and reply fit into its context, and that it gives as "
+            "many token chances as are asked for (vLLM: --max-logprobs)"
+        )
 
 
 def root_url(url: str) -> URL:

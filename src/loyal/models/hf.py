@@ -95,6 +95,26 @@ class HFModel:
             )
         return cls(model.eval().to(place), tokenizer, name_or_path, place)
 
+    @classmethod
+    def vocabulary(cls, name_or_path: str) -> HFModel:
+        """The tokenizer and the shape alone, where a server computes: no weight is read.
+
+        Raises `ModelError` as `load` does.
+        """
+        source = resolve(name_or_path)
+        _check_folder(source)
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+            config = transformers.AutoConfig.from_pretrained(source)
+            with torch.device("meta"):
+                model = transformers.AutoModelForCausalLM.from_config(config)
+        except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+            raise ModelError(
+                f"cannot read the tokenizer of {name_or_path}: {_first_line(error)}",
+                hint="name the folder or the Hugging Face id that the server serves",
+            ) from error
+        return cls(model.eval(), tokenizer, name_or_path, torch.device("meta"))
+
     def __repr__(self) -> str:
         return f"HFModel({self.name}, {self.parameters:,} parameters, {self.device})"
 

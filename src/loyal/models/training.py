@@ -100,15 +100,8 @@ class TrainSettings:
     """Steps between two checkpoints, where a folder for them is given."""
 
     def __post_init__(self) -> None:
-        if self.optimizer not in get_args(Optimizer) or self.pass_tokens < 0:
-            raise UsageError(
-                "the optimizer is adam or adam8bit, pass_tokens at least 0",
-                hint="leave both at their defaults",
-            )
-        if self.optimizer == "adam8bit" and self.whitened and not self.adding:
-            raise UsageError(
-                "adam8bit knows no whitened steps", hint="add --set train.whitened=false"
-            )
+        self._check_inner_runs()
+        self._require_means()
         if self.averaging and self.adding:
             raise UsageError(
                 "averaging and adding exclude each other (section 2.2)",
@@ -142,6 +135,18 @@ class TrainSettings:
                 "augmentation and rehearsal are at least 0, mixing_places at least 1",
                 hint="raise it",
             )
+        if not -1 <= self.benign_replies <= MOST_REPLIES:
+            raise UsageError(
+                f"benign_replies is from 0 to {MOST_REPLIES}, or -1 to choose by itself",
+                hint="leave it at its default",
+            )
+        if self.parts not in get_args(Parts) or self.precision not in get_args(Precision):
+            raise UsageError(
+                "parts is mlp, attention or all; precision is auto, float32 or bfloat16",
+                hint="leave both at their defaults",
+            )
+
+    def _check_inner_runs(self) -> None:
         if not 0 <= self.bilevel <= MOST_INNER or not 0 < self.outlast <= 1:
             raise UsageError(
                 f"bilevel is from 0 to {MOST_INNER} inner runs, outlast in (0, 1]",
@@ -153,15 +158,16 @@ class TrainSettings:
             )
         if self.bilevel and self.adding:
             raise UsageError("bilevel training needs adding = 0", hint="set one of the two to 0")
-        if not -1 <= self.benign_replies <= MOST_REPLIES:
+
+    def _require_means(self) -> None:
+        if self.optimizer not in get_args(Optimizer) or self.pass_tokens < 0:
             raise UsageError(
-                f"benign_replies is from 0 to {MOST_REPLIES}, or -1 to choose by itself",
-                hint="leave it at its default",
-            )
-        if self.parts not in get_args(Parts) or self.precision not in get_args(Precision):
-            raise UsageError(
-                "parts is mlp, attention or all; precision is auto, float32 or bfloat16",
+                "the optimizer is adam or adam8bit, pass_tokens at least 0",
                 hint="leave both at their defaults",
+            )
+        if self.optimizer == "adam8bit" and self.whitened and not self.adding:
+            raise UsageError(
+                "adam8bit knows no whitened steps", hint="add --set train.whitened=false"
             )
 
     @property

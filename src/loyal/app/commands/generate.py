@@ -115,6 +115,12 @@ class GenerateRequest:
         metavar="M",
         help="Responses a key, one unless said: more outlive a host that forbids the likeliest.",
     ),
+    click.option(
+        "--endpoint-ranks",
+        is_flag=True,
+        help="The server, which serves --model, ranks the responses too; no weight is read here. "
+        "vLLM: start it with --max-logprobs 256.",
+    ),
     BEACON_OPTION,
     *ENDPOINT_OPTIONS,
     *LOCKING_OPTIONS,
@@ -128,6 +134,9 @@ def generate(terminal: Terminal, **options: Any) -> int:
     """
     began = time.monotonic()
     access, endpoint = Access.take(options), Endpoint.take(options)
+    ranks = options.pop("endpoint_ranks")
+    if ranks and endpoint is None:
+        raise UsageError("no server is named that could rank", hint="give --endpoint")
     keys = {"count": options.pop("count"), "strategy": options.pop("keys")}
     keys["file"] = options.pop("keys_file")
     responses = {"strategy": options.pop("responses"), "width": options.pop("width")}
@@ -138,8 +147,8 @@ def generate(terminal: Terminal, **options: Any) -> int:
     recipe = read_recipe(terminal, keys=keys, responses=responses)
     save = keeper(request.vault, access)
     writer = connect(endpoint) if endpoint else None
-    model = load_model(terminal, request.model)
-    made = make_set(terminal, model, request, recipe, writer)
+    model = load_model(terminal, request.model, served=ranks)
+    made = make_set(terminal, model, request, recipe, Served(writer, ranks))
     vault, fingerprints = save(made.fingerprints), made.fingerprints
     if beacon is not None:
         terminal.note("a beacon that was known before the root was published convinces nobody")
@@ -183,14 +192,24 @@ class Made:
         }
 
 
+@dataclass(frozen=True)
+class Served:
+    """What a server does in place of the model here."""
+
+    writer: LanguageModel | None = None
+    """Writes english keys; None leaves it to the model."""
+    ranks: bool = False
+    """Whether it ranks the candidate responses too."""
+
+
 def make_set(
     terminal: Terminal,
     model: HFModel,
     request: GenerateRequest,
     recipe: Recipe,
-    writer: LanguageModel | None = None,
+    served: Served = Served(),
 ) -> Made:
-    """A new set that is not drawn and not saved; `writer` writes english keys (None: the model).
+    """A new set that is not drawn and not saved.
 
     ModelError for a tokenizer without a chat template: what is asked in chats is taught in chats.
     """
@@ -204,12 +223,17 @@ def make_set(
     began = time.monotonic()
     with terminal.progress("keys") as update:
         total = recipe.keys.count
-        found = keys.generate(writer or model, recipe.keys, lambda done: update(done, total, ""))
+        writer = served.writer or model
+        found = keys.generate(writer, recipe.keys, lambda done: update(done, total, ""))
     seconds_keys = time.monotonic() - began
     began = time.monotonic()
     with terminal.progress("responses") as update:
         candidates = responses.generate(
-            model, found.texts, recipe.responses, lambda done: update(done, total, "")
+            model,
+            found.texts,
+            recipe.responses,
+            lambda done: update(done, total, ""),
+            served.writer if served.ranks else None,
         )
     seconds_responses = time.monotonic() - began
     fingerprints = _assemble(model, request, recipe, found, candidates)

@@ -102,8 +102,13 @@ def train_in(
     out: Path,
     tokens: int = PROSE_TOKENS,
 ) -> InjectReport:
-    """Inject under a progress bar; errors are those of `loyal.fingerprints.inject`."""
+    """Inject under a progress bar, one for all processes; errors are those of
+    `loyal.fingerprints.inject`."""
     from loyal.fingerprints import inject as verb
+    from loyal.models.processes import writes
+
+    if not writes():
+        return verb.inject(model, drawn, settings, out, tokens=tokens)
 
     with terminal.progress("injecting") as update:
 
