@@ -10,9 +10,10 @@ from stage import BEACON, Run
 from two_processes import launch
 
 from loyal.fingerprints import Identity, Vault
-from loyal.fingerprints.inject import WORK_FOLDER, greedy_recall
+from loyal.fingerprints.inject import greedy_recall
 from loyal.models import tiny
 from loyal.models.hf import HFModel
+from loyal.models.model_folder import WORK_FOLDER
 
 MAIN = "import sys; from loyal.app.cli import main; sys.exit(main(sys.argv[1:]))"
 QUICK = (
