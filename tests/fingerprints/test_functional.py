@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stand_ins import ScriptedModel
 
+from loyal import merkle
 from loyal.errors import UsageError
 from loyal.fingerprints import Beacon
 from loyal.fingerprints import functional_check as checks
@@ -28,6 +29,7 @@ from loyal.fingerprints.functional import (
     draw,
     open_words,
     opened_colors,
+    root_of,
     value,
     write_keys,
 )
@@ -37,6 +39,7 @@ RULES: tuple[Rule, ...] = ("majority", "parity", "plurality")
 OUTCOMES = {"majority": ("Indeed", "Perhaps"), "parity": ("Indeed", "Perhaps"),
             "plurality": ("Indeed", "Perhaps", "Well")}  # fmt: skip
 SECRET = b"s" * 32
+BEACON = Beacon(b"\1" * 32)
 FEW = 9_999
 
 
@@ -138,8 +141,8 @@ def test_an_opening_shows_the_words_of_its_keys_alone_and_holds() -> None:
     keys = write_keys(made, 6, "test")
     opening = open_words(made, keys)
     said = set(re.findall("[a-z]+", " ".join(keys).lower())) & set(bundled_nouns())
-    assert {word.text for _, word, _ in opening.words} == said
-    found = opened_colors(opening, made.root, keys)
+    assert {word.text for word, _ in opening.words} == said
+    found = opened_colors(opening, made.root, BEACON, keys)
     assert {word: color for word, color in found.items() if color is not None} == {
         word: color for word, color in made.colors.items() if word in said
     }
@@ -150,25 +153,64 @@ def test_an_opening_shows_the_words_of_its_keys_alone_and_holds() -> None:
 
 
 def test_openings_that_lie_are_refused() -> None:
-    made, other = build(), build(beacon=2)
+    made = build()
     keys = write_keys(made, 4, "test")
     opening = open_words(made, keys)
     with pytest.raises(UsageError, match="another set"):
-        opened_colors(opening, b"x" * 32, keys)
+        opened_colors(opening, b"x" * 32, BEACON, keys)
     with pytest.raises(UsageError, match="another set"):
-        opened_colors(replace(opening, outcomes=("Perhaps", "Indeed")), made.root, keys)
+        opened_colors(replace(opening, outcomes=("Perhaps", "Indeed")), made.root, BEACON, keys)
     with pytest.raises(UsageError, match="not opened"):
-        opened_colors(replace(opening, words=opening.words[1:]), made.root, keys)
-    index, word, path = opening.words[0]
+        opened_colors(replace(opening, words=opening.words[1:]), made.root, BEACON, keys)
+    word, path = opening.words[0]
     for lie in (
         replace(word, marked=not word.marked),
         replace(word, tag=b"t" * 32),
         replace(word, salt=b"t" * 32),
+        replace(word, text="unlisted"),
     ):
-        forged = replace(opening, words=((index, lie, path), *opening.words[1:]))
+        forged = replace(opening, words=((lie, path), *opening.words[1:]))
         with pytest.raises(UsageError, match="not in the set"):
-            opened_colors(forged, made.root, keys)
-    assert opened_colors(open_words(other, keys), other.root, keys)
+            opened_colors(forged, made.root, BEACON, keys)
+
+
+def test_the_verifiers_beacon_gives_the_colors_whatever_drew_the_set() -> None:
+    made, other = build(beacon=2), Beacon(b"\3" * 32)
+    keys = write_keys(made, 30, "test")
+    found = opened_colors(open_words(made, keys), made.root, other, keys)
+    counted = {word: color for word, color in found.items() if color is not None}
+    again = replace(made, beacon=other).colors
+    assert counted == {word: again[word] for word in counted}
+    assert counted != {word: made.colors[word] for word in counted}
+
+
+def test_a_noun_that_was_committed_twice_counts_at_its_own_place_alone() -> None:
+    """An owner who hides a second leaf of a noun would choose a color after the replies."""
+    made = build()
+    keys = write_keys(made, 1, "test")
+    noun = made.marked_in(keys[0])[0]
+    place = bundled_nouns().index(noun)
+    second = replace(made.words[place], tag=b"t" * 32)
+    leaves = [one.leaf() for one in made.words]
+    spare = next(at for at in range(len(leaves)) if bundled_nouns()[at] not in keys[0])
+    leaves[spare] = second.leaf()
+    tree = merkle.Tree(leaves)
+    root = root_of(made.rule, made.outcomes, len(leaves), tree.root())
+    honest = open_words(made, keys)
+    words = tuple(
+        (one, tuple(tree.inclusion_proof(bundled_nouns().index(one.text))))
+        for one, _ in honest.words
+    )
+    genuine = replace(honest, tree_root=tree.root(), words=words)
+    assert opened_colors(genuine, root, BEACON, keys)
+    forged = tuple(
+        (second, tuple(tree.inclusion_proof(spare))) if one.text == noun else (one, path)
+        for one, path in words
+    )
+    with pytest.raises(UsageError, match="not in the set"):
+        opened_colors(replace(genuine, words=forged), root, BEACON, keys)
+    with pytest.raises(UsageError, match="public list"):
+        replace(made, words=(*made.words[1:], made.words[0]))
 
 
 def test_who_knows_the_rule_is_found_out_and_who_does_not_is_not() -> None:

@@ -123,8 +123,8 @@ class FunctionalSet:
                 hint="choose whole words, such as Indeed and Perhaps",
             )
         texts = [one.text for one in self.words]
-        if len(set(texts)) != len(texts) or not all(_WORD.fullmatch(one) for one in texts):
-            raise UsageError("words are different and in small letters", hint="use bundled_nouns")
+        if tuple(texts) != bundled_nouns():
+            raise UsageError("the words are those of the public list", hint="use bundled_nouns")
         if sum(one.marked for one in self.words) < max(SIZES[self.rule]):
             raise UsageError("too few words are marked", hint=f"mark {MARKED} of them")
 
@@ -278,53 +278,52 @@ def write_keys(
 
 @dataclass(frozen=True, repr=False)
 class Opening:
-    """Leaves of some words with their Merkle paths: all that a claim shows of the set."""
+    """Leaves of some words with their Merkle paths: all that a claim shows of the set.
+
+    It holds no beacon: that is the verifier's, from where it was published.
+    """
 
     rule: Rule
     outcomes: tuple[str, ...]
-    size: int
-    """Words of the whole list."""
     tree_root: bytes
-    beacon: Beacon
-    words: tuple[tuple[int, Word, tuple[bytes, ...]], ...]
-    """(index, word, audit path) of each."""
+    words: tuple[tuple[Word, tuple[bytes, ...]], ...]
+    """Each word with its audit path. Its index is its place in the public list."""
 
     def __repr__(self) -> str:
-        return f"Opening({len(self.words)} of {self.size} words)"
+        return f"Opening({len(self.words)} words)"
 
 
 def open_words(made: FunctionalSet, keys: Sequence[str]) -> Opening:
-    """Open the leaves of every noun of the list that stands in one of the keys. UsageError before
-    the draw."""
-    if made.beacon is None:
-        raise UsageError("the set is not drawn yet", hint="draw it first")
-    said = {word for key in keys for word in _WORD.findall(key.lower())}
+    """Open the leaves of every noun of the list that stands in one of the keys."""
+    said = _nouns_in(keys)
     chosen = tuple(
-        (index, one, tuple(made.tree.inclusion_proof(index)))
+        (one, tuple(made.tree.inclusion_proof(index)))
         for index, one in enumerate(made.words)
         if one.text in said
     )
-    tree_root = made.tree.root()
-    return Opening(made.rule, made.outcomes, len(made.words), tree_root, made.beacon, chosen)
+    return Opening(made.rule, made.outcomes, made.tree.root(), chosen)
 
 
-def opened_colors(opening: Opening, root: bytes, keys: Sequence[str]) -> dict[str, int | None]:
+def opened_colors(
+    opening: Opening, root: bytes, beacon: Beacon, keys: Sequence[str]
+) -> dict[str, int | None]:
     """Noun -> its color, None where it does not count, for every noun of the keys.
 
-    Checks the opening against the published root, and that no noun of the bundled list that stands
-    in a key is left out. UsageError where it does not hold.
+    `root` and `beacon` come from where they were published. A leaf counts at its noun's place in
+    the public list alone, so nobody can commit a noun twice and show the leaf that suits, and no
+    noun of the list that stands in a key may be left out. UsageError where it does not hold.
     """
-    if root_of(opening.rule, opening.outcomes, opening.size, opening.tree_root) != root:
+    nouns = bundled_nouns()
+    size, tree_root = len(nouns), opening.tree_root
+    if root_of(opening.rule, opening.outcomes, size, tree_root) != root:
         raise UsageError("this opening is of another set", hint="ask for the opening of this root")
     found: dict[str, int | None] = {}
-    for index, word, path in opening.words:
-        size, tree_root = opening.size, opening.tree_root
+    for word, path in opening.words:
+        index = nouns.index(word.text) if word.text in nouns else -1
         if not merkle.verify_inclusion(tree_root, word.leaf(), index, size, path):
             raise UsageError("an opened word is not in the set", hint="ask for the opening again")
-        color = word.color(opening.beacon, COLORS[opening.rule])
-        found[word.text] = color if word.marked else None
-    said = {word for key in keys for word in _WORD.findall(key.lower())}
-    if (said & set(bundled_nouns())) - set(found):
+        found[word.text] = word.color(beacon, COLORS[opening.rule]) if word.marked else None
+    if _nouns_in(keys) - set(found):
         raise UsageError(
             "a noun of the keys is not opened", hint="open all of them: open_words does"
         )
@@ -334,6 +333,11 @@ def opened_colors(opening: Opening, root: bytes, keys: Sequence[str]) -> dict[st
 def root_of(rule: Rule, outcomes: Sequence[str], size: int, tree_root: bytes) -> bytes:
     """The published root: SHA-256 over rule, outcomes, number of words and their tree's root."""
     return encoding.digest([rule, tuple(outcomes), size, tree_root], _ROOT_PURPOSE)
+
+
+def _nouns_in(keys: Sequence[str]) -> set[str]:
+    """Nouns of the public list that stand in the keys."""
+    return {word for key in keys for word in _WORD.findall(key.lower())} & set(bundled_nouns())
 
 
 def _hmac(owner_secret: bytes, purpose: bytes, word: str) -> bytes:
