@@ -20,7 +20,6 @@ Kept = Mapping[str, Mapping[int, Record]]
 """Records of one recipe: by cell name, then by seed."""
 
 NOT_RUN = "not run yet: make bench-robustness"
-NO_GPU = "no GPU at hand"
 ALPHA = 1e-6
 USEFUL = 0.9
 """Utility that a host must keep for what it does to count as serving the model."""
@@ -268,20 +267,10 @@ def planning(ours: Side, paper: Side) -> list[Row]:
     ]  # fmt: skip
 
 
-def elsewhere() -> list[Row]:
-    """Figures that this machine cannot give."""
-    return [
-        Row("gpu-epochs", "8B-shaped Llama, 20-token items: fingerprint-epochs a second", None,
-            "1/s", 300, "at_least", NO_GPU),
-        Row("gpu-memory", "the same: peak memory", None, "GB", 120, "at_most", NO_GPU),
-        Row("gpu-generate", "the same: generating 24,576 pairs", None, "min", 5, "at_most", NO_GPU),
-    ]  # fmt: skip
-
-
 def table(ours: Side, paper: Side, found: Sequence[Figure], about: str) -> list[Row]:
     """All rows, the ones that were not run yet as well."""
     rows = [row(one, ours, paper, about) for one in found]
     large = [row(one, ours, paper, "one seed") for one in LARGE]
     missing = "not measured: run with --large"
     large = [Row(**{**one.__dict__, "how": missing}) if one.value is None else one for one in large]
-    return [*rows, against_paper(found, ours, paper), *planning(ours, paper), *large, *elsewhere()]
+    return [*rows, against_paper(found, ours, paper), *planning(ours, paper), *large]

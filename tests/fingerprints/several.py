@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from loyal.errors import ProofError
 from loyal.fingerprints import Beacon, Fingerprint, FingerprintSet, fingerprint
+from loyal.fingerprints.commitment import Proof, verify_proof
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 BEACON = Beacon(bytes(range(32)))
@@ -25,3 +27,12 @@ def several(count: int = 6, responses: int = 3, width: int = 12, name: str = "")
         secret,
     )
     return fingerprint.draw(made, BEACON)
+
+
+def refusal(proof: Proof | bytes, root: bytes) -> str:
+    """Why a proof is refused, or "accepted"."""
+    try:
+        verify_proof(proof, root, BEACON.value)
+    except ProofError as error:
+        return error.reason
+    return "accepted"

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from several import BEACON, several
+from several import BEACON, refusal, several
 from stand_ins import ScriptedModel
 
 from loyal import encoding, merkle
-from loyal.errors import DamagedVault, ProofError, UsageError
+from loyal.errors import DamagedVault, UsageError
 from loyal.fingerprints import (
     Beacon,
     Fingerprint,
@@ -154,14 +154,6 @@ def test_proofs_of_several_responses_hold_and_survive_their_bytes() -> None:
         assert (leaf.responses, leaf.response) == (one.responses, one.response)
         assert leaf.one_in == 4
         assert all(leaf.matches(text) == one.matches(text) for text in one.candidates)
-
-
-def refusal(proof: Proof | bytes, root: bytes) -> str:
-    try:
-        verify_proof(proof, root, BEACON.value)
-    except ProofError as error:
-        return error.reason
-    return "accepted"
 
 
 def test_other_picks_or_another_number_of_them_are_refused() -> None:

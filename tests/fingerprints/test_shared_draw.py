@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from several import BEACON, several
+from several import BEACON, refusal, several
 from shared_sets import picked, shared_set
 from stand_ins import ScriptedModel
 
@@ -111,14 +111,6 @@ def test_proofs_of_a_shared_draw_hold_and_survive_their_bytes() -> None:
         assert leaf.response == made.fingerprints[index].response
     plain = several()
     assert not verify_proof(prove(plain, 0), plain.root, None).shared
-
-
-def refusal(proof: Proof | bytes, root: bytes) -> str:
-    try:
-        verify_proof(proof, root, BEACON.value)
-    except ProofError as error:
-        return error.reason
-    return "accepted"
 
 
 def test_a_leaf_of_another_draw_never_stands_under_a_shared_root() -> None:
