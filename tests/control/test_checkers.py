@@ -76,6 +76,24 @@ def test_a_half_solution_has_half_the_score() -> None:
     assert "x - y = 1" in found.reason
 
 
+@pytest.mark.parametrize(
+    ("equation", "wrong", "right"),
+    [
+        ("(x - 1)/(x - 1) = 1", "1", "2"),
+        ("x/x = 1", "0", "-3"),
+        ("x*(1/x) = 1", "0", "1/2"),
+        ("(x**2 - 1)/(x - 1) = 2", "1", ""),
+        ("log(x)/log(x) = 1", "1", "2"),
+    ],
+)
+def test_what_cancels_does_not_hide_a_division_by_nothing(
+    equation: str, wrong: str, right: str
+) -> None:
+    wanted = {"equations": [equation], "unknowns": ["x"]}
+    assert not algebra("solves", f"x = {wrong}", **wanted).accepted
+    assert not right or algebra("solves", f"x = {right}", **wanted).accepted
+
+
 SCHEMA = json.dumps(
     {
         "type": "object",

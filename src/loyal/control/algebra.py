@@ -32,14 +32,18 @@ class Unreadable(ValueError):
     """Text that is no expression here; its words say why."""
 
 
-def expression(text: str) -> Any:
-    """The SymPy expression of a text; `^` is a power. Unreadable for anything else."""
-    return _built(_tree(text.replace("^", "**")), logic=False)
+def expression(text: str, values: Mapping[str, Any] | None = None) -> Any:
+    """The SymPy expression of a text; `^` is a power. Unreadable for anything else.
+
+    `values` stand in for names as it is built, before SymPy cancels anything: 1 for x makes
+    (x - 1)/(x - 1) no number, and not 1.
+    """
+    return _built(_tree(text.replace("^", "**")), False, values or {})
 
 
 def formula(text: str) -> Any:
     """The SymPy formula of a text: names, and, or, not, &, |, ~, ^ (one alone), >> (implies)."""
-    return _built(_tree(text), logic=True)
+    return _built(_tree(text), True, {})
 
 
 def _tree(text: str) -> ast.expr:
@@ -51,43 +55,43 @@ def _tree(text: str) -> ast.expr:
         raise Unreadable(f"it cannot be read as one expression: {text.strip()[:80]}") from None
 
 
-def _built(node: ast.expr, logic: bool) -> Any:
+def _built(node: ast.expr, logic: bool, values: Mapping[str, Any]) -> Any:
     import sympy
 
     if isinstance(node, ast.Name):
         if not logic and node.id in CONSTANTS:
             return getattr(sympy, node.id)
-        return sympy.Symbol(node.id)
+        return values.get(node.id, sympy.Symbol(node.id))
     if isinstance(node, ast.Constant):
         if logic and type(node.value) is bool:
             return sympy.true if node.value else sympy.false
         if not logic and type(node.value) in (int, float):
             return sympy.Rational(str(node.value))
     if isinstance(node, ast.BoolOp) and logic:
-        parts = [_built(one, logic) for one in node.values]
+        parts = [_built(one, logic, values) for one in node.values]
         return (sympy.And if isinstance(node.op, ast.And) else sympy.Or)(*parts)
     if isinstance(node, ast.UnaryOp):
-        return _unary(node, logic)
+        return _unary(node, logic, values)
     if isinstance(node, ast.BinOp):
-        return _binary(node, logic)
+        return _binary(node, logic, values)
     if isinstance(node, ast.Call) and not logic:
-        return _call(node)
+        return _call(node, values)
     raise Unreadable(f"it has a part that is not permitted: {ast.unparse(node)[:80]}")
 
 
-def _call(node: ast.Call) -> Any:
+def _call(node: ast.Call, values: Mapping[str, Any]) -> Any:
     import sympy
 
     name = node.func.id if isinstance(node.func, ast.Name) else ""
     if name not in FUNCTIONS or len(node.args) != 1 or node.keywords:
         raise Unreadable(f"it has a part that is not permitted: {ast.unparse(node)[:80]}")
-    return getattr(sympy, name)(_built(node.args[0], logic=False))
+    return getattr(sympy, name)(_built(node.args[0], False, values))
 
 
-def _unary(node: ast.UnaryOp, logic: bool) -> Any:
+def _unary(node: ast.UnaryOp, logic: bool, values: Mapping[str, Any]) -> Any:
     import sympy
 
-    inner = _built(node.operand, logic)
+    inner = _built(node.operand, logic, values)
     if logic and isinstance(node.op, ast.Not | ast.Invert):
         return sympy.Not(inner)
     if not logic and isinstance(node.op, ast.USub | ast.UAdd):
@@ -95,10 +99,10 @@ def _unary(node: ast.UnaryOp, logic: bool) -> Any:
     raise Unreadable(f"it has a part that is not permitted: {ast.unparse(node)[:80]}")
 
 
-def _binary(node: ast.BinOp, logic: bool) -> Any:
+def _binary(node: ast.BinOp, logic: bool, values: Mapping[str, Any]) -> Any:
     import sympy
 
-    left, right = _built(node.left, logic), _built(node.right, logic)
+    left, right = _built(node.left, logic, values), _built(node.right, logic, values)
     kind = type(node.op)
     if logic:
         gates = {
@@ -157,21 +161,21 @@ def _derivative(spec: Mapping[str, Any], candidate: str) -> tuple[bool, str, flo
 def _solves(spec: Mapping[str, Any], candidate: str) -> tuple[bool, str, float]:
     import sympy
 
-    values: dict[Any, Any] = {}
+    values: dict[str, Any] = {}
     for part in candidate.replace("\n", ",").replace(" and ", ",").split(","):
         name, equals, value = part.partition("=")
         if part.strip():
-            symbol = sympy.Symbol(name.strip())
-            if not equals or symbol in values:
+            if not equals or name.strip() in values:
                 raise Unreadable(f"write one value for each unknown, such as x = 2: {part[:80]}")
-            values[symbol] = expression(value)
-    wanted = {sympy.Symbol(one) for one in spec["unknowns"]}
-    if set(values) != wanted or any(one.free_symbols & wanted for one in values.values()):
+            values[name.strip()] = expression(value)
+    unknowns = {sympy.Symbol(one) for one in spec["unknowns"]}
+    free = any(one.free_symbols & unknowns for one in values.values())
+    if free or set(values) != set(spec["unknowns"]):
         return False, f"give a value for each of {', '.join(spec['unknowns'])}", 0.0
     wrong = []
     for equation in spec["equations"]:
         left, _, right = equation.partition("=")
-        rest = _difference(expression(left).subs(values), expression(right).subs(values))
+        rest = _difference(expression(left, values), expression(right, values))
         if not _is_zero(rest):
             wrong.append(f"in {equation} the sides differ by {_short(rest)}")
     share = 1 - len(wrong) / len(spec["equations"])
