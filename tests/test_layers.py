@@ -74,6 +74,8 @@ NOUNS = (
     "loyal.alignment.attacks",
     "loyal.alignment.conversation",
     "loyal.alignment.encodings",
+    "loyal.alignment.judgement",
+    "loyal.alignment.preference",
 )
 """Files of the torch rooms that never import torch: a server without torch reads them."""
 

@@ -1,4 +1,4 @@
-"""Alignment to a community's values: so far, the attacks that try to talk a model out of them.
+"""Alignment to a community's values: what a judge says, and who argues against them.
 
     import random
     from loyal.alignment import Target, attacks, conversation
@@ -19,5 +19,18 @@ Nouns are exported here and need no torch; verbs are modules (`attacks`, `conver
 from loyal.alignment.attacks import Composition, Family, Target
 from loyal.alignment.conversation import Conversation, Turn
 from loyal.alignment.encodings import Encoding
+from loyal.alignment.judgement import Judge, Judgement, Said
+from loyal.alignment.preference import Preference
 
-__all__ = ["Composition", "Conversation", "Encoding", "Family", "Target", "Turn"]
+__all__ = [
+    "Composition",
+    "Conversation",
+    "Encoding",
+    "Family",
+    "Judge",
+    "Judgement",
+    "Preference",
+    "Said",
+    "Target",
+    "Turn",
+]

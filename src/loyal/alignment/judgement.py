@@ -1,0 +1,62 @@
+"""What a judge says about one reply, and what a judge is.
+
+Any object with `name` and `judge` is one: a strong model behind a URL, a probe inside of a model,
+several together. Needs no torch. Left out: the judges themselves (`judge`), and how far their
+scores can be believed (`calibration`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from loyal.alignment.conversation import Conversation
+from loyal.community import Value
+from loyal.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Whether one reply keeps one value, as one judge sees it."""
+
+    score: float | None
+    """Probability, 0 to 1, that the value is kept; None where the judge abstains: no score."""
+    uncertainty: float
+    """0 (sure) to 1 (knows nothing)."""
+    reason: str
+    """One sentence for people."""
+
+    def __post_init__(self) -> None:
+        for what, number in (("score", self.score), ("uncertainty", self.uncertainty)):
+            if number is not None and not 0 <= number <= 1:
+                raise UsageError(f"a judgement's {what} is {number}", hint="give 0 to 1")
+
+    @property
+    def keeps(self) -> bool | None:
+        """Whether the value is kept; None where the judge abstains."""
+        return None if self.score is None else self.score > 0.5
+
+
+@dataclass(frozen=True)
+class Said:
+    """One reply to judge: what was asked, and what came back."""
+
+    value: Value
+    """The value that the reply is held against."""
+    asked: Conversation
+    reply: str
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """Reads replies and says whether they keep their value."""
+
+    @property
+    def name(self) -> str:
+        """For reports: which judge, and of which version."""
+        ...
+
+    def judge(self, said: Sequence[Said]) -> list[Judgement]:
+        """One judgement a reply, in order."""
+        ...
