@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: demo test test-unit test-slow check docs setup clean bench-fingerprints bench-protocol bench-gateway bench-tracing bench-robustness bench-gpu bench-curves
+.PHONY: demo test test-unit test-slow check docs setup clean bench-fingerprints bench-protocol bench-gateway bench-tracing bench-robustness bench-gpu bench-curves bench-control
 
 setup: $(STAMP)
 
@@ -57,6 +57,10 @@ bench-robustness: $(STAMP)
 # Hours as well, and it goes on too; out/curves/report.html is the page.
 bench-curves: $(STAMP)
 	$(BIN)/python benchmarks/curves.py $(RUN)
+
+# Half an hour on a CPU; it goes on where it was stopped.
+bench-control: $(STAMP)
+	$(BIN)/python benchmarks/control.py $(RUN)
 
 # An 8B-shaped Llama with random weights; needs one GPU of 120 GB, and says so where there is none.
 bench-gpu: $(STAMP)

@@ -76,7 +76,7 @@ def wrong_calls(page: str) -> list[str]:
     for block in FENCE.findall(page):
         for line in re.findall(r"^loyal .*$", block, re.MULTILINE):
             words = re.split(r"\s#\s", line)[0].split()
-            depth = max((n for n in range(1, 4) if " ".join(words[:n]) in known), default=0)
+            depth = max((n for n in range(1, 5) if " ".join(words[:n]) in known), default=0)
             command = known.get(" ".join(words[:depth]))
             options = {one for param in command.params for one in param.opts} if command else set()
             given = {word for word in words if word.startswith("--")}

@@ -67,6 +67,8 @@ NOUNS = (
     "loyal.control.validate",
     "loyal.control.check",
     "loyal.control.recipe",
+    "loyal.control.guard",
+    "loyal.control.tasks",
     "loyal.control.algebra",
     "loyal.control.checkers",
     "loyal.control.propose",

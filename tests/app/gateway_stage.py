@@ -22,6 +22,7 @@ from issuing import Issuer
 from multidict import CIMultiDict
 from yarl import URL
 
+from loyal.app.asgi import App
 from loyal.app.gateway import GatewayLimits, LoyalMiddleware
 from loyal.app.listening import Address, open_door, url_of
 from loyal.app.platform_client import (
@@ -297,16 +298,17 @@ async def playing(
     path: Path,
     limits: GatewayLimits | None = None,
     platform: Platform | None = None,
+    around: Callable[[App], App] = lambda app: app,
     **upstream: Any,
 ) -> AsyncIterator[Play]:
-    """The gateway before a model server, with its receipts in `path`."""
+    """The gateway before a model server, with its receipts in `path`; `around` goes between."""
     async with outsiders(platform) as (model, issuing), aiohttp.ClientSession() as http:
         server = Upstream(UpstreamSettings(model.url, **upstream))
         patience = PlatformPatience(first_wait_seconds=0.001, timeout_seconds=2.0)
         source = PlatformClient(issuing.url, API_KEY, patience)
         with contextlib.closing(SqliteReceipts(path / "receipts.db")) as receipts:
             host = issuing.issuer.host()
-            gateway = LoyalMiddleware(server, host, source, receipts, limits)
+            gateway = LoyalMiddleware(around(server), host, source, receipts, limits)
             async with serving(gateway) as url:
                 yield Play(model, issuing, url, receipts, http)
             await gateway.close()

@@ -19,6 +19,8 @@ class TalkingServer:
     url: str = ""
     asked: list[str] = field(default_factory=list)
     """The user messages, in the order they came."""
+    turns: list[list[str]] = field(default_factory=list)
+    """All messages of each request."""
 
 
 @contextmanager
@@ -31,6 +33,7 @@ def talking(answer: Callable[[str], str | bytes]) -> Iterator[TalkingServer]:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             text = body["messages"][-1]["content"]
             known.asked.append(text)
+            known.turns.append([one["content"] for one in body["messages"]])
             said = answer(text)
             if isinstance(said, bytes):
                 kind, data = "text/html", said

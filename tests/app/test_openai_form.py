@@ -10,7 +10,15 @@ from gateway_stage import chat, chat_reply, events
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loyal.app.openai_form import CHAT, RAW, Refused, StreamedReply, covered_texts, reply_texts
+from loyal.app.openai_form import (
+    CHAT,
+    RAW,
+    Refused,
+    StreamedReply,
+    covered_texts,
+    last_prompts,
+    reply_texts,
+)
 
 PLANTED = "xylophone"
 
@@ -154,3 +162,19 @@ def test_odd_streams_are_read_as_far_as_they_are_streams() -> None:
     assert read(odd, []) == ["a", "b"]
     assert read(b"", []) == [""]
     assert read(b"data: " + b"x" * (5 << 20) + b"\n" + choices, [9 << 19]) == ["a", "b"]
+
+
+def test_the_last_prompts_are_what_the_replies_are_to() -> None:
+    def asked(*messages: dict[str, object]) -> list[str]:
+        return last_prompts(CHAT, json.dumps({"messages": list(messages)}).encode())
+
+    first, other = {"role": "user", "content": "one"}, {"role": "assistant", "content": "two"}
+    parts = [{"type": "text", "text": "three"}, {"type": "text", "text": "four"}]
+    assert asked(first) == ["one"]
+    assert asked(first, other, {"role": "user", "content": parts}) == ["three\nfour"]
+    assert asked(first, other) == []
+    for body in (b'{"messages": []}', b"{", b'{"messages": [{"role": "user", "content": 3}]}'):
+        assert last_prompts(CHAT, body) == []
+    assert last_prompts(RAW, b'{"prompt": ["a", "b"]}') == ["a", "b"]
+    assert last_prompts(RAW, b'{"prompt": "a"}') == ["a"]
+    assert last_prompts(RAW, b'{"prompt": 3}') == []

@@ -50,6 +50,16 @@ def test_a_task_is_solved_and_its_certificate_checks_again(
     assert run("control", "recheck", kept).code == 2
 
 
+def test_examples_are_shown_to_the_model(run: Run, task: Path) -> None:
+    shown = 'examples = [{ task = "Write a function g.", answer = "def g(x): return x" }]\n'
+    task.write_text(shown + TASK)
+    with talking(lambda _: RIGHT) as server:
+        asking = ("--endpoint", server.url, "--endpoint-model", "m")
+        assert run("control", "solve", task, *asking).code == 0
+    written = "Write a Python function f that doubles."
+    assert server.turns[0] == ["Write a function g.", "def g(x): return x", written]
+
+
 def test_a_budget_that_ends_is_said(run: Run, task: Path, tmp_path: Path) -> None:
     with talking(lambda _: "I do not know.") as server:
         asking = ("--endpoint", server.url, "--endpoint-model", "m", "--tokens", 40)
@@ -78,13 +88,15 @@ def test_a_control_function_can_check_a_task(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "task = 3",
+        "examples = [3]\n" + TASK,
+        'examples = "x"\n' + TASK,
+        'examples = [{ task = "x" }]\n' + TASK,
         "[checker",
         'task = "x"',
         'task = "x"\n[checker]\nkind = "guess"',
         TASK + "more = 1",
     ],
-    ids=range(5),
+    ids=range(7),
 )
 def test_a_wrong_task_is_a_wrong_call(run: Run, task: Path, text: str) -> None:
     task.write_text(text)

@@ -7,7 +7,7 @@ import json
 import pytest
 from control_files import PROGRAM
 
-from loyal.control.checkers import Verdict, checker
+from loyal.control.checkers import Verdict, checker, checkers
 from loyal.errors import ControlError
 
 
@@ -188,3 +188,12 @@ def test_a_spec_that_makes_no_checker_is_refused(spec: dict[str, object]) -> Non
     with pytest.raises(ControlError) as caught:
         checker(spec)
     assert "\n" not in str(caught.value)
+
+
+def test_candidates_are_checked_together_and_one_that_takes_all_memory_costs_itself_alone() -> None:
+    check = checkers({"kind": "algebra", "mode": "equal", "expected": "x + 1"})
+    hungry = "factorial(factorial(factorial(9)))"
+    found = list(check(["1 + x", "x", hungry, "x - (-1)", "("]))
+    assert [one.accepted for one in found] == [True, False, False, True, False]
+    assert "SymPy" in found[2].reason
+    assert list(check([])) == []

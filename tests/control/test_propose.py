@@ -145,3 +145,38 @@ def test_a_budget_of_nothing_is_refused() -> None:
     for wrong in ({"tokens": 0}, {"seconds": 0}, {"width": 0}, {"temperature": 0}):
         with pytest.raises(UsageError):
             Budget(**wrong)
+
+
+def test_examples_are_shown_as_earlier_exchanges_each_time() -> None:
+    histories = []
+
+    class Watching(Drafter):
+        def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Reply]:
+            histories.extend(one.history for one in prompts)
+            return super().generate(prompts, sampling)
+
+    drafter = Watching(lambda prompt, turn: ONE if turn < 3 else ALL)
+    shown = (("Write g.", "def g(x): return x"),)
+    found = propose(drafter, TASK, SPEC, Budget(width=1), examples=shown)
+    assert found.certificate is not None
+    assert set(histories) == {shown}
+
+
+def test_the_same_is_gone_on_from_hotter_and_never_greedy_twice() -> None:
+    drafter = Drafter(lambda prompt, turn: NONE)
+    propose(drafter, TASK, SPEC, Budget(width=2, tokens=400, anew=0))
+    begun = [
+        one for text, one in zip(drafter.asked, drafter.samplings, strict=True) if text == TASK
+    ]
+    assert [one.temperature for one in begun].count(0) == 1
+    heats = list(dict.fromkeys(one.temperature for one in begun if one.temperature))
+    assert heats == pytest.approx([0.8, 1.0, 1.2, 1.4, 1.6])
+
+
+def test_what_beginning_anew_costs_decides_how_often_it_is_done() -> None:
+    def begun(anew: float) -> int:
+        drafter = Drafter(lambda prompt, turn: f"def f(x): return {turn} - 10000")
+        propose(drafter, TASK, SPEC, Budget(width=2, drafts=40, anew=anew))
+        return drafter.asked.count(TASK)
+
+    assert begun(0.0) == 40 > begun(0.25) > begun(1.0)

@@ -76,6 +76,16 @@ async def read_body(receive: Receive, most_bytes: int) -> bytes:
         message = await receive()
 
 
+def replay(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that gives the body again, and then what the server says."""
+    waiting: list[Any] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def again() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return again
+
+
 def too_long(most_bytes: int) -> Refused:
     """The error of a body that is too long."""
     return Refused(413, "body_too_long", f"the body is longer than {most_bytes:,} bytes")

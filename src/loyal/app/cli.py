@@ -75,6 +75,11 @@ CONTROL: Mapping[str, Entry] = {
     "recheck": Entry("solve:recheck", "Check an accepted answer again, without any model."),
 }
 
+CONTROL_GUARD: Mapping[str, Entry] = {
+    "show": Entry("control_guard:show", "Show the evidence of a host's guard, line by line."),
+    "verify": Entry("control_guard:verify", "Check the evidence: signatures, order, and a prompt."),
+}
+
 ALIGN: Mapping[str, Entry] = {
     "attacks": Entry(
         "align:attacks_command", "List the families of prompt attacks on values, or show one."
@@ -222,7 +227,9 @@ def _root() -> LazyGroup:
     root.add_command(
         _group("fingerprint", "Secret fingerprints: make, inject, check, prove.", FINGERPRINT)
     )
-    root.add_command(_group("control", "Control functions: check, sign, embed; solve.", CONTROL))
+    control = _group("control", "Control functions: check, sign, embed; solve; guard.", CONTROL)
+    control.add_command(_group("guard", "Where a host's model was not exact.", CONTROL_GUARD))
+    root.add_command(control)
     root.add_command(_group("align", "A community's values: attacks on them.", ALIGN))
     root.add_command(_group("prover", "Provers: who asks hosts their keys.", PROVER))
     root.add_command(_group("verifier", "Verifiers: who judges claims.", VERIFIER))

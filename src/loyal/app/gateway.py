@@ -29,7 +29,6 @@ import secrets
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from loyal.app.asgi import (
     App,
@@ -41,6 +40,7 @@ from loyal.app.asgi import (
     Send,
     header,
     read_body,
+    replay,
     send_json,
     send_refusal,
     to_json,
@@ -210,7 +210,7 @@ class LoyalMiddleware:
         onward["headers"] = [one for one in scope["headers"] if one[0] != b"accept-encoding"]
         reply = _Reply(self, query, labeled)
         try:
-            await self._app(onward, _replay(body, receive), reply.send)
+            await self._app(onward, replay(body, receive), reply.send)
         finally:
             await reply.finish()
             if query.token is not None and self._purse is not None and not reply.signed:
@@ -395,16 +395,6 @@ class _Reply:
 def _is_stream(start: Message) -> bool:
     kind = header(start.get("headers", ()), b"content-type").lower()
     return bool(start["status"] == 200 and kind.startswith(b"text/event-stream"))
-
-
-def _replay(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that gives the body again, and then what the server says."""
-    waiting: list[Any] = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def again() -> Message:
-        return waiting.pop() if waiting else await receive()
-
-    return again
 
 
 def _place(error: Exception) -> str:

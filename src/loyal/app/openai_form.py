@@ -82,6 +82,24 @@ def covered_texts(path: str, body: bytes) -> list[str]:
     return texts
 
 
+def last_prompts(path: str, body: bytes) -> list[str]:
+    """What the replies are to: of a chat the last message, where it is a user's (its text parts,
+    each on a line of its own); of a completion each prompt. For bodies that `covered_texts` took;
+    nothing for any other."""
+    try:
+        if path != CHAT:
+            return _prompts(body)
+        last = _CHAT.decode(body).messages[-1]
+        if last.role != "user":
+            return []
+        content = _TEXT.decode(last.content)
+    except (msgspec.DecodeError, ValueError, RecursionError, IndexError, Refused):
+        return []
+    if isinstance(content, str):
+        return [content]
+    return ["\n".join(part.text or "" for part in content)]
+
+
 def latest(texts: Sequence[str]) -> list[str]:
     """What one permission holds of a long conversation: the last messages."""
     return list(texts[-MOST_MESSAGES:])

@@ -211,21 +211,33 @@ def _short(value: Any) -> str:
 
 
 def main() -> None:
-    """Read {spec, candidate, limits}, answer [accepted, reason, score]."""
+    """Read {spec, candidates, limits}; answer [accepted, reason, score], one line a candidate.
+
+    Each candidate has the CPU seconds for itself. Where one has no line, it ended the process.
+    """
     import resource
 
     job = json.load(sys.stdin)
     limits = job["limits"]
-    resource.setrlimit(resource.RLIMIT_CPU, (limits["cpu_seconds"], limits["cpu_seconds"]))
     resource.setrlimit(resource.RLIMIT_AS, (limits["memory_bytes"], limits["memory_bytes"]))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    for candidate in job["candidates"]:
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        until = int(used.ru_utime + used.ru_stime) + 1 + limits["cpu_seconds"]
+        soft = until if hard == resource.RLIM_INFINITY else min(until, hard)
+        resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
+        sys.stdout.write(json.dumps(_judged(job["spec"], candidate)) + "\n")
+        sys.stdout.flush()  # what was said stays said, whatever the next candidate does
+
+
+def _judged(spec: Mapping[str, Any], candidate: str | None) -> tuple[bool, str, float]:
     try:
-        said = judge(job["spec"], job["candidate"])
+        return judge(spec, candidate)
     except ImportError:
         raise
     except Exception as error:  # SymPy raises of all kinds on odd input: no proof, so no
-        said = (False, f"SymPy gave up: {type(error).__name__}", 0.0)
-    sys.stdout.write(json.dumps(said))
+        return False, f"SymPy gave up: {type(error).__name__}", 0.0
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -59,10 +59,20 @@ class Verdict:
 
 
 Checker = Callable[[str], Verdict]
+Checkers = Callable[[Sequence[str]], Iterator[Verdict]]
 
 
 def checker(spec: Spec) -> Checker:
     """The checker of a spec. ControlError for a spec that makes none."""
+    check = checkers(spec)
+    return lambda candidate: next(check([candidate]))
+
+
+def checkers(spec: Spec) -> Checkers:
+    """The same for several candidates: a verdict each, in their order, as they are asked for.
+
+    Algebra checks them in one process, for loading SymPy takes longer than most checks.
+    """
     kind = str(spec.get("mode") if spec.get("kind") == "algebra" else spec.get("kind"))
     wanted = _KEYS.get(kind)
     if wanted is None or (kind in ("equal", "derivative", "solves", "equivalent")) != (
@@ -80,39 +90,60 @@ def checker(spec: Spec) -> Checker:
         "program": _program,
         "control": _control,
     }
-    return makers.get(kind, _algebra)(spec)
+    if kind not in makers:
+        return _algebra(spec)
+    check = makers[kind](spec)
+    return lambda candidates: map(check, candidates)
 
 
-def _algebra(spec: Spec) -> Checker:
+def _algebra(spec: Spec) -> Checkers:
     equations, unknowns = spec.get("equations", ["x = 1"]), spec.get("unknowns", ["x"])
     text = all(type(one) is str for one in (*equations, *unknowns))
     if not equations or not unknowns or not text or any(one.count("=") != 1 for one in equations):
         raise ControlError("equations and unknowns are lists of text", hint='such as "x + 1 = 3"')
 
-    readable = _sympy(spec, None)
+    readable = next(_sympy(spec, [None]))
     if not readable.accepted:
         raise ControlError(f"what is expected: {readable.reason}", hint="write it as in Python")
-    return lambda candidate: _sympy(spec, candidate)
+    return lambda candidates: _sympy(spec, candidates)
 
 
-def _sympy(spec: Spec, candidate: str | None) -> Verdict:
-    """What `algebra` says; its process ends at a limit with no proof, and no is the answer then."""
+def _sympy(spec: Spec, candidates: Sequence[str | None]) -> Iterator[Verdict]:
+    """What `algebra` says. A candidate that ends its process at a limit has no proof, and no is the
+    answer; a new process goes on after it."""
+    left = list(candidates)
+    while left:
+        said, late = _process(spec, left)
+        yield from said
+        left = left[len(said) :]
+        if left:
+            over = "SymPy took too long" if late else "SymPy ran out of time or memory"
+            yield Verdict(False, f"{over}: write it more simply", 0.0)
+            left = left[1:]
+
+
+def _process(spec: Spec, candidates: Sequence[str | None]) -> tuple[list[Verdict], bool]:
+    """The verdicts that one process gave before it ended, and whether it took too long."""
     limits = asdict(_ALGEBRA_LIMITS)
-    job = json.dumps({"spec": dict(spec), "candidate": candidate, "limits": limits})
+    job = json.dumps({"spec": dict(spec), "candidates": candidates, "limits": limits})
     try:
         done = subprocess.run(
             [sys.executable, "-I", str(ALGEBRA)], input=job.encode(), capture_output=True,
             timeout=_ALGEBRA_LIMITS.seconds, check=False,
         )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return Verdict(False, "SymPy took too long: write it more simply", 0.0)
+    except subprocess.TimeoutExpired as error:
+        return _verdicts(error.stdout or b""), True
     if b"No module named 'sympy'" in done.stderr:
         raise ControlError("SymPy is not installed", hint="pip install 'loyal[control]'")
-    try:
-        accepted, reason, score = json.loads(done.stdout)
-    except ValueError:
-        return Verdict(False, "SymPy ran out of time or memory: write it more simply", 0.0)
-    return Verdict(accepted is True, str(reason)[:_MOST_REASON], float(score))
+    return _verdicts(done.stdout), False
+
+
+def _verdicts(out: bytes) -> list[Verdict]:
+    """One for each whole line."""
+    lines = [json.loads(one) for one in out.split(b"\n")[:-1]]
+    return [
+        Verdict(good is True, str(why)[:_MOST_REASON], float(score)) for good, why, score in lines
+    ]
 
 
 def _schema(spec: Spec) -> Checker:

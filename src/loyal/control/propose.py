@@ -7,8 +7,8 @@ and so on within a budget of tokens, drafts and seconds. What is accepted carrie
 which anybody can check again without the model (`recheck`).
 
 A draft's promise is the share of the checks that it passed, less what going on from it cost so far
-in vain; so a search leaves a draft that leads nowhere. The first draft is greedy, the others are
-sampled. Left out: the checkers (`checkers`).
+in vain; so a search leaves a draft that leads nowhere, and comes back to the beginning. The first
+draft is greedy, the others are sampled. Left out: the checkers (`checkers`).
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import heapq
 import json
 import re
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 from loyal import encoding
-from loyal.control.checkers import Spec, Verdict, checker
+from loyal.control.checkers import Spec, Verdict, checker, checkers
 from loyal.errors import ControlError, UsageError
 from loyal.models.language_model import LanguageModel, Prompt, Sampling
 
@@ -29,6 +29,8 @@ _FENCE = re.compile(r"```[\w+-]*\n(.*?)```", re.DOTALL)
 _PURPOSE = "loyal control certificate 1"
 _VAIN = 0.25
 """Promise that a draft loses each time nothing better came from it."""
+_HOTTER, _HOTTEST = 0.25, 2.0
+"""By how much, and up to how much, each return to a draft heats the sampling."""
 _MOST_SHOWN = 4000
 """Characters of a draft that the model sees again."""
 
@@ -48,13 +50,19 @@ class Budget:
     draft_tokens: int = 256
     """Of one draft, at most."""
     temperature: float = 0.8
-    """Of the drafts after the first."""
+    """Of the drafts after the first; each time that the same is gone on from again, hotter by a
+    quarter, up to twice as hot: what comes easily was then said."""
+    anew: float = 0.25
+    """Promise that beginning anew loses each time; less for a model that learns little from
+    reasons, 0 to begin anew always where no draft holds in part."""
     seed: int = 0
     """Of the sampling."""
 
     def __post_init__(self) -> None:
         if min(self.tokens, self.drafts, self.width, self.draft_tokens) < 1 or self.seconds <= 0:
             raise UsageError("a budget is above 0 in everything", hint="raise it")
+        if self.anew < 0:
+            raise UsageError("beginning anew gains no promise", hint="anew is 0 or more")
         if self.temperature <= 0:
             raise UsageError("the drafts' temperature is above 0", hint="the default is 0.8")
 
@@ -137,6 +145,8 @@ class _Node:
     """Older first, among equals."""
     draft: Draft | None = field(compare=False)
     """None where the model begins anew."""
+    visits: int = field(default=0, compare=False)
+    """How often it was gone on from."""
 
 
 def propose(
@@ -145,12 +155,15 @@ def propose(
     spec: Spec,
     budget: Budget | None = None,
     clock: Callable[[], float] = time.monotonic,
+    examples: Sequence[tuple[str, str]] = (),
 ) -> Proposal:
     """Search for a candidate that the spec's checker accepts.
 
+    `examples` are other tasks with answers, which the model sees as earlier exchanges: a small one
+    learns the form of an answer from them. They are no part of the certificate.
     Raises ControlError for a spec that makes no checker, and whatever the model raises.
     """
-    budget, check, started = budget or Budget(), checker(spec), clock()
+    budget, check, started = budget or Budget(), checkers(spec), clock()
     frontier = [_Node(1.0, 0, None)]
     drafts: list[Draft] = []
     seen: set[str] = set()
@@ -161,23 +174,28 @@ def propose(
             return Proposal(None, tuple(drafts), tokens, clock() - started)
         node = heapq.heappop(frontier)
         most = min(budget.draft_tokens, (budget.tokens - tokens) // left)
-        texts, spent = _written(model, _asked(task, node.draft), left, most, budget, rounds)
+        prompt = replace(_asked(task, node.draft), history=tuple(examples))
+        heat = budget.temperature * min(_HOTTEST, 1 + _HOTTER * node.visits)
+        sampling = Sampling(most, heat, seed=budget.seed * 1_000_003 + rounds)
+        texts, spent = _written(model, prompt, left, sampling, not node.visits)
         tokens, rounds = tokens + spent, rounds + 1
         before = node.draft.verdict.score if node.draft else -1.0
         better = False
-        for candidate in texts:
-            if candidate in seen:
-                continue
-            seen.add(candidate)
-            draft = Draft(candidate, check(candidate))
+        fresh = [one for one in dict.fromkeys(texts) if one not in seen]
+        seen.update(fresh)
+        for candidate, verdict in zip(fresh, check(fresh), strict=True):
+            draft = Draft(candidate, verdict)
             drafts.append(draft)
-            if draft.verdict.accepted:
-                certificate = Certificate(task, dict(spec), candidate, draft.verdict.reason)
+            if verdict.accepted:
+                certificate = Certificate(task, dict(spec), candidate, verdict.reason)
                 return Proposal(certificate, tuple(drafts), tokens, clock() - started)
-            better = better or draft.verdict.score > before
-            heapq.heappush(frontier, _Node(1 - draft.verdict.score, len(drafts), draft))
-        again = node.cost + (0.0 if better and node.draft else _VAIN)
-        heapq.heappush(frontier, _Node(again, node.place, node.draft))
+            better = better or verdict.score > before
+            cost = 1 - verdict.score
+            if verdict.score <= before:  # no better than what it came from
+                cost = max(cost, node.cost) + _VAIN
+            heapq.heappush(frontier, _Node(cost, len(drafts), draft))
+        vain = budget.anew if node.draft is None else 0.0 if better else _VAIN
+        heapq.heappush(frontier, _Node(node.cost + vain, node.place, node.draft, node.visits + 1))
 
 
 def recheck(certificate: Certificate) -> Verdict:
@@ -197,14 +215,13 @@ def _asked(task: str, draft: Draft | None) -> Prompt:
 
 
 def _written(
-    model: LanguageModel, prompt: Prompt, count: int, most: int, budget: Budget, rounds: int
+    model: LanguageModel, prompt: Prompt, count: int, sampling: Sampling, greedy: bool
 ) -> tuple[list[str], int]:
-    """Candidates for a prompt, the first one greedy, and the tokens that were written; an empty
-    reply counts as one, so that no search is endless."""
-    replies = model.generate([prompt], Sampling(max_tokens=most))
-    if count > 1:
-        sampling = Sampling(most, budget.temperature, seed=budget.seed * 1_000_003 + rounds)
-        replies = replies + model.generate([prompt] * (count - 1), sampling)
+    """Candidates for a prompt, where `greedy` the first one so, and the tokens that were written;
+    an empty reply counts as one, so that no search is endless."""
+    replies = model.generate([prompt], Sampling(sampling.max_tokens)) if greedy else []
+    if count > len(replies):
+        replies = replies + model.generate([prompt] * (count - len(replies)), sampling)
     return [extracted(one.text) for one in replies], sum(max(1, one.tokens) for one in replies)
 
 

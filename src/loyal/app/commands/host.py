@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +16,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from loyal.app import listening
-from loyal.app.key_files import FILE, file_bytes, secret_line, signing_key
+from loyal.app.guarded import GuardSettings
+from loyal.app.key_files import FILE, file_bytes, hex_id, secret_line, signing_key
 from loyal.app.listening import Address, listen_option, new_loop, open_door, parse_address, url_of
 from loyal.app.terminal import Terminal, command
+from loyal.control import ControlFunction, functions
+from loyal.control.validate import validate
+from loyal.errors import UsageError
 from loyal.roles.host import Host, SignedLicense
+from loyal.signing import PublicKey
 
 if TYPE_CHECKING:
+    from loyal.app.asgi import App
     from loyal.app.token_purse import SqliteTokens
 
 
@@ -37,6 +43,16 @@ class _Serving:
     receipts: Path
     address: Address
     tokens: Path | None
+    guarding: Guarding | None
+
+
+@dataclass(frozen=True)
+class Guarding:
+    """How the community's functions are held beside the model."""
+
+    functions: tuple[ControlFunction, ...]
+    evidence: Path
+    settings: GuardSettings
 
 
 @command(
@@ -86,6 +102,37 @@ class _Serving:
         help="Where prepaid tokens are kept, for an outage of the platform (loyal license tokens); "
         "made when it is not there. One file for a license, never two.",
     ),
+    click.option(
+        "--control",
+        multiple=True,
+        metavar="FILE",
+        help="A signed control function to hold replies to (loyal control sign); may be repeated.",
+    ),
+    click.option(
+        "--control-signer",
+        metavar="HEX",
+        help="The community's public key, which signed every function of --control.",
+    ),
+    click.option(
+        "--control-evidence",
+        type=FILE,
+        metavar="FILE",
+        help="Where replies that differ are noted (loyal control guard); made if it is not there.",
+    ),
+    click.option(
+        "--control-mode",
+        type=click.Choice(["replace", "watch"]),
+        default="replace",
+        show_default=True,
+        help="Send the function's reply in place of one that differs, or only note it.",
+    ),
+    click.option(
+        "--control-failing",
+        type=click.Choice(["closed", "open"]),
+        default="closed",
+        show_default=True,
+        help="Where a function fails: no reply, or the model's.",
+    ),
     listen_option("127.0.0.1:8080", "Where users ask; port 0 takes a free one."),
 )
 def serve(terminal: Terminal, **options: Any) -> int:
@@ -116,7 +163,26 @@ def _take(options: dict[str, Any]) -> _Serving:
         options["receipts"],
         parse_address(options["listen"]),
         options["tokens"],
+        _guarding(options),
     )
+
+
+def _guarding(options: dict[str, Any]) -> Guarding | None:
+    """The options of --control; the functions are validated. UsageError for half of them."""
+    files, signer = options["control"], options["control_signer"]
+    evidence = options["control_evidence"]
+    if not files and signer is None and evidence is None:
+        return None
+    if not files or signer is None or evidence is None:
+        raise UsageError(
+            "a guard has functions, their signer and a file",
+            hint="give --control, --control-signer and --control-evidence",
+        )
+    public = PublicKey(hex_id(signer, "--control-signer"))
+    found = tuple(functions.load(one, public) for one in files)
+    validate(found)
+    settings = GuardSettings(options["control_mode"], options["control_failing"])
+    return Guarding(found, evidence, settings)
 
 
 async def _serve(terminal: Terminal, serving: _Serving) -> None:
@@ -131,11 +197,13 @@ async def _serve(terminal: Terminal, serving: _Serving) -> None:
     with (
         open_door(serving.address) as door,
         contextlib.closing(SqliteReceipts(serving.receipts)) as kept,
+        contextlib.ExitStack() as stack,
     ):
         purse = None
         if serving.tokens is not None:
             purse = SqliteTokens(serving.tokens, serving.host.license)
-        gateway = LoyalMiddleware(upstream, serving.host, source, kept, purse=purse)
+        served = stack.enter_context(_guarded(upstream, serving))
+        gateway = LoyalMiddleware(served, serving.host, source, kept, purse=purse)
         terminal.note(f"license {serving.host.license.hex()}")
         terminal.note(f"listening on {url_of(door)}/v1")
         try:
@@ -145,6 +213,21 @@ async def _serve(terminal: Terminal, serving: _Serving) -> None:
             await gateway.close()
             await source.close()
             await upstream.close()
+
+
+@contextlib.contextmanager
+def _guarded(app: App, serving: _Serving) -> Iterator[App]:
+    """The model server behind its guard, where there is one."""
+    from loyal.app.guarded import Evidence, Guarded
+    from loyal.control.guard import Guard
+
+    if serving.guarding is None:
+        yield app
+        return
+    guarding, host = serving.guarding, serving.host
+    guard = Guard(guarding.functions)
+    with contextlib.closing(Evidence(guarding.evidence, host.key)) as evidence:
+        yield Guarded(app, guard, evidence, host.clock, guarding.settings)
 
 
 @contextlib.asynccontextmanager

@@ -1,15 +1,16 @@
 """`loyal control solve | recheck`: a model drafts, a checker decides, a certificate remains.
 
-A task file is TOML: `task`, the text that the model reads, and `[checker]`, the spec of a checker
-(docs/control.md). In a checker of the kind control, `function` may name a file in place of its
-source. Left out: the search and the checkers (loyal.control).
+A task file is TOML: `task`, the text that the model reads, `[checker]`, the spec of a checker, and
+maybe `examples`, other tasks with answers (docs/control.md). In a checker of the kind control,
+`function` may name a file in place of its source. Left out: the search and the checkers
+(loyal.control).
 """
 
 from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -57,10 +58,10 @@ def solve(terminal: Terminal, task: Path, out: Path | None, **options: Any) -> i
     if (name is None) == (endpoint is None):
         raise UsageError("say which model drafts", hint="give --model NAME or --endpoint URL")
     budget = Budget(**given(options))
-    text, spec = read_task(task)
+    text, spec, examples = read_task(task)
     checker(spec)  # before a model is loaded for it
     model: LanguageModel = connect(endpoint) if endpoint is not None else load_model(terminal, name)
-    found = propose(model, text, spec, budget)
+    found = propose(model, text, spec, budget, examples=examples)
     if found.certificate is not None and out is not None:
         atomic_write(out, found.certificate.to_json().encode())
     terminal.result(_fields(found, model.name), [_table(found)])
@@ -87,19 +88,38 @@ def recheck(terminal: Terminal, certificate: Path) -> int:
     return 0 if verdict.accepted else 1
 
 
-def read_task(path: Path) -> tuple[str, Spec]:
-    """The task and the checker's spec of a task file. ControlError for any other file."""
+class TaskFile(NamedTuple):
+    """What a task file says."""
+
+    task: str
+    spec: Spec
+    examples: tuple[tuple[str, str], ...]
+    """Other tasks, each with its answer."""
+
+
+def read_task(path: Path) -> TaskFile:
+    """What a task file says. ControlError for any other file."""
     try:
         match tomllib.loads(_text(path)):
-            case {"task": str(task), "checker": dict(spec), **rest} if not rest:
+            case {"task": str(task), "checker": dict(spec), **rest} if set(rest) <= {"examples"}:
+                examples = rest.get("examples", [])
+                if not isinstance(examples, list):
+                    raise ControlError("examples is a list", hint=_HINT)
                 function = spec.pop("function", None)
                 if function is not None:
                     one = functions.load(path.parent / str(function))
                     spec |= {"form": one.form, "source": one.source.decode()}
-                return task, spec
+                return TaskFile(task, spec, tuple(map(_example, examples)))
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ControlError(f"the task is not TOML: {error}", hint=_HINT) from error
-    raise ControlError("a task file has task and [checker], and nothing else", hint=_HINT)
+    raise ControlError("a task file has task, [checker], maybe examples, nothing else", hint=_HINT)
+
+
+def _example(value: Any) -> tuple[str, str]:
+    match value:
+        case {"task": str(task), "answer": str(answer), **rest} if not rest:
+            return task, answer
+    raise ControlError("an example has task and answer", hint=_HINT)
 
 
 def _text(path: Path) -> str:
