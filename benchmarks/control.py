@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from control_baseline import candidates, confirmed
@@ -26,6 +27,7 @@ MODEL = "smollm2-135m-instruct"
 BUDGET = Budget(
     tokens=512, seconds=3600, drafts=32, width=16, draft_tokens=32, temperature=0.8, anew=0.0
 )
+TASKS = 100
 _NO_RUN = "not measured yet: benchmarks/control.py has no run of it"
 
 
@@ -45,7 +47,7 @@ def measured(model: LanguageModel, task: Task) -> Record:
 
 
 def rows(records: list[Record]) -> list[Row]:
-    """The figures."""
+    """The figures. Of a part of the tasks none has a value: `how` says how far it is."""
     greedy = sum(one["greedy"] for one in records)
     solved = [one for one in records if one["drafted"] is not None]
     blind = sum(one["enumerated"] is not None for one in records)
@@ -57,7 +59,7 @@ def rows(records: list[Record]) -> list[Row]:
     searched = f"{how}; {spent}; {tokens} tokens in all; {logic} are of logic"
     blindly = f"small answers first, {BUDGET.drafts} candidates a task"
     gain = len(solved) / greedy if greedy else None
-    return [
+    found = [
         _at_least("greedy", "tasks solved by greedy decoding", greedy, 1, how),
         _at_least("drafted", "tasks solved by drafting and checking", len(solved), None, searched),
         _at_least("gain", "drafting and checking over greedy decoding", gain, 3, how),
@@ -71,6 +73,10 @@ def rows(records: list[Record]) -> list[Row]:
             f"all {accepted} accepted ones judged again by exact rationals and truth tables",
         ),
     ]  # fmt: skip
+    if len(records) == TASKS:
+        return found
+    so_far = f"{len(records)} of {TASKS} tasks are measured"
+    return [replace(one, value=None, how=f"{so_far}; of these: {one.value}") for one in found]
 
 
 def _at_least(id: str, what: str, value: float | None, bound: float | None, how: str) -> Row:
@@ -91,18 +97,17 @@ def main() -> None:
     """Measure what is missing; write the rows once all tasks are there."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("out/control"))
+    parser.add_argument("--so-far", action="store_true", help="measure nothing more")
     parser.add_argument("--show", action="store_true", help="print the table alone")
     given = parser.parse_args()
     if not given.show:
         tasks = {one.name: one for one in bundled()}
         cells = [Cell(MODEL, 0, name, given.folder / f"{name}.json") for name in tasks]
-        if any(one.kept() is None for one in cells):
+        if not given.so_far and any(one.kept() is None for one in cells):
             model = _loaded()
             resume(cells, lambda cell: measured(model, tasks[cell.name]))
         records = [found for one in cells if (found := one.kept()) is not None]
-        if len(records) < len(cells):
-            raise SystemExit("some tasks failed: run it again")
-        put("control", [*rows(records), *unmeasured()])
+        put("control", [*(rows(records) if records else []), *unmeasured()])
     show("control")
 
 

@@ -70,6 +70,7 @@ NOUNS = (
     "loyal.control.guard",
     "loyal.control.tasks",
     "loyal.control.algebra",
+    "loyal.control.smt",
     "loyal.control.checkers",
     "loyal.control.propose",
     "loyal.alignment",

@@ -133,13 +133,16 @@ def test_a_task_is_measured_and_rows_are_made_of_it() -> None:
     never = control.measured(Scripted("p", "q"), task)
     assert (never["greedy"], never["drafted"]) == (False, None)
     assert never["tokens"] <= control.BUDGET.tokens
-    rows = {one.id: one for one in control.rows([late, late, early, never])}
+    rows = {one.id: one for one in control.rows([late, late, early, never] * 25)}
     found = {name: one.value for name, one in rows.items()}
     assert found == {
-        "control-greedy": 1, "control-drafted": 3, "control-gain": 3, "control-enumerated": 0,
-        "control-over-enumeration": 3, "control-wrong": 0,
+        "control-greedy": 25, "control-drafted": 75, "control-gain": 3, "control-enumerated": 0,
+        "control-over-enumeration": 75, "control-wrong": 0,
     }  # fmt: skip
     assert all(one.holds is not False for one in rows.values())
-    none = {one.id: one for one in control.rows([never])}
+    none = {one.id: one for one in control.rows([never] * 100)}
     assert (none["control-gain"].value, none["control-greedy"].holds) == (None, False)
+    part = {one.id: one for one in control.rows([late, early])}
+    assert {one.value for one in part.values()} == {None}
+    assert part["control-gain"].how == "2 of 100 tasks are measured; of these: 2.0"
     assert all(one.value is None and one.how for one in control.unmeasured())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 
 import pytest
 from control_files import PROGRAM
 
 from loyal.control.checkers import Verdict, checker, checkers
+from loyal.control.smt import one_term, script
 from loyal.errors import ControlError
 
 
@@ -197,3 +199,46 @@ def test_candidates_are_checked_together_and_one_that_takes_all_memory_costs_its
     assert [one.accepted for one in found] == [True, False, False, True, False]
     assert "SymPy" in found[2].reason
     assert list(check([])) == []
+
+
+SMT = {
+    "kind": "smt", "sort": "Int", "declarations": "(declare-const x Int) (assert (> x 2))",
+    "claim": "(> answer (* 2 x))",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["x", " (+ x 1) ", "(ite (> x 1) (- x) 0)", "3"])
+def test_one_term_is_one(text: str) -> None:
+    assert one_term(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x y", "(x", "x)", "0) (assert false", "(x) (y)", "x ;", '"', "|)|", "x" * 5000]
+)
+def test_what_is_not_one_term_stands_in_no_script(text: str) -> None:
+    assert not one_term(text)
+    with pytest.raises(ValueError, match="one term"):
+        script(SMT, text)
+
+
+def test_without_z3_a_checker_says_what_to_install() -> None:
+    if importlib.util.find_spec("z3") is not None:
+        pytest.skip("Z3 is installed")
+    with pytest.raises(ControlError, match="Z3 is not installed") as caught:
+        checker(SMT)
+    assert caught.value.hint == "pip install 'z3-solver'"
+
+
+@pytest.mark.parametrize("key", ["sort", "claim"])
+def test_a_claim_that_is_not_one_term_is_refused(key: str) -> None:
+    with pytest.raises(ControlError, match="one term each"):
+        checker({**SMT, key: "true) (assert false"})
+
+
+def test_z3_proves_and_gives_counter_examples() -> None:
+    pytest.importorskip("z3")
+    found = list(checkers(SMT)(["(+ (* 2 x) 1)", "(* 2 x)", "(* x x)", "y", "0) (assert false"]))
+    assert [one.accepted for one in found] == [True, False, True, False, False]
+    assert "wrong at" in found[1].reason
+    with pytest.raises(ControlError, match="cannot be met"):
+        checker({**SMT, "declarations": "(declare-const x Int) (assert (> x x))"})

@@ -7,9 +7,10 @@ algebra  SymPy, in a process with limits; `algebra` has the modes and what is pr
 schema   JSON that a JSON schema permits (`schema`, a JSON text); nothing is fetched
 program  Python, in the sandbox: each of `cases` is a `call`, and what it `equals` as JSON. Values
          are compared outside of the candidate's process, so it cannot call itself equal
+smt      Z3, in a process with limits, where it is installed; `smt` has the spec
 control  the exact reply of a control function (`form`, `source`) to `prompt`
 
-Left out: Z3 and Lean. Drafting candidates is `propose`.
+Left out: Lean, whose proofs run code as they are read. Drafting candidates is `propose`.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ from typing import Any
 
 from loyal.control.functions import from_source
 from loyal.control.sandbox import Limits, run
+from loyal.control.smt import one_term
 from loyal.errors import ControlError
 from loyal.models.language_model import Prompt
 
 Spec = Mapping[str, Any]
 """What makes a checker: `kind`, and the keys of that kind."""
 
+SMT = Path(__file__).with_name("smt.py")
 ALGEBRA = Path(__file__).with_name("algebra.py")
 _ALGEBRA_LIMITS = Limits(cpu_seconds=5, seconds=60, memory_bytes=1 << 30)
 _MOST_REASON = 400
@@ -37,6 +40,7 @@ _SHOWN_FAILURES = 3
 
 _KEYS: Mapping[str, Mapping[str, type]] = {
     "schema": {"schema": str},
+    "smt": {"declarations": str, "sort": str, "claim": str},
     "program": {"cases": list},
     "control": {"form": str, "source": str, "prompt": str},
     "equal": {"expected": str},
@@ -80,7 +84,7 @@ def checkers(spec: Spec) -> Checkers:
     ):
         raise ControlError(
             f"there is no checker {spec.get('kind')} {spec.get('mode') or ''}",
-            hint="algebra (with a mode), schema, program or control; see docs/control.md",
+            hint="algebra (with a mode), schema, program, smt or control; see docs/control.md",
         )
     extra = {"kind", "mode"} if spec.get("kind") == "algebra" else {"kind"}
     if set(spec) != {*wanted, *extra} or any(type(spec[key]) is not wanted[key] for key in wanted):
@@ -90,6 +94,8 @@ def checkers(spec: Spec) -> Checkers:
         "program": _program,
         "control": _control,
     }
+    if kind == "smt":
+        return _smt(spec)
     if kind not in makers:
         return _algebra(spec)
     check = makers[kind](spec)
@@ -102,39 +108,68 @@ def _algebra(spec: Spec) -> Checkers:
     if not equations or not unknowns or not text or any(one.count("=") != 1 for one in equations):
         raise ControlError("equations and unknowns are lists of text", hint='such as "x + 1 = 3"')
 
-    readable = next(_sympy(spec, [None]))
+    readable = next(_proven(_SYMPY, spec, [None]))
     if not readable.accepted:
         raise ControlError(f"what is expected: {readable.reason}", hint="write it as in Python")
-    return lambda candidates: _sympy(spec, candidates)
+    return lambda candidates: _proven(_SYMPY, spec, candidates)
 
 
-def _sympy(spec: Spec, candidates: Sequence[str | None]) -> Iterator[Verdict]:
-    """What `algebra` says. A candidate that ends its process at a limit has no proof, and no is the
+def _smt(spec: Spec) -> Checkers:
+    if not all(one_term(spec[key]) for key in ("sort", "claim")):
+        raise ControlError("sort and claim are one term each", hint='such as "Int", "(> answer x)"')
+    readable = next(_proven(_Z3, spec, [None]))
+    if not readable.accepted:
+        raise ControlError(f"the declarations: {readable.reason}", hint="see https://smt-lib.org")
+    return lambda candidates: _proven(_Z3, spec, candidates)
+
+
+@dataclass(frozen=True)
+class _Prover:
+    """A script that proves candidates, in a process of its own."""
+
+    name: str
+    script: Path
+    module: str
+    """What it imports."""
+    package: str
+    """What brings that."""
+
+
+_SYMPY = _Prover("SymPy", ALGEBRA, "sympy", "loyal[control]")
+_Z3 = _Prover("Z3", SMT, "z3", "z3-solver")
+
+
+def _proven(prover: _Prover, spec: Spec, candidates: Sequence[str | None]) -> Iterator[Verdict]:
+    """What the prover says. A candidate that ends its process at a limit has no proof, so no is the
     answer; a new process goes on after it."""
     left = list(candidates)
     while left:
-        said, late = _process(spec, left)
+        said, late = _process(prover, spec, left)
         yield from said
         left = left[len(said) :]
         if left:
-            over = "SymPy took too long" if late else "SymPy ran out of time or memory"
+            over = f"{prover.name} {'took too long' if late else 'ran out of time or memory'}"
             yield Verdict(False, f"{over}: write it more simply", 0.0)
             left = left[1:]
 
 
-def _process(spec: Spec, candidates: Sequence[str | None]) -> tuple[list[Verdict], bool]:
+def _process(
+    prover: _Prover, spec: Spec, candidates: Sequence[str | None]
+) -> tuple[list[Verdict], bool]:
     """The verdicts that one process gave before it ended, and whether it took too long."""
     limits = asdict(_ALGEBRA_LIMITS)
     job = json.dumps({"spec": dict(spec), "candidates": candidates, "limits": limits})
     try:
         done = subprocess.run(
-            [sys.executable, "-I", str(ALGEBRA)], input=job.encode(), capture_output=True,
+            [sys.executable, "-I", str(prover.script)], input=job.encode(), capture_output=True,
             timeout=_ALGEBRA_LIMITS.seconds, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         return _verdicts(error.stdout or b""), True
-    if b"No module named 'sympy'" in done.stderr:
-        raise ControlError("SymPy is not installed", hint="pip install 'loyal[control]'")
+    if f"No module named '{prover.module}'".encode() in done.stderr:
+        raise ControlError(
+            f"{prover.name} is not installed", hint=f"pip install '{prover.package}'"
+        )
     return _verdicts(done.stdout), False
 
 
