@@ -90,7 +90,9 @@ def false_accusations(count: int, law: Law, rng: np.random.Generator) -> dict[st
     return {"stated": 1 / law.one_in, **found}
 
 
-def power(runs: int, law: Law, auc: float, broken: float, rng: np.random.Generator) -> dict[str, Any]:
+def power(
+    runs: int, law: Law, auc: float, broken: float, rng: np.random.Generator
+) -> dict[str, Any]:
     """Queries until a guilty host is accused, by a first test (which needs twice `one_in`). 201 is
     more than 200 queries."""
     own, pool = hosts(runs, law, auc, broken, rng)

@@ -55,9 +55,7 @@ def test_under_exchange_the_mean_is_the_cut_whatever_the_judge_says(
     cut: int, scores: list[int | None]
 ) -> None:
     """Each of R + 1 scores is the endpoint's once: E phi = c up to the rounding down."""
-    shares = [
-        low_share(one, scores[:at] + scores[at + 1 :], cut) for at, one in enumerate(scores)
-    ]
+    shares = [low_share(one, scores[:at] + scores[at + 1 :], cut) for at, one in enumerate(scores)]
     mean = Fraction(sum(shares), len(shares))
     assert cut - 1 < mean <= cut
 

@@ -74,7 +74,7 @@ class Law:
     one_in: int = 1_000_000
     """An honest endpoint is accused once in so many, at most."""
     tolerance_ppm: int = 50_000
-    """eps: how much likelier low scores may be, on average over the prompts, and still be honest."""
+    """eps: how much likelier low scores may be, on average over the prompts, of an honest host."""
     most: int = 60
     """Queries at most; fewer than there are prompts."""
 
