@@ -21,7 +21,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from loyal.alignment.deviation import CUTS_PPM, FRACTIONS, WHOLE_PPM, DeviationTest, Law
+from loyal.alignment.deviation import (
+    CUTS_PPM,
+    FRACTIONS,
+    SPREADS,
+    UNIT,
+    WHOLE_PPM,
+    DeviationTest,
+    Law,
+)
 from loyal.statistics import clopper_pearson
 
 Floats = npt.NDArray[np.float64]
@@ -41,11 +49,11 @@ def e_values(own: Floats, pool: Floats, law: Law, prompts: int) -> Floats:
     """(hosts, queries): the e-value after each query, as `DeviationTest` has it."""
     asked = np.arange(own.shape[1])
     allowed = law.tolerance_ppm / WHOLE_PPM * prompts / (prompts - asked)
-    parts = []
-    for cut in CUTS_PPM:
-        bound = cut / WHOLE_PPM + allowed
-        gain = low_shares(own, pool, cut / WHOLE_PPM) / bound - 1
-        parts += [np.cumsum(np.log1p(part / 8 * gain), axis=1) for part in FRACTIONS]
+    gains = np.array(
+        [low_shares(own, pool, cut) / (cut + allowed) - 1 for cut in np.array(CUTS_PPM) / WHOLE_PPM]
+    )
+    mixed = np.tensordot(np.array(SPREADS), gains, 1)  # (spreads, hosts, queries)
+    parts = [np.cumsum(np.log1p(part / UNIT * one), axis=1) for one in mixed for part in FRACTIONS]
     return np.asarray(np.exp(np.array(parts)).mean(0))
 
 

@@ -12,6 +12,7 @@ from loyal.alignment import DeviationTest, Law
 from loyal.alignment.deviation import (
     CUTS_PPM,
     FRACTIONS,
+    SPREADS,
     WHOLE_PPM,
     low_share,
     number_of,
@@ -106,21 +107,29 @@ def test_evidence_stays() -> None:
 
 
 def test_no_bet_gains_at_the_edge_of_the_tolerance() -> None:
-    """One step, exactly: low scores as often as the null allows, and the mean is at most 1."""
-    whole, edge = 0, 50_000
+    """One step, exactly: of 20 places of the reply in its pool of 19, each is as likely as the
+    null allows, the lowest one likelier by the whole tolerance. The mean is at most 1."""
+    pool: list[int | None] = [50_000 * one for one in range(1, 20)]
+    places = [50_000 * one + 25_000 for one in range(20)]
+    mean = Fraction(0)
+    for place, score in enumerate(places):
+        chance = Fraction(1, 20)
+        chance += Fraction(1, 20) if place == 0 else 0
+        chance -= Fraction(1, 20) if place == 19 else 0
+        test = DeviationTest(240, Law())
+        test.update(score, pool)
+        mean += chance * test.e_value
+    assert mean == 1
+
+
+def test_beyond_the_tolerance_bets_gain() -> None:
+    """The same step with a tenth more low scores: the test above is at its edge."""
+    pool: list[int | None] = [50_000 * one for one in range(1, 20)]
     test = DeviationTest(240, Law())
-    for at, cut in enumerate(CUTS_PPM):
-        bound = cut + edge
-        assert test._allowance() == edge
-        for part in FRACTIONS:
-            mean = Fraction(
-                (cut + edge) * (8 * bound + part * (WHOLE_PPM - bound))
-                + (WHOLE_PPM - cut - edge) * (8 * bound - part * bound),
-                WHOLE_PPM * 8 * bound,
-            )
-            assert mean == 1, (at, part)
-            whole += 1
-    assert whole == len(CUTS_PPM) * len(FRACTIONS)
+    test.update(0, pool)
+    high = DeviationTest(240, Law())
+    high.update(WHOLE_PPM, pool)
+    assert Fraction(2, 20) * test.e_value + Fraction(18, 20) * high.e_value < 1 < test.e_value
 
 
 def test_the_allowance_grows_as_honest_prompts_run_out() -> None:
@@ -133,14 +142,17 @@ def test_the_allowance_grows_as_honest_prompts_run_out() -> None:
 
 def test_the_e_value_is_the_product_of_its_factors() -> None:
     test, rng = DeviationTest(240, LOOSE), random.Random(11)
-    wealth = {(cut, part): 1.0 for cut in CUTS_PPM for part in FRACTIONS}
+    wealth = {(spread, part): 1.0 for spread in SPREADS for part in FRACTIONS}
     for asked in range(30):
-        pool = [rng.randrange(WHOLE_PPM) for _ in range(19)]
+        pool: list[int | None] = [rng.randrange(WHOLE_PPM) for _ in range(19)]
         score = rng.randrange(WHOLE_PPM // 2)
-        for cut, part in wealth:
+        gains = []
+        for cut in CUTS_PPM:
             bound = (cut + math.ceil(50_000 * 240 / (240 - asked))) / WHOLE_PPM
-            phi = low_share(score, pool, cut) / WHOLE_PPM
-            wealth[cut, part] *= 1 + part / 8 * (phi / bound - 1)
+            gains.append(low_share(score, pool, cut) / WHOLE_PPM / bound - 1)
+        for spread, part in wealth:
+            gain = sum(one * share / 15 for one, share in zip(gains, spread, strict=True))
+            wealth[spread, part] *= 1 + part / 8 * gain
         test.update(score, pool)
         assert float(test.e_value) == pytest.approx(sum(wealth.values()) / len(wealth), rel=1e-9)
 
@@ -170,7 +182,7 @@ def test_500_honest_hosts_are_accused_no_more_often_than_stated(moved: bool) -> 
 
 
 def test_the_bound_sees_a_host_beyond_its_tolerance() -> None:
-    """The same hosts with a third of the prompts moved are accused: the test above can fail."""
+    """Half of the prompts moved: such hosts are accused, so the test above can fail."""
     rng = random.Random(5)
     found = 0
     for _ in range(40):
@@ -178,7 +190,7 @@ def test_the_bound_sees_a_host_beyond_its_tolerance() -> None:
         for prompt in rng.sample(range(240), 60):
             test.update(0 if prompt < 120 else 90, [rng.choice((20, 60, 90)) for _ in range(9)])
         found += test.accused
-    assert found >= 38
+    assert found >= 32
 
 
 def test_a_realigned_copy_is_found_within_60_queries() -> None:

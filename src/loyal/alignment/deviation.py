@@ -27,8 +27,9 @@ before
 
     E phi <= p(n) = c + eps N / (N - n),
 
-and 1 + f (phi / p(n) - 1) has a mean of at most 1, for each f in [0, 1). Products of such factors
-are bets that no honest endpoint gains on; so is the mean of several (cuts c, fractions f). By
+and 1 + f (phi / p(n) - 1) has a mean of at most 1, for each f in [0, 1), and so has any mean of
+such factors over cuts c. Products of them are bets that no honest endpoint gains on; so is the mean
+of several bets (`SPREADS`, `FRACTIONS`). By
 Ville's inequality this mean reaches `one_in` *ever* with a chance of at most 1 / one_in, wherever
 one stops (Ville 1939; Waudby-Smith and Ramdas 2024, arXiv 2010.09686; Vovk 2021, arXiv 2101.03108).
 phi is used itself, in place of a coin: no seed could be tried out, and log is concave, so the
@@ -45,6 +46,8 @@ of the pool: whoever made the pool must not have chosen it (docs/deviation.md sa
 from __future__ import annotations
 
 import hashlib
+import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -55,11 +58,14 @@ from loyal.errors import UsageError
 WHOLE_PPM = 1_000_000
 ABSTAINED_PPM = WHOLE_PPM + 1
 """The score of a reply that was not judged: above every other."""
-CUTS_PPM = (50_000, 100_000, 200_000, 350_000)
+CUTS_PPM = (50_000, 100_000, 200_000, 350_000, 500_000)
 """Shares c: a few replies far below all others, or many somewhat lower."""
+SPREADS = ((3, 3, 3, 3, 3), (0, 0, 5, 5, 5))
+"""How each bet divides its risk among the cuts, in fifteenths: a bet on several cuts gains more the
+lower a score is. The second leaves out the lowest cuts, which gain little where a judge is weak."""
 FRACTIONS = range(1, 8)
 """f in eighths: how much of the wealth each bet risks."""
-_EIGHTHS = 8
+UNIT = 15 * 8
 LEAST_POOL = 9
 MOST_POOL = 255
 MOST_PROMPTS = 1_024
@@ -109,8 +115,8 @@ class DeviationTest:
         self.asked = 0
         self.best = Fraction(1)
         """The highest e-value so far: evidence that was there does not go away again."""
-        self._wealth = [[1 for _ in FRACTIONS] for _ in CUTS_PPM]
-        self._whole = [1 for _ in CUTS_PPM]
+        self._wealth = [1] * (len(SPREADS) * len(FRACTIONS))
+        self._whole = 1
 
     def update(self, score: int | None, reference: Sequence[int | None]) -> None:
         """One reply: its score in ppm, and the pool's; None is no score. UsageError for a score
@@ -118,13 +124,19 @@ class DeviationTest:
         if self.asked >= self.law.most:
             raise UsageError("all queries of this test are used", hint="commit another set")
         allowed = self._allowance()
-        for at, cut in enumerate(CUTS_PPM):
-            low, bound = low_share(score, reference, cut), cut + allowed
-            self._whole[at] *= _EIGHTHS * bound
-            self._wealth[at] = [
-                wealth * (_EIGHTHS * bound + part * (low - bound))
-                for wealth, part in zip(self._wealth[at], FRACTIONS, strict=True)
-            ]
+        bounds = [cut + allowed for cut in CUTS_PPM]
+        whole = math.prod(bounds)
+        gains = [
+            (low_share(score, reference, cut) - bound) * (whole // bound)
+            for cut, bound in zip(CUTS_PPM, bounds, strict=True)
+        ]  # phi / p - 1 of each cut, times `whole`
+        factors = [
+            UNIT * whole + part * sum(map(operator.mul, spread, gains))
+            for spread in SPREADS
+            for part in FRACTIONS
+        ]  # of each bet, times UNIT * whole
+        self._whole *= UNIT * whole
+        self._wealth = list(map(operator.mul, self._wealth, factors))
         self.asked += 1
         self.best = max(self.best, self.e_value)
 
@@ -135,11 +147,7 @@ class DeviationTest:
     @property
     def e_value(self) -> Fraction:
         """The mean of all bets now, exact."""
-        parts = [
-            Fraction(sum(wealth), whole)
-            for wealth, whole in zip(self._wealth, self._whole, strict=True)
-        ]
-        return sum(parts, Fraction()) / (len(CUTS_PPM) * len(FRACTIONS))
+        return Fraction(sum(self._wealth), len(self._wealth) * self._whole)
 
     @property
     def p_value(self) -> float:

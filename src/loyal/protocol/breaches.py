@@ -20,6 +20,7 @@ The protocol never runs a model or a judge: it believes a quorum of signed verdi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from loyal.encoding import digest
 from loyal.protocol import events as e
@@ -30,8 +31,8 @@ from loyal.protocol.voting import decided, electorate
 
 PROMISE = "loyal deviation promise 1"
 BREACH = "loyal breach 1"
-DESCENT = "loyal breach descent 1"
-DEVIATION = "loyal breach deviation 1"
+QUESTION = "loyal breach question 1"
+Question = Literal["descent", "deviation"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,16 @@ class SettleBreach:
     breach: bytes
 
 
+def promise_id(license: bytes, author: bytes, root: bytes) -> bytes:
+    """What a promise is called, 32 bytes."""
+    return digest([license, author, root], PROMISE)
+
+
+def ballot(breach: bytes, question: Question) -> bytes:
+    """Where the verdicts on one of the two questions are given, 32 bytes."""
+    return digest([breach, question], QUESTION)
+
+
 def promise(state: State, command: PromisePrompts, at: Moment) -> list[e.Event]:
     """B1."""
     license = known(state, command.license)
@@ -78,7 +89,7 @@ def promise(state: State, command: PromisePrompts, at: Moment) -> list[e.Event]:
         refuse("V3", "a host does not accuse itself", "leave it to others")
     if not state.balance(e.bond("verifier", command.author)):
         refuse("B1", "only a verifier with a bond promises prompts", "bond as a verifier first")
-    name = digest([command.license, command.author, command.root], PROMISE)
+    name = promise_id(command.license, command.author, command.root)
     if name in state.promises:
         refuse("B1", "these prompts were promised before", "make a new set, with new replies")
     both = command.license, command.author
@@ -116,8 +127,8 @@ def claim(state: State, command: ClaimBreach, at: Moment) -> list[e.Event]:
         name,
         command.promise,
         command.evidence,
-        digest([name], DESCENT),
-        digest([name], DEVIATION),
+        ballot(name, "descent"),
+        ballot(name, "deviation"),
         electorate(state, (command.author, host)),
         after,
         after + state.parameters.verdict_seconds,
