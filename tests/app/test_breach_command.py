@@ -1,4 +1,4 @@
-"""`loyal verifier promise | alignment | recheck`, `loyal dispute breach`: from prompts to a slash."""
+"""`loyal verifier promise | alignment | recheck`, `loyal dispute breach`: prompts to slash."""
 
 from __future__ import annotations
 
