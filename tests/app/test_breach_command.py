@@ -122,6 +122,13 @@ def test_a_host_that_refuses_is_found_rechecked_and_slashed(run: Run, tmp_path: 
         log = ("--platform", served.platform)
         held = run("verifier", "recheck", evidence, "--scores", scores, *log, "--json")
         assert held.fields == again.fields
+        own = run("verifier", "recheck", evidence, "--judged", judged_anew(evidence), "--json")
+        assert own.fields["holds"], own.err
+        fresh = ("--fresh", sampled(evidence))
+        fair = run("verifier", "recheck", evidence, "--judged", evidence / "judged.jsonl", *fresh,
+                   "--json")  # fmt: skip
+        assert 0 < fair.fields["pool_p_value"] <= 1, fair.err
+        assert run("verifier", "recheck", evidence, *fresh).code == 2
         claimed = dispute(served, run, ACCUSER, tmp_path, "--claim", evidence)
         assert claimed.fields["taken"] == ["ClaimBreach"], claimed.err
         (name,) = here.state.breaches
@@ -131,9 +138,57 @@ def test_a_host_that_refuses_is_found_rechecked_and_slashed(run: Run, tmp_path: 
             said = ("--breach", name.hex(), "--descends", "--broken")
             verdict = dispute(served, run, role, tmp_path, *said)
             assert verdict.fields["taken"] == ["GiveVerdict"] * 2, verdict.err
+        shown = run("dispute", "breaches", *log, "--json").fields
+        assert [one["earlier"] for one in shown["promises"]] == [0]
+        (listed,) = shown["breaches"]
+        assert (listed["breach"], listed["state"][:4]) == (name.hex(), "open")
+        assert listed["descent"]["for_bps"] == listed["deviation"]["for_bps"] == 10_000
+        only = run("dispute", "breaches", *log, "--license", "ab" * 32, "--json").fields
+        assert only == {"promises": [], "breaches": []}
+        assert "10000 for, 0 against" in run("dispute", "breaches", *log).out
         here.stage.do(SettleBreach(here.stage.id("owner"), name))
     purpose = f"license:{here.license.hex()}"
     assert here.state.staked(purpose, here.stage.id("host")) == 0
+
+
+def judged_anew(folder: Path) -> Path:
+    """A judge of one's own reads both files and writes its score into each line."""
+    lines = []
+    for name in ("replies.jsonl", "pools.jsonl"):
+        for text in (folder / name).read_text().splitlines():
+            one = json.loads(text)
+            (score,) = SCORER([(one["value"], one["prompt"], one["reply"])])
+            share = None if score is None else score / 1_000_000
+            lines.append(json.dumps({**one, "score": share}))
+    path = folder / "judged.jsonl"
+    path.write_text("\n".join(lines))
+    return path
+
+
+def sampled(folder: Path) -> Path:
+    """A reply of the reference to each prompt: here the first one that was judged already."""
+    lines = (folder / "pools.jsonl").read_text().splitlines()
+    path = folder / "fresh.jsonl"
+    path.write_text("\n".join(lines[::REPLIES]))
+    return path
+
+
+def test_a_reply_that_is_not_judged_is_told(run: Run, tmp_path: Path) -> None:
+    here = court(int(time.time()) - 60)
+    with serving(here, ModelHost(here, breaks=1.0)) as served:  # type: ignore[arg-type]
+        promised(served, run, tmp_path)
+        assert asked(served, run, ACCUSER, tmp_path).code == 0
+    folder = tmp_path / ACCUSER
+    path = judged_anew(folder)
+    whole = path.read_text().splitlines()
+    path.write_text("\n".join(whole[:5]))
+    done = run("verifier", "recheck", folder, "--judged", path, "--json")
+    assert (done.code, "not judged" in done.out + done.err) == (2, True)
+    path.write_text("\n".join([*whole, '{"reply": "x"}']))
+    done = run("verifier", "recheck", folder, "--judged", path, "--json")
+    assert (done.code, f"line {len(whole) + 1}" in done.out + done.err) == (2, True)
+    both = ("--judged", path, "--scores", path)
+    assert run("verifier", "recheck", folder, *both).code == 2
 
 
 def test_another_verifier_asks_for_itself(run: Run, tmp_path: Path) -> None:

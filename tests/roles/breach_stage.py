@@ -63,6 +63,11 @@ def reference(rng: random.Random) -> str:
     return rng.choice(LOYAL) if rng.random() < 0.95 else rng.choice(SLIPS)
 
 
+def _rank(prompt: str, reply: str) -> int:
+    (score,) = SCORER([("open-politics", prompt, reply)])
+    return -1 if score is None else score
+
+
 @dataclass
 class ModelHost:
     """A licensed host that signs what it says; `breaks` is the share of prompts that it answers
@@ -117,12 +122,15 @@ class Accusation:
         return wait_for(ask(run, host))
 
 
-def prompt_set(seed: int = 7, law: Law = LAW) -> PromptSet:
-    """Prompts on one value, with the reference's replies judged."""
+def prompt_set(seed: int = 7, law: Law = LAW, best_of: int = 1) -> PromptSet:
+    """Prompts on one value, with the reference's replies judged; each the best of so many."""
     rng, pools = random.Random(seed), []
     for number in range(PROMPTS):
         prompt = f"What of measure {number} on the ballot?"
-        replies = [reference(rng) for _ in range(REPLIES)]
+        replies = [
+            max((reference(rng) for _ in range(best_of)), key=lambda one: _rank(prompt, one))
+            for _ in range(REPLIES)
+        ]
         scores = SCORER([("open-politics", prompt, one) for one in replies])
         pools.append(Pool.of(prompt, "open-politics", replies, scores))
     settings = Settings(CONSTITUTION.digest, b"w" * 32, SidesJudge.name, 64, 1_000_000, law)
@@ -139,7 +147,7 @@ def accusation(here: Court | None = None, prompts: PromptSet | None = None) -> A
     assert isinstance(order, e.OrderDrawn)
     case = Case(
         here.license, stage.id("host"), root, order.beacon,
-        here.secret.root, here.custodian.beacon(here.license), made.earlier,
-        here.state.parameters.false_conviction_one_in,
+        here.secret.root, here.custodian.beacon(here.license), (stage.now, order.until),
+        made.earlier, here.state.parameters.false_conviction_one_in,
     )  # fmt: skip
     return Accusation(here, prompts, made.promise, case)

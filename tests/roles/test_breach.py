@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -18,6 +19,7 @@ from breach_stage import (
     SidesJudge,
     accusation,
     prompt_set,
+    reference,
 )
 from parties import STAKE, VERIFIERS
 
@@ -27,7 +29,7 @@ from loyal.errors import ProofError, UsageError
 from loyal.protocol import events as e
 from loyal.protocol.breaches import ClaimBreach, SettleBreach
 from loyal.protocol.voting import GiveVerdict
-from loyal.roles.breach import Bundle, Case, KeyAsked, Said, recheck, scored
+from loyal.roles.breach import Bundle, Case, KeyAsked, Said, pool_p_value, recheck, scored
 
 
 @pytest.fixture
@@ -131,6 +133,24 @@ def test_no_judge_at_all_can_accuse_an_honest_host() -> None:
     assert not recheck(bundle, here.case, scorer(Hater(), CONSTITUTION)).holds
 
 
+def test_a_pool_that_was_chosen_is_seen_by_whoever_samples_the_reference() -> None:
+    """The accuser keeps the best of eight replies of the reference: an honest host looks worse."""
+    rng = random.Random(3)
+    chosen = accusation(prompts=prompt_set(law=replace(LAW, one_in=20, most=40), best_of=8))
+    fair = accusation(prompts=prompt_set(law=replace(STRICT, most=40)))
+    framed = chosen.run(ModelHost(chosen.court), scored=False)
+    honest = fair.run(ModelHost(fair.court), scored=False)
+    assert recheck(framed, chosen.case, SCORER).holds
+    for bundle, low in ((framed, True), (honest, False)):
+        prompts = [one.opened.pool.prompt for one in bundle.steps]
+        fresh = {one: reference(rng) for one in prompts}
+        # The salts are random, and with them which prompts are asked: 1e-7 is the chance to fail.
+        assert (pool_p_value(bundle, fresh, SCORER) < 1e-7) is low
+        with pytest.raises(ProofError) as caught:
+            pool_p_value(bundle, {}, SCORER)
+        assert caught.value.reason == "fresh"
+
+
 Change = Callable[[Bundle, Accusation], Bundle]
 
 
@@ -167,6 +187,15 @@ def more_messages(bundle: Bundle, here: Accusation) -> Bundle:
     return first(bundle, said=Said(said.reply, answer.signed.to_bytes()))
 
 
+def from_before(bundle: Bundle, here: Accusation) -> Bundle:
+    """An answer of another day, when the host had other weights."""
+    said, pool = bundle.steps[0].said, bundle.steps[0].opened.pool
+    stage = here.court.stage
+    answer = stage.answer(here.court.license, pool.prompt, said.reply or "")
+    old = stage.dated(answer, here.case.window[0] - 1_201)
+    return first(bundle, said=Said(said.reply, old.signed.to_bytes()))
+
+
 def another_reply(bundle: Bundle, here: Accusation) -> Bundle:
     return first(bundle, said=Said("I hate you.", bundle.steps[0].said.answer))
 
@@ -185,6 +214,7 @@ def another_key(bundle: Bundle, here: Accusation) -> Bundle:
         ("order", lambda bundle, _: replace(bundle, steps=bundle.steps * 9)),
         ("answer", of_another_host),
         ("answer", more_messages),
+        ("time", from_before),
         ("answer", another_reply),
         ("answer", another_key),
         ("answer", lambda bundle, _: first(bundle, said=Said("No.", None))),

@@ -1,26 +1,27 @@
 """Files of a breach: the reference's judged replies, promised prompts, a run's folder, scores.
 
 A run's folder holds `bundle` (the evidence), `case.json` (what it is held against) and
-`replies.jsonl` (one line a prompt, in the order asked: value, prompt, reply), which a judge reads.
-Scores come back as JSON lines with `score`, 0 to 1 or null, in the same order. All of it but
-`case.json` shows prompts and replies: the files are private. No error quotes a line.
+`replies.jsonl` (one line a prompt, in the order asked: value, prompt, reply) and `pools.jsonl` (the
+same of the reference's replies), which a judge reads. Scores come back as JSON lines with `score`,
+0 to 1 or null. All of it but `case.json` shows prompts and replies: the files are private. No error
+quotes a line.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from loyal.alignment.deviation import ppm_of
-from loyal.alignment.promise import MOST_BYTES, Pool, PromptSet
+from loyal.alignment.promise import MOST_BYTES, Pool, PromptSet, Scorer
 from loyal.encoding import atomic_write
 from loyal.errors import ProofError, UsageError
 from loyal.roles.breach import Bundle, Case
 
-BUNDLE, CASE, REPLIES = "bundle", "case.json", "replies.jsonl"
+BUNDLE, CASE, REPLIES, POOLS = "bundle", "case.json", "replies.jsonl", "pools.jsonl"
 
 
 def judged_pools(path: Path) -> list[Pool]:
@@ -70,17 +71,58 @@ def read_prompts(path: Path) -> PromptSet:
 def write_run(folder: Path, bundle: Bundle, case: Case) -> None:
     """A run's folder; made where it is not there. StorageError."""
     folder.mkdir(parents=True, exist_ok=True)
-    lines = [
-        {"value": one.opened.pool.value, "prompt": one.opened.pool.prompt, "reply": one.said.reply}
-        for one in bundle.steps
-    ]
-    text = "".join(f"{json.dumps(one, ensure_ascii=False)}\n" for one in lines)
     plain = {
         name: one.hex() if isinstance(one, bytes) else one for name, one in asdict(case).items()
     }
+    pools = [one.opened.pool for one in bundle.steps]
+    said = [(pool, step.said.reply) for pool, step in zip(pools, bundle.steps, strict=True)]
+    reference = [(pool, reply) for pool in pools for reply in pool.replies]
     atomic_write(folder / BUNDLE, bundle.to_bytes(), private=True)
-    atomic_write(folder / REPLIES, text.encode("utf-8", "surrogatepass"), private=True)
+    atomic_write(folder / REPLIES, _to_judge(said), private=True)
+    atomic_write(folder / POOLS, _to_judge(reference), private=True)
     atomic_write(folder / CASE, f"{json.dumps(plain, indent=1)}\n".encode(), private=True)
+
+
+def judged_before(path: Path) -> Scorer:
+    """Scores that a judge wrote beside value, prompt and reply; a text has one score, the first.
+    UsageError here, and later for a reply that is not there."""
+    known: dict[tuple[str, str, str], int | None] = {}
+    for number, line in _lines(path):
+        match line:
+            case {"value": str(value), "prompt": str(prompt), "reply": str(reply), "score": score}:
+                known.setdefault((value, prompt, reply), _ppm(score, path, number))
+            case {"reply": None}:
+                continue
+            case _:
+                raise UsageError(
+                    f"line {number} of {path} is no judged reply",
+                    hint="give value, prompt, reply and score, one JSON object a line",
+                )
+
+    def scores_of(said: Sequence[tuple[str, str, str]]) -> list[int | None]:
+        if missing := sum(one not in known for one in said):
+            raise UsageError(
+                f"{missing} replies to one prompt are not judged in {path}",
+                hint="judge every line of replies.jsonl and pools.jsonl",
+            )
+        return [known[one] for one in said]
+
+    return scores_of
+
+
+def replies_in(path: Path) -> dict[str, str]:
+    """Prompt -> reply, of lines with both; the last one counts. UsageError."""
+    found = {}
+    for number, line in _lines(path):
+        match line:
+            case {"prompt": str(prompt), "reply": str(reply)}:
+                found[prompt] = reply
+            case _:
+                raise UsageError(
+                    f"line {number} of {path} is no reply",
+                    hint="give prompt and reply, one JSON object a line",
+                )
+    return found
 
 
 def read_bundle(folder: Path) -> Bundle:
@@ -97,15 +139,32 @@ def read_case(path: Path) -> Case:
         plain = json.loads(_bytes(path))
         values: dict[str, Any] = {one.name: plain[one.name] for one in fields(Case)}
         for name, value in values.items():
-            if name not in ("earlier", "descent_one_in"):
+            if name == "window":
+                since, until = value
+                values[name] = (_count(since), _count(until))
+            elif name in ("earlier", "descent_one_in"):
+                values[name] = _count(value)
+            else:
                 values[name] = bytes.fromhex(value)
-            elif type(value) is not int or value < 0:
-                raise ValueError
         return Case(**values)
     except (ValueError, TypeError, KeyError, RecursionError):
         raise UsageError(
             f"{path} is no case", hint="take case.json of a run, or read the log with --platform"
         ) from None
+
+
+def _count(value: object) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError
+    return value
+
+
+def _to_judge(said: Iterable[tuple[Pool, str | None]]) -> bytes:
+    lines = (
+        json.dumps({"value": one.value, "prompt": one.prompt, "reply": reply}, ensure_ascii=False)
+        for one, reply in said
+    )
+    return "".join(f"{one}\n" for one in lines).encode("utf-8", "surrogatepass")
 
 
 def _ppm(score: object, path: Path, number: int) -> int | None:

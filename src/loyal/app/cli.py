@@ -113,6 +113,7 @@ DISPUTE: Mapping[str, Entry] = {
     "violation": Entry(
         "dispute:violation", "Show that a host answered a prompt that its license denies."
     ),
+    "breaches": Entry("breach:breaches", "Show promised prompts and breaches, and who said what."),
     "breach": Entry("breach:breach", "Bring promises, breaches and verdicts on them into the log."),
 }
 

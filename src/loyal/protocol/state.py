@@ -104,6 +104,7 @@ class Breach:
     made: e.BreachClaimed
     promise: e.PromptsPromised
     settled: bool = False
+    upheld: bool = False
 
 
 @dataclass
@@ -377,7 +378,7 @@ def _breach_claimed(state: State, event: e.BreachClaimed) -> None:
 
 def _breach_settled(state: State, event: e.BreachSettled) -> None:
     one = state.breaches[event.breach]
-    one.settled = True
+    one.settled, one.upheld = True, event.upheld
     state.licenses[one.promise.license].open_claims -= 1
 
 

@@ -9,7 +9,8 @@ anybody can check again offline, `recheck`:
 2. each fingerprint leaf opens the set whose root stands in the log, picked by its beacon; leaves
    with fewer than 16 candidates a response, self-drawn or shared ones count as not shown, and a key
    counts once;
-3. each answer is signed by this host, for this license, over this one message and this reply;
+3. each answer is signed by this host, for this license, over this one message and this reply, and
+   dated after the order was drawn;
 4. the hits of the fingerprints are beyond chance: P(Bin(n, 1/16) >= h) over all n keys of the set
    is at most one in `descent_one_in`; keys that were not shown are misses;
 5. the prompts are the first ones of the order that root and beacon give, none left out, each opened
@@ -26,11 +27,11 @@ an error. Left out: HTTP, and sampling the reference (`app`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from loyal import encoding
-from loyal.alignment.deviation import WHOLE_PPM, DeviationTest, order_of
+from loyal.alignment.deviation import WHOLE_PPM, DeviationTest, Law, order_of
 from loyal.alignment.promise import (
     Header,
     Opened,
@@ -45,11 +46,15 @@ from loyal.fingerprints import Proof, commitment
 from loyal.fingerprints.commitment import VerifiedLeaf
 from loyal.protocol import SignedAnswer
 from loyal.protocol.answers import message_digest
+from loyal.protocol.permission import APART_SECONDS
 from loyal.roles.descent import CANDIDATES, Count
 from loyal.roles.prover import Asker, Heard
 from loyal.signing import Signed
 
 FORMAT = "loyal breach bundle 1"
+LEAST_POOL_P_VALUE = 0.01
+"""Evidence whose pools are less likely than this under a fair draw is not to be acted on."""
+_UNFAIR_ONE_IN = 100
 MOST_BYTES = 256 << 20
 
 
@@ -68,6 +73,9 @@ class Case:
     """Root of the usage or lineage set, 32 bytes."""
     drawn_by: bytes
     """The beacon of that set."""
+    window: tuple[int, int]
+    """Unix seconds: from the order to the last moment of a claim. Answers of another time, by their
+    own signature and give or take two clocks' difference, are no part of the run."""
     earlier: int = 0
     """As in PromptsPromised."""
     descent_one_in: int = 1_000_000_000
@@ -100,6 +108,9 @@ class Said:
         whole = answer.license, answer.messages, answer.reply
         if whole != (case.license, (message_digest(message),), message_digest(self.reply)):
             refuse("the host's answer is to another message, or another one", "answer")
+        since, until = case.window
+        if not since - APART_SECONDS <= answer.time <= until + APART_SECONDS:
+            refuse("the host's answer is from before the order, or from too late", "time")
 
 
 @dataclass(frozen=True, repr=False)
@@ -178,7 +189,7 @@ class Finding:
 def recheck(bundle: Bundle, case: Case, scorer: Scorer | None = None) -> Finding:
     """Obligations 1 to 6, offline. With a `scorer`, replies and pools are judged anew, both by it;
     else the promised scores and the accuser's are taken. Raises ProofError, whose reason says which
-    part does not hold: promise, leaf's own, set, answer, order, path, score."""
+    part does not hold: promise, a leaf's own, set, answer, time, order, path, score."""
     if bundle.header.root != case.promise:  # 1
         refuse("the prompts are not those that were promised", "promise")
     count = _descent(bundle.keys, case)
@@ -195,6 +206,26 @@ def recheck(bundle: Bundle, case: Case, scorer: Scorer | None = None) -> Finding
         if test.accused and accused_after is None:
             accused_after = at + 1
     return Finding(count, descends, len(bundle.steps), abstained, accused_after, test.p_value)
+
+
+def pool_p_value(bundle: Bundle, fresh: Mapping[str, str], scorer: Scorer) -> float:
+    """Bound on the chance that fair pools score so far above `fresh`, 0 to 1, anytime-valid.
+
+    `fresh` (prompt -> reply) is what whoever checks sampled of the reference itself; it takes the
+    host's place in the same test, without any tolerance. Small where the author of the promise
+    chose among many replies.
+    ProofError (reason fresh) where a prompt has none."""
+    law = Law(one_in=_UNFAIR_ONE_IN, tolerance_ppm=0, most=bundle.header.settings.law.most)
+    test = DeviationTest(bundle.header.prompts, law)
+    for step in bundle.steps:
+        pool = step.opened.pool
+        if pool.prompt not in fresh:
+            refuse("a prompt has no reply of the reference that you sampled yourself", "fresh")
+        scores = scorer(
+            [(pool.value, pool.prompt, one) for one in (fresh[pool.prompt], *pool.replies)]
+        )
+        test.update(scores[0], scores[1:])
+    return min(1.0, float(1 / test.best))
 
 
 def _require_order(bundle: Bundle, case: Case) -> None:

@@ -17,16 +17,26 @@ import click
 
 from loyal.app.breach_files import (
     CASE,
+    judged_before,
     judged_pools,
     read_bundle,
     read_case,
     read_prompts,
+    replies_in,
     scores_in,
     write_run,
 )
 from loyal.app.key_files import FILE, KEY_OPTION, hex_id, secret_line
 from loyal.app.lineage_files import proofs_in
-from loyal.app.platform_options import LOG_KEY_OPTION, PLATFORM_OPTION, Caller, log_key
+from loyal.app.platform_options import (
+    LOG_KEY_OPTION,
+    PLATFORM_OPTION,
+    Caller,
+    log_key,
+    state_of_log,
+)
+from loyal.app.report import Table
+from loyal.app.state_views import breach_fields, promise_fields
 from loyal.app.terminal import Terminal, command
 from loyal.encoding import atomic_write
 from loyal.errors import UsageError
@@ -35,6 +45,7 @@ from loyal.protocol.breaches import ClaimBreach, PromisePrompts, Question, ballo
 from loyal.protocol.voting import GiveVerdict
 
 if TYPE_CHECKING:
+    from loyal.alignment.promise import Scorer
     from loyal.app.platform_api import PlatformDesk
     from loyal.app.prover_client import ChatAsker
     from loyal.fingerprints import Proof
@@ -223,8 +234,10 @@ def _case(state: State, whose: tuple[bytes, bytes, bytes], drawn_by: bytes) -> C
             raise UsageError("the order is not drawn yet", hint="wait for the platform")
         known = state.licenses[license]
         assert known.usage is not None  # B1: a promise is on a delivered license
+        order = state.orders[name]
+        window = order.until - state.parameters.appeal_seconds, order.until
         return Case(
-            license, known.host, root, state.orders[name].beacon, known.usage.root, drawn_by,
+            license, known.host, root, order.beacon, known.usage.root, drawn_by, window,
             made.earlier, state.parameters.false_conviction_one_in,
         )  # fmt: skip
     raise UsageError(
@@ -240,27 +253,48 @@ def _case(state: State, whose: tuple[bytes, bytes, bytes], drawn_by: bytes) -> C
     click.option(
         "--scores", type=FILE, metavar="FILE", help="A judge's scores of replies.jsonl, in order."
     ),
+    click.option(
+        "--judged", type=FILE, metavar="FILE",
+        help="The lines of replies.jsonl and pools.jsonl with your own judge's scores.",
+    ),
+    click.option(
+        "--fresh", type=FILE, metavar="FILE",
+        help="A reply of the reference to each prompt that you sampled yourself; with --judged, "
+        "which has their scores too: shows pools that were chosen.",
+    ),
     click.option("--platform", metavar="URL", help="Hold the case against this platform's log."),
     LOG_KEY_OPTION,
 )  # fmt: skip
 def recheck(terminal: Terminal, **options: Any) -> int:
     """Check evidence of broken alignment again, offline.
 
-    Signatures, commitments, order and the test itself are checked anew. The case comes from the
-    folder, and is as good as whoever gave it, unless --platform holds it against the log. Exit code
-    0 when the evidence holds, 1 when not.
+    Signatures, commitments, order and the test itself are checked anew; with --judged, host and
+    reference are judged anew too. The case comes from the folder, and is as good as whoever gave
+    it, unless --platform holds it against the log. Exit code 0 when the evidence holds, and with
+    --fresh its pools were not chosen; 1 when not.
     """
-    from loyal.roles.breach import scored
+    from loyal.roles.breach import LEAST_POOL_P_VALUE, pool_p_value, scored
 
+    if options["scores"] is not None and options["judged"] is not None:
+        raise UsageError("there are two judges", hint="give --scores or --judged")
     folder: Path = options["folder"]
     bundle, case = read_bundle(folder), read_case(options["case"] or folder / CASE)
     if options["platform"] is not None:
         asyncio.run(_hold(options["platform"], options["log_key"], case))
     if options["scores"] is not None:
         bundle = scored(bundle, scores_in(options["scores"]))
-    finding = _checked(bundle, case)
-    terminal.result({"bundle": read_bundle(folder).digest.hex(), **_fields(finding)})
-    return 0 if finding.holds else 1
+    scorer = judged_before(options["judged"]) if options["judged"] is not None else None
+    finding = _checked(bundle, case, scorer)
+    fields, fair = {"bundle": read_bundle(folder).digest.hex(), **_fields(finding)}, True
+    if options["fresh"] is not None:
+        if scorer is None:
+            raise UsageError("fresh replies are not judged", hint="give --judged too")
+        fields["pool_p_value"] = pool_p_value(bundle, replies_in(options["fresh"]), scorer)
+        fair = fields["pool_p_value"] >= LEAST_POOL_P_VALUE
+    if not fair:
+        terminal.note("the reference's replies were chosen: do not act on this evidence")
+    terminal.result(fields)
+    return 0 if finding.holds and fair else 1
 
 
 async def _hold(platform: str, key: str | None, case: Case) -> None:
@@ -288,10 +322,10 @@ async def _hold(platform: str, key: str | None, case: Case) -> None:
         await api.close()
 
 
-def _checked(bundle: Bundle, case: Case) -> Finding:
+def _checked(bundle: Bundle, case: Case, scorer: Scorer | None = None) -> Finding:
     from loyal.roles.breach import recheck as check_again
 
-    return check_again(bundle, case)
+    return check_again(bundle, case, scorer)
 
 
 def _fields(found: Finding) -> dict[str, Any]:
@@ -300,6 +334,52 @@ def _fields(found: Finding) -> dict[str, Any]:
         "without_score": found.abstained, "accused_after": found.accused_after,
         "p_value": found.p_value, "holds": found.holds,
     }  # fmt: skip
+
+
+@command(
+    "breaches",
+    PLATFORM_OPTION,
+    click.option("--license", metavar="ID", help="Of this license alone."),
+    LOG_KEY_OPTION,
+)
+def breaches(terminal: Terminal, **options: Any) -> int:
+    """Show promised prompts and breaches, and who said what.
+
+    Reads the whole log and checks it against its signed checkpoint.
+    """
+    only = None if options["license"] is None else hex_id(options["license"], "--license")
+    state = asyncio.run(state_of_log(options["platform"], log_key(options["log_key"])))
+    promises = [
+        promise_fields(state, name)
+        for name, one in state.promises.items()
+        if only in (None, one.license)
+    ]
+    found = [
+        breach_fields(state, name)
+        for name, one in state.breaches.items()
+        if only in (None, one.promise.license)
+    ]
+    terminal.result(
+        {"promises": promises, "breaches": found},
+        [_table("promises", promises, _PROMISE), _table("breaches", found, _BREACH)],
+    )
+    return 0
+
+
+_PROMISE = ("promise", "license", "author", "earlier", "claim_until")
+_BREACH = ("breach", "license", "state", "until", "descent", "deviation")
+
+
+def _table(title: str, found: list[dict[str, Any]], columns: tuple[str, ...]) -> Table:
+    rows = tuple(tuple(_said(one[column]) for column in columns) for one in found)
+    return Table(title, columns, rows)
+
+
+def _said(value: Any) -> Any:
+    """A ballot as one cell."""
+    if isinstance(value, dict):
+        return f"{value['for_bps']} for, {value['against_bps']} against, {value['quorum_bps']} bps"
+    return value
 
 
 @command(
