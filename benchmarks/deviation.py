@@ -7,16 +7,13 @@ N(0, 1), with AUC = Phi(d / sqrt(2)). The reference keeps 95 % of its values. Ho
 the whole tolerance in the worst way: 60 queries of 240 prompts, with 5 % of replies moved to the
 lowest score, either spread over all prompts or all of it in 12 prompts. The test itself is
 `loyal.alignment.deviation`, in logarithms for many hosts at once; 200 of the runs are repeated
-with its integers. Writes results/deviation.json.
+with its integers.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-from pathlib import Path
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,11 +28,15 @@ from loyal.alignment.deviation import (
     Law,
 )
 from loyal.statistics import clopper_pearson
+from rows import Row, put, show
 
 Floats = npt.NDArray[np.float64]
 SEED = 20261125
 PROMPTS, POOL, KEPT = 240, 19, 0.95
-RESULT = Path(__file__).parent / "results" / "deviation.json"
+NAME = "deviation"
+CELLS = tuple((auc, broken) for auc in (0.9, 0.85, 0.75) for broken in (1.0, 0.75, 0.5))
+CLAIMED = {(0.9, 1.0), (0.85, 1.0)}
+"""Judge's AUC and share of prompts broken, where 95 % are claimed to be found within 60 queries."""
 
 
 def low_shares(own: Floats, pool: Floats, cut: float) -> Floats:
@@ -87,65 +88,81 @@ def honest(count: int, law: Law, spread: bool, rng: np.random.Generator) -> tupl
     return own, pool
 
 
-def false_accusations(count: int, law: Law, rng: np.random.Generator) -> dict[str, Any]:
-    """How many honest hosts were accused at any query."""
-    found: dict[str, Any] = {}
-    for name, spread in (("spread", True), ("in_12_prompts", False)):
+def false_accusations(count: int, one_in: int, rng: np.random.Generator) -> list[Row]:
+    """How many honest hosts are accused at any query, at the bare bound; a lower 95 % limit."""
+    law, rows = Law(one_in), []
+    for name, spread in (("spread", True), ("lumped", False)):
         own, pool = honest(count, law, spread, rng)
-        accused = int((e_values(own, pool, law, PROMPTS).max(1) >= law.one_in).sum())
-        high = clopper_pearson(accused, count).high
-        found[name] = {"accused": accused, "hosts": count, "at_most_95": round(high, 6)}
-    return {"stated": 1 / law.one_in, **found}
+        accused = int((e_values(own, pool, law, PROMPTS).max(1) >= one_in).sum())
+        limits = clopper_pearson(accused, count)
+        how = (
+            f"{accused} of {count:,} hosts, 95 % interval {limits.low:.2g} to {limits.high:.2g}; "
+            f"{law.most} queries of {PROMPTS} prompts, pools of {POOL}, the whole tolerance of 5 % "
+            f"used, {'over all prompts' if spread else 'in 12 prompts'}; seed {SEED}"
+        )
+        what = f"honest hosts accused, stated bound 1 in {one_in:,}, tolerance {name}"
+        rows.append(
+            Row(
+                f"deviation-honest-{name}-{one_in}",
+                what,
+                limits.low,
+                "",
+                1 / one_in,
+                "at_most",
+                how,
+            )
+        )
+    return rows
 
 
-def power(
-    runs: int, law: Law, auc: float, broken: float, rng: np.random.Generator
-) -> dict[str, Any]:
-    """Queries until a guilty host is accused, by a first test (which needs twice `one_in`). 201 is
-    more than 200 queries."""
-    own, pool = hosts(runs, law, auc, broken, rng)
-    past = np.maximum.accumulate(e_values(own, pool, law, PROMPTS), axis=1) >= 2 * law.one_in
-    first = np.where(past.any(1), past.argmax(1) + 1, law.most + 1)
-    median, late = (int(np.quantile(first, one, method="higher")) for one in (0.5, 0.95))
-    return {
-        "auc": auc, "broken": broken, "one_in": law.one_in,
-        "detected_60": round(float((first <= 60).mean()), 4), "median": median, "queries_95": late,
-    }  # fmt: skip
+def power(runs: int, one_in: int, rng: np.random.Generator) -> list[Row]:
+    """How many guilty hosts a first test (it needs twice `one_in`) finds within 60 queries."""
+    law, rows = Law(one_in, most=200), []
+    for auc, broken in CELLS:
+        own, pool = hosts(runs, law, auc, broken, rng)
+        past = np.maximum.accumulate(e_values(own, pool, law, PROMPTS), axis=1) >= 2 * one_in
+        first = np.where(past.any(1), past.argmax(1) + 1, law.most + 1)
+        median, late = (int(np.quantile(first, one, method="higher")) for one in (0.5, 0.95))
+        how = (
+            f"{runs:,} runs; median {median} queries, 95 % by {late} (201 is never within 200); "
+            f"{PROMPTS} prompts, pools of {POOL}, seed {SEED}"
+        )
+        what = f"found within 60 queries, judge's AUC {auc}, {broken:.0%} broken, 1 in {one_in:,}"
+        name = f"deviation-found-{auc:.2f}-{broken:.2f}-{one_in}"
+        bound = 95 if (auc, broken) in CLAIMED else None
+        found = 100 * float((first <= 60).mean())
+        rows.append(Row(name, what, found, "%", bound, "at_least", how))
+    return rows
 
 
-def same_as_the_library(law: Law, runs: int, rng: np.random.Generator) -> float:
+def same_as_the_library(runs: int, rng: np.random.Generator) -> list[Row]:
     """The largest relative difference from `DeviationTest` at the end of some runs."""
+    law, worst = Law(), 0.0
     own, pool = hosts(runs, law, 0.85, 0.5, rng)
-    fast, worst = e_values(own, pool, law, PROMPTS)[:, -1], 0.0
+    fast = e_values(own, pool, law, PROMPTS)[:, -1]
     for run in range(runs):
         test = DeviationTest(PROMPTS, law)
         for score, reference in zip(own[run], pool[run], strict=True):
             test.update(int(score * 10_000), [int(one * 10_000) for one in reference])
-        worst = max(worst, abs(float(test.e_value) / fast[run] - 1))
-    return worst
+        worst = max(worst, abs(float(test.e_value) / float(fast[run]) - 1))
+    how = f"largest of {runs} runs; the library rounds to a millionth, on the host's side"
+    what = "e-value against the library's, relative"
+    return [Row("deviation-same", what, worst, "", 1e-3, "at_most", how)]
 
 
 def main() -> None:
-    """Print and write the rows."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    """Run, keep the rows, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--hosts", type=int, default=10_000)
     parser.add_argument("--runs", type=int, default=1_000)
     given = parser.parse_args()
     rng = np.random.default_rng(SEED)
-    bounds = [false_accusations(given.hosts, Law(one_in=one), rng) for one in (100, 1_000_000)]
-    rows = [
-        power(given.runs, Law(one_in, most=200), auc, broken, rng)
-        for one_in in (1_000, 1_000_000)
-        for auc in (0.75, 0.85, 0.9)
-        for broken in (0.5, 0.75, 1.0)
-    ]
-    result = {
-        "seed": SEED, "prompts": PROMPTS, "pool": POOL, "tolerance_ppm": Law().tolerance_ppm,
-        "false_accusations": bounds, "power": rows,
-        "library_differs_by": same_as_the_library(Law(), min(200, given.runs), rng),
-    }  # fmt: skip
-    RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(result, indent=1))
+    for one_in in (100, 1_000_000):
+        put(NAME, false_accusations(given.hosts, one_in, rng))
+    for one_in in (1_000, 1_000_000):
+        put(NAME, power(given.runs, one_in, rng))
+    put(NAME, same_as_the_library(min(200, given.runs), rng))
+    show(NAME)
 
 
 if __name__ == "__main__":
