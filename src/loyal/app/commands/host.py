@@ -16,19 +16,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from loyal.app import listening
-from loyal.app.guarded import GuardSettings
 from loyal.app.key_files import FILE, file_bytes, hex_id, secret_line, signing_key
 from loyal.app.listening import Address, listen_option, new_loop, open_door, parse_address, url_of
 from loyal.app.terminal import Terminal, command
-from loyal.control import ControlFunction, functions
-from loyal.control.validate import validate
 from loyal.errors import UsageError
 from loyal.roles.host import Host, SignedLicense
 from loyal.signing import PublicKey
 
 if TYPE_CHECKING:
     from loyal.app.asgi import App
+    from loyal.app.guarded import GuardSettings
     from loyal.app.token_purse import SqliteTokens
+    from loyal.control import ControlFunction
 
 
 @dataclass(frozen=True, repr=False)
@@ -178,6 +177,10 @@ def _guarding(options: dict[str, Any]) -> Guarding | None:
             "a guard has functions, their signer and a file",
             hint="give --control, --control-signer and --control-evidence",
         )
+    from loyal.app.guarded import GuardSettings
+    from loyal.control import functions
+    from loyal.control.validate import validate
+
     public = PublicKey(hex_id(signer, "--control-signer"))
     found = tuple(functions.load(one, public) for one in files)
     validate(found)
