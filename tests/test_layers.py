@@ -74,6 +74,8 @@ NOUNS = (
     "loyal.alignment",
     "loyal.alignment.attacks",
     "loyal.alignment.conversation",
+    "loyal.alignment.deviation",
+    "loyal.alignment.promise",
     "loyal.alignment.encodings",
     "loyal.alignment.judgement",
     "loyal.alignment.preference",
