@@ -34,7 +34,12 @@ Spec = Mapping[str, Any]
 
 SMT = Path(__file__).with_name("smt.py")
 ALGEBRA = Path(__file__).with_name("algebra.py")
-_ALGEBRA_LIMITS = Limits(cpu_seconds=5, seconds=60, memory_bytes=1 << 30)
+LIMITS: Mapping[str, Limits] = {
+    "algebra": Limits(memory_bytes=1 << 30),
+    "smt": Limits(memory_bytes=1 << 30),
+    "program": Limits(),
+}
+"""What one process of a checker may use, by kind."""
 _MOST_REASON = 400
 _SHOWN_FAILURES = 3
 
@@ -66,13 +71,17 @@ Checker = Callable[[str], Verdict]
 Checkers = Callable[[Sequence[str]], Iterator[Verdict]]
 
 
-def checker(spec: Spec) -> Checker:
-    """The checker of a spec. ControlError for a spec that makes none."""
-    check = checkers(spec)
+def checker(spec: Spec, limits: Limits | None = None) -> Checker:
+    """The checker of a spec. ControlError for a spec that makes none.
+
+    `limits` bound each process that an algebra, smt or program checker starts, and the CPU seconds
+    are one candidate's; `LIMITS` has the usual.
+    """
+    check = checkers(spec, limits)
     return lambda candidate: next(check([candidate]))
 
 
-def checkers(spec: Spec) -> Checkers:
+def checkers(spec: Spec, limits: Limits | None = None) -> Checkers:
     """The same for several candidates: a verdict each, in their order, as they are asked for.
 
     Algebra checks them in one process, for loading SymPy takes longer than most checks.
@@ -89,38 +98,36 @@ def checkers(spec: Spec) -> Checkers:
     extra = {"kind", "mode"} if spec.get("kind") == "algebra" else {"kind"}
     if set(spec) != {*wanted, *extra} or any(type(spec[key]) is not wanted[key] for key in wanted):
         raise ControlError(f"a checker {kind} has {', '.join(wanted)}", hint="see docs/control.md")
-    makers: Mapping[str, Callable[[Spec], Checker]] = {
-        "schema": _schema,
-        "program": _program,
-        "control": _control,
-    }
-    if kind == "smt":
-        return _smt(spec)
-    if kind not in makers:
-        return _algebra(spec)
-    check = makers[kind](spec)
+    kinds = str(spec["kind"])
+    bound = limits or LIMITS.get(kinds, Limits())
+    if kinds in ("algebra", "smt"):
+        return (_algebra if kinds == "algebra" else _smt)(spec, bound)
+    if kinds == "program":
+        check = _program(spec, bound)
+    else:
+        check = (_schema if kinds == "schema" else _control)(spec)
     return lambda candidates: map(check, candidates)
 
 
-def _algebra(spec: Spec) -> Checkers:
+def _algebra(spec: Spec, limits: Limits) -> Checkers:
     equations, unknowns = spec.get("equations", ["x = 1"]), spec.get("unknowns", ["x"])
     text = all(type(one) is str for one in (*equations, *unknowns))
     if not equations or not unknowns or not text or any(one.count("=") != 1 for one in equations):
         raise ControlError("equations and unknowns are lists of text", hint='such as "x + 1 = 3"')
 
-    readable = next(_proven(_SYMPY, spec, [None]))
+    readable = next(_proven(_SYMPY, spec, [None], limits))
     if not readable.accepted:
         raise ControlError(f"what is expected: {readable.reason}", hint="write it as in Python")
-    return lambda candidates: _proven(_SYMPY, spec, candidates)
+    return lambda candidates: _proven(_SYMPY, spec, candidates, limits)
 
 
-def _smt(spec: Spec) -> Checkers:
+def _smt(spec: Spec, limits: Limits) -> Checkers:
     if not all(one_term(spec[key]) for key in ("sort", "claim")):
         raise ControlError("sort and claim are one term each", hint='such as "Int", "(> answer x)"')
-    readable = next(_proven(_Z3, spec, [None]))
+    readable = next(_proven(_Z3, spec, [None], limits))
     if not readable.accepted:
         raise ControlError(f"the declarations: {readable.reason}", hint="see https://smt-lib.org")
-    return lambda candidates: _proven(_Z3, spec, candidates)
+    return lambda candidates: _proven(_Z3, spec, candidates, limits)
 
 
 @dataclass(frozen=True)
@@ -139,12 +146,14 @@ _SYMPY = _Prover("SymPy", ALGEBRA, "sympy", "loyal[control]")
 _Z3 = _Prover("Z3", SMT, "z3", "z3-solver")
 
 
-def _proven(prover: _Prover, spec: Spec, candidates: Sequence[str | None]) -> Iterator[Verdict]:
+def _proven(
+    prover: _Prover, spec: Spec, candidates: Sequence[str | None], limits: Limits
+) -> Iterator[Verdict]:
     """What the prover says. A candidate that ends its process at a limit has no proof, so no is the
     answer; a new process goes on after it."""
     left = list(candidates)
     while left:
-        said, late = _process(prover, spec, left)
+        said, late = _process(prover, spec, left, limits)
         yield from said
         left = left[len(said) :]
         if left:
@@ -154,15 +163,14 @@ def _proven(prover: _Prover, spec: Spec, candidates: Sequence[str | None]) -> It
 
 
 def _process(
-    prover: _Prover, spec: Spec, candidates: Sequence[str | None]
+    prover: _Prover, spec: Spec, candidates: Sequence[str | None], limits: Limits
 ) -> tuple[list[Verdict], bool]:
     """The verdicts that one process gave before it ended, and whether it took too long."""
-    limits = asdict(_ALGEBRA_LIMITS)
-    job = json.dumps({"spec": dict(spec), "candidates": candidates, "limits": limits})
+    job = json.dumps({"spec": dict(spec), "candidates": candidates, "limits": asdict(limits)})
     try:
         done = subprocess.run(
             [sys.executable, "-I", str(prover.script)], input=job.encode(), capture_output=True,
-            timeout=_ALGEBRA_LIMITS.seconds, check=False,
+            timeout=limits.seconds, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         return _verdicts(error.stdout or b""), True
@@ -215,7 +223,7 @@ def _schema(spec: Spec) -> Checker:
     return check
 
 
-def _program(spec: Spec) -> Checker:
+def _program(spec: Spec, limits: Limits) -> Checker:
     cases = spec["cases"]
     good = all(type(one) is dict and set(one) == {"call", "equals"} for one in cases)
     if not cases or not good or any(type(one["call"]) is not str for one in cases):
@@ -223,7 +231,7 @@ def _program(spec: Spec) -> Checker:
     calls = [one["call"] for one in cases]
 
     def check(candidate: str) -> Verdict:
-        ran = run(candidate, [{"what": "call", "calls": calls}])
+        ran = run(candidate, [{"what": "call", "calls": calls}], limits)
         if not ran.answers:
             return Verdict(False, (ran.why or "it did not run")[:_MOST_REASON], 0.0)
         wrong = [
