@@ -169,7 +169,8 @@ def test_an_endless_program_is_rejected() -> None:
 
 
 def test_every_process_has_limits_unasked() -> None:
-    assert dict(LIMITS) == {"algebra": Limits(5, 60, 1 << 30), "program": Limits(5, 60, 1 << 28)}
+    proving, running = Limits(5, 60, 1 << 30), Limits(5, 60, 1 << 28)
+    assert dict(LIMITS) == {"algebra": proving, "smt": proving, "program": running}
 
 
 def test_a_control_function_checks_a_reply_exactly() -> None:
