@@ -74,8 +74,13 @@ NOUNS = (
     "loyal.alignment.attacks",
     "loyal.alignment.conversation",
     "loyal.alignment.encodings",
+    "loyal.alignment.judge",
     "loyal.alignment.judgement",
+    "loyal.alignment.labeled",
+    "loyal.alignment.lessons",
     "loyal.alignment.preference",
+    "loyal.alignment.rubric",
+    "loyal.alignment.calibration_file",
 )
 """Files of the torch rooms that never import torch: a server without torch reads them."""
 
