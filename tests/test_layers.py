@@ -72,6 +72,8 @@ NOUNS = (
     "loyal.control.propose",
     "loyal.alignment",
     "loyal.alignment.attacks",
+    "loyal.alignment.calibration",
+    "loyal.alignment.calibration_file",
     "loyal.alignment.conversation",
     "loyal.alignment.encodings",
     "loyal.alignment.judge",
@@ -80,7 +82,6 @@ NOUNS = (
     "loyal.alignment.lessons",
     "loyal.alignment.preference",
     "loyal.alignment.rubric",
-    "loyal.alignment.calibration_file",
 )
 """Files of the torch rooms that never import torch: a server without torch reads them."""
 
