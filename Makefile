@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: demo test test-unit test-slow check docs setup clean bench-fingerprints bench-protocol bench-gateway bench-tracing bench-robustness bench-gpu bench-curves
+.PHONY: demo test test-unit test-slow check docs setup clean bench-fingerprints bench-protocol bench-gateway bench-tracing bench-robustness bench-gpu bench-curves bench-deviation
 
 setup: $(STAMP)
 
@@ -49,6 +49,9 @@ bench-gateway: $(STAMP)
 
 bench-tracing: $(STAMP)
 	$(BIN)/python benchmarks/tracing.py
+
+bench-deviation: $(STAMP)
+	$(BIN)/python benchmarks/deviation.py
 
 # Hours on a CPU; it goes on where it was stopped. RUN='--suite quick' takes less.
 bench-robustness: $(STAMP)

@@ -19,10 +19,12 @@ DOORS: dict[str, tuple[str, ...]] = {
     "loyal.alignment": (
         "Composition",
         "Conversation",
+        "DeviationTest",
         "Encoding",
         "Family",
         "Judge",
         "Judgement",
+        "Law",
         "Preference",
         "Said",
         "Target",

@@ -75,6 +75,8 @@ NOUNS = (
     "loyal.alignment.calibration",
     "loyal.alignment.calibration_file",
     "loyal.alignment.conversation",
+    "loyal.alignment.deviation",
+    "loyal.alignment.promise",
     "loyal.alignment.encodings",
     "loyal.alignment.judge",
     "loyal.alignment.judgement",

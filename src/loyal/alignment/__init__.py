@@ -18,6 +18,7 @@ Nouns are exported here and need no torch; verbs are modules (`attacks`, `conver
 
 from loyal.alignment.attacks import Composition, Family, Target
 from loyal.alignment.conversation import Conversation, Turn
+from loyal.alignment.deviation import DeviationTest, Law
 from loyal.alignment.encodings import Encoding
 from loyal.alignment.judgement import Judge, Judgement, Said
 from loyal.alignment.preference import Preference
@@ -25,10 +26,12 @@ from loyal.alignment.preference import Preference
 __all__ = [
     "Composition",
     "Conversation",
+    "DeviationTest",
     "Encoding",
     "Family",
     "Judge",
     "Judgement",
+    "Law",
     "Preference",
     "Said",
     "Target",
