@@ -20,6 +20,9 @@ demo: $(STAMP)
 
 test: test-unit test-slow
 
+# Many tests start a Python of their own: where compiled files may not be kept, each compiles anew.
+test-unit test-slow: export PYTHONDONTWRITEBYTECODE =
+
 test-unit: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not slow and not gpu'
 
