@@ -76,12 +76,18 @@ NOUNS = (
     "loyal.control.propose",
     "loyal.alignment",
     "loyal.alignment.attacks",
+    "loyal.alignment.calibration",
+    "loyal.alignment.calibration_file",
     "loyal.alignment.conversation",
     "loyal.alignment.deviation",
     "loyal.alignment.promise",
     "loyal.alignment.encodings",
+    "loyal.alignment.judge",
     "loyal.alignment.judgement",
+    "loyal.alignment.labeled",
+    "loyal.alignment.lessons",
     "loyal.alignment.preference",
+    "loyal.alignment.rubric",
 )
 """Files of the torch rooms that never import torch: a server without torch reads them."""
 

@@ -18,6 +18,7 @@
      ├─ LedgerError            a log's notes, checkpoints and quorums; `reason` says what, in a word
      ├─ StorageError           a full disk, a folder that may not be written, a lost database
      │   └─ Overloaded         more is asked for at once than can be made durable; ask again
+     ├─ JudgeError             a judge that cannot be believed: blind, or answering prose
      └─ TrainingError
 
 Every error is one line and carries a hint: the next step to take. Neither ever holds a key, a
@@ -137,6 +138,10 @@ class StorageError(LoyalError):
 
 class Overloaded(StorageError):
     """More waits to be made durable than the queue takes; nothing was done for this one."""
+
+
+class JudgeError(LoyalError):
+    """A judge cannot be believed: it tells nothing apart, or gives no readable answer."""
 
 
 class TrainingError(LoyalError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Protocol, runtime_checkable
 
 from loyal.alignment.conversation import Conversation
@@ -60,3 +61,8 @@ class Judge(Protocol):
     def judge(self, said: Sequence[Said]) -> list[Judgement]:
         """One judgement a reply, in order."""
         ...
+
+
+def text_digest(text: str) -> str:
+    """Hex SHA-256 of a text, case and white space aside: by it, shared data is found."""
+    return sha256(" ".join(text.lower().split()).encode("utf-8", "surrogatepass")).hexdigest()

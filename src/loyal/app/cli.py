@@ -86,6 +86,18 @@ ALIGN: Mapping[str, Entry] = {
     ),
 }
 
+JUDGE: Mapping[str, Entry] = {
+    "train": Entry("judge:train", "Train the embedded judge on a constitution's own cases."),
+    "calibrate": Entry(
+        "judge:calibrate_command",
+        "Measure a judge on replies that people labeled: AUC, calibration curve, agreement.",
+    ),
+    "score": Entry(
+        "judge:score",
+        "Score replies: a probability that each keeps its value, or none, with a reason.",
+    ),
+}
+
 PROVER: Mapping[str, Entry] = {
     "plan": Entry("prover:plan", "Say how many keys a license needs, and at what pace."),
     "bond": Entry("prover_run:bond", "Put stake at risk, to be drawn as a prover."),
@@ -241,6 +253,7 @@ def _root() -> LazyGroup:
     control.add_command(_group("guard", "Where a host's model was not exact.", CONTROL_GUARD))
     root.add_command(control)
     root.add_command(_group("align", "A community's values: attacks on them.", ALIGN))
+    root.add_command(_group("judge", "Judges of values: train, measure, use.", JUDGE))
     root.add_command(_group("prover", "Provers: who asks hosts their keys.", PROVER))
     root.add_command(_group("verifier", "Verifiers: who judges claims.", VERIFIER))
     root.add_command(_group("dispute", "Claims as the log has them; violations.", DISPUTE))

@@ -77,8 +77,8 @@ def check(terminal: Terminal, **options: Any) -> int:
     An error (exit code 1) means that no model can be trained or judged by it as it stands; a
     warning, that it will be worse than it could be. docs/constitution.md explains each rule.
     """
-    one = _read(options["file"])
-    before = _read(options["against"]) if options["against"] is not None else None
+    one = read_constitution(options["file"])
+    before = read_constitution(options["against"]) if options["against"] is not None else None
     found = lint.check(one, before)
     errors = _errors(found)
     fields = {
@@ -101,7 +101,7 @@ def check(terminal: Terminal, **options: Any) -> int:
 )
 def show(terminal: Terminal, **options: Any) -> int:
     """Show a constitution and its digest, or print it in the other form."""
-    one = _read(options["file"])
+    one = read_constitution(options["file"])
     if options["form"] is not None:
         return _give(terminal, one, options["form"], options["out"])
     if options["out"] is not None:
@@ -122,7 +122,7 @@ def show(terminal: Terminal, **options: Any) -> int:
 @command("diff", click.argument("old", metavar="OLD"), click.argument("new", metavar="NEW"))
 def diff(terminal: Terminal, **options: Any) -> int:
     """Show what changed between two versions, and what number that needs."""
-    old, latest = _read(options["old"]), _read(options["new"])
+    old, latest = read_constitution(options["old"]), read_constitution(options["new"])
     change = difference_of(old, latest)
     fields = {
         "name": latest.name,
@@ -164,7 +164,7 @@ def sign(terminal: Terminal, **options: Any) -> int:
     One with errors in it is not signed: see `loyal constitution check`. Signatures under an earlier
     version do not hold for this one: write a new file.
     """
-    one = _read(options["file"])
+    one = read_constitution(options["file"])
     found = lint.check(one)
     if _errors(found):
         fields = {**_outline(one), "signed": False, "errors": _errors(found)}
@@ -206,7 +206,7 @@ def verify(terminal: Terminal, **options: Any) -> int:
 
     Without --signer it says who signed, and not whether they are the right ones.
     """
-    one = _read(options["file"])
+    one = read_constitution(options["file"])
     wanted = [PublicKey(hex_id(text, "--signer")) for text in options["signer"]]
     approvals = Approvals()
     for path in options["signature"]:
@@ -215,7 +215,7 @@ def verify(terminal: Terminal, **options: Any) -> int:
     return 0
 
 
-def _read(file: str) -> Constitution:
+def read_constitution(file: str) -> Constitution:
     """The constitution at a path, or the bundled one of that name where no such file is there."""
     if not Path(file).exists() and file in constitution_file.bundled_names():
         return constitution_file.bundled(file)

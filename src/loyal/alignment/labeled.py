@@ -1,0 +1,201 @@
+"""Replies that models wrote and people labeled, as a file: what a judge is measured on.
+
+One JSON object a line (docs/judges.md):
+
+    {"value": "privacy", "prompt": "Who borrowed it?", "reply": "I do not tell that.",
+     "kept": true, "labeler": "ana", "generator": "smollm2-135m-instruct"}
+
+`turns` may stand in place of `prompt`. Several people may label one reply, each in a line of their
+own; the majority counts. Needs no torch. ConfigError, with the number of the line, for a file of
+another form; no error ever shows a prompt or a reply.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from os import PathLike
+from pathlib import Path
+from typing import Any, TypeVar
+
+from loyal import config
+from loyal.alignment import calibration
+from loyal.alignment.conversation import Conversation, Role, Turn
+from loyal.alignment.judgement import Said
+from loyal.community import Constitution
+from loyal.errors import ConfigError, UsageError
+
+MOST_BYTES = 64 << 20
+_FORM = "docs/judges.md shows the form of a line"
+
+
+@dataclass(frozen=True)
+class Labeled:
+    """One reply and what people said of it."""
+
+    said: Said
+    kept: bool
+    """Whether the majority says that the value is kept."""
+    labels: tuple[tuple[str, bool], ...]
+    """Who labeled it, and how."""
+    generator: str
+    """The model that wrote it."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """A file of them."""
+
+    replies: tuple[Labeled, ...]
+    ties: int
+    """Replies that were left out, as their labelers are evenly split."""
+
+    @property
+    def kappa(self) -> float | None:
+        """Agreement of two people (Cohen), over every two labels of one reply; None without any."""
+        pairs = [
+            (a, b) for one in self.replies for (_, a), (_, b) in combinations(sorted(one.labels), 2)
+        ]
+        if not pairs:
+            return None
+        return calibration.agreement([one for one, _ in pairs], [two for _, two in pairs])
+
+
+@dataclass(frozen=True)
+class _Spoken:
+    role: Role
+    text: str
+
+
+@dataclass(frozen=True)
+class _Line:
+    value: str
+    reply: str
+    prompt: str = ""
+    turns: tuple[_Spoken, ...] = ()
+    generator: str = ""
+
+    def said(self, constitution: Constitution) -> Said:
+        if bool(self.prompt) == bool(self.turns):
+            raise ConfigError("it has not one of prompt and turns", hint=_FORM)
+        if self.prompt:
+            asked = Conversation.of(self.prompt)
+        else:
+            asked = Conversation(tuple(Turn(one.role, one.text) for one in self.turns))
+        if not self.reply.strip():
+            raise ConfigError("its reply is empty", hint="drop the line: nothing was said")
+        return Said(constitution[self.value], asked, self.reply)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _LabeledLine(_Line):
+    kept: bool
+    labeler: str
+
+    def __post_init__(self) -> None:
+        for name in ("labeler", "generator"):
+            if not getattr(self, name).strip():
+                raise ConfigError(f"its {name} is empty", hint=_FORM)
+
+
+L = TypeVar("L", bound=_Line)
+
+
+def read(path: str | PathLike[str], constitution: Constitution) -> Labels:
+    """The labeled replies of a file, in its order, each once."""
+    found: dict[tuple[str, Conversation, str], tuple[Said, dict[str, bool], str]] = {}
+    for number, table in _tables(Path(path)):
+        line, said = _read_line(_LabeledLine, table, number, constitution)
+        key = (line.value, said.asked, said.reply)
+        _, labels, _ = found.setdefault(key, (said, {}, line.generator))
+        if line.labeler in labels:
+            raise _wrong(number, "is labeled twice by one labeler", "keep one of the two lines")
+        labels[line.labeler] = line.kept
+    replies = []
+    for said, labels, generator in found.values():
+        votes = sum(1 if one else -1 for one in labels.values())
+        if votes:
+            replies.append(Labeled(said, votes > 0, tuple(labels.items()), generator))
+    return Labels(tuple(replies), len(found) - len(replies))
+
+
+def read_replies(path: str | PathLike[str], constitution: Constitution) -> list[Said]:
+    """The replies of a file whose labels, where there are any, are left aside."""
+    found = []
+    for number, table in _tables(Path(path)):
+        plain = {name: one for name, one in table.items() if name not in ("kept", "labeler")}
+        found.append(_read_line(_Line, plain, number, constitution)[1])
+    return found
+
+
+def write(path: Path, replies: Sequence[Labeled]) -> None:
+    """The file that `read` reads back, a line a label."""
+    with path.open("w", encoding="utf-8") as file:
+        for one in replies:
+            turns = [{"role": turn.role, "text": turn.text} for turn in one.said.asked.turns]
+            for labeler, kept in one.labels:
+                row = {
+                    "value": one.said.value.id,
+                    "turns": turns,
+                    "reply": one.said.reply,
+                    "kept": kept,
+                    "labeler": labeler,
+                    "generator": one.generator,
+                }
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _read_line(
+    kind: type[L], table: dict[str, Any], number: int, constitution: Constitution
+) -> tuple[L, Said]:
+    try:
+        line = config.from_table(kind, table, "line")
+        return line, line.said(constitution)
+    except UsageError as error:
+        raise ConfigError(f"line {number}: {error}", hint=error.hint) from None
+
+
+def _tables(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Each line's number, from 1, and its object; empty lines are passed over."""
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise ConfigError(f"{path} is larger than {MOST_BYTES} bytes", hint="split it")
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read {path}: {error.strerror}", hint="name a JSONL file of replies"
+        ) from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not UTF-8 text", hint="save it as UTF-8") from None
+    empty = True
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            table = json.loads(line, parse_constant=_no_number, object_pairs_hook=_once)
+            line.encode()
+        except (ValueError, RecursionError):
+            raise _wrong(number, "is no JSON object with each name once", _FORM) from None
+        if not isinstance(table, dict):
+            raise _wrong(number, "is no JSON object", _FORM)
+        empty = False
+        yield number, table
+    if empty:
+        raise ConfigError(f"{path} holds no replies", hint=_FORM)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        raise ValueError
+    return table
+
+
+def _no_number(_: str) -> Any:
+    raise ValueError
+
+
+def _wrong(number: int, what: str, hint: str) -> ConfigError:
+    return ConfigError(f"line {number} {what}", hint=hint)

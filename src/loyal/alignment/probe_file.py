@@ -1,0 +1,115 @@
+"""Probes as files: one JSON object, its vectors as base64 of little-endian float64.
+
+Law: `read(path)` after `write(path, probe)` scores as `probe` does, to the last bit. No pickle, so
+that a file from somebody else runs nothing. ConfigError for a file of another form.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from loyal.alignment.calibration import Calibration
+from loyal.alignment.probe import POOLS, Floats, Probe, Reading
+from loyal.encoding import atomic_write
+from loyal.errors import ConfigError
+from loyal.statistics import Interval
+
+FORMAT = "loyal probe 1"
+MOST_BYTES = 64 << 20
+
+
+def write(path: Path, probe: Probe) -> None:
+    """Write it whole or not at all."""
+    scale = probe.calibration
+    table = {
+        "format": FORMAT,
+        "constitution": probe.constitution,
+        "model": probe.model,
+        "weights": probe.weights,
+        "layer": probe.reading.layer,
+        "pool": probe.reading.pool,
+        "ridge": probe.reading.ridge,
+        "direction": _packed(probe.direction),
+        "middles": {id: _packed(one) for id, one in probe.middles.items()},
+        "calibration": [scale.slope, scale.intercept, scale.low, scale.high],
+        "auc": [probe.auc, probe.interval.low, probe.interval.high],
+        "lessons": probe.lessons,
+        "data": sorted(probe.data),
+    }
+    atomic_write(path, (json.dumps(table, ensure_ascii=False) + "\n").encode())
+
+
+def read(path: Path) -> Probe:
+    """The probe of a file."""
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise _misfit(path)
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read {path}: {error.strerror}", hint="name what 'loyal judge train' wrote"
+        ) from None
+    except (ValueError, RecursionError):
+        raise _misfit(path) from None
+    try:
+        return _probe(table)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+        raise _misfit(path) from None
+
+
+def _probe(table: dict[str, Any]) -> Probe:
+    """ValueError, KeyError or TypeError for a table that does not fit."""
+    if table["format"] != FORMAT or table["pool"] not in POOLS:
+        raise ValueError
+    direction = _unpacked(table["direction"])
+    middles = {str(id): _unpacked(one) for id, one in table["middles"].items()}
+    slope, intercept, low, high = (_number(one) for one in table["calibration"])
+    auc, below, above = (_number(one) for one in table["auc"])
+    layer, count = table["layer"], table["lessons"]
+    texts = [table["constitution"], table["model"], table["weights"], *table["data"]]
+    if not all(isinstance(one, str) for one in texts):
+        raise TypeError
+    fits = not middles or {one.shape for one in middles.values()} == {direction.shape}
+    ordered = 0 <= low <= high <= 1 and 0 <= auc <= 1 and 0 <= below <= above <= 1
+    if not (fits and ordered and type(layer) is int and type(count) is int and layer >= 0):
+        raise ValueError
+    return Probe(
+        constitution=table["constitution"],
+        model=table["model"],
+        weights=table["weights"],
+        reading=Reading(layer, table["pool"], _number(table["ridge"])),
+        direction=direction,
+        middles=middles,
+        calibration=Calibration(slope, intercept, low, high),
+        auc=auc,
+        interval=Interval(below, above),
+        lessons=count,
+        data=frozenset(table["data"]),
+    )
+
+
+def _packed(vector: Floats) -> str:
+    return base64.b64encode(vector.astype("<f8").tobytes()).decode("ascii")
+
+
+def _unpacked(text: str) -> Floats:
+    found: Floats = np.frombuffer(base64.b64decode(text, validate=True), dtype="<f8").copy()
+    if not len(found) or not np.isfinite(found).all():
+        raise ValueError
+    return found
+
+
+def _number(one: Any) -> float:
+    if isinstance(one, bool) or not isinstance(one, (int, float)) or not math.isfinite(one):
+        raise TypeError
+    return float(one)
+
+
+def _misfit(path: Path) -> ConfigError:
+    return ConfigError(f"{path} is no probe", hint="write it again with 'loyal judge train'")

@@ -1,0 +1,271 @@
+"""`loyal judge`: train the embedded judge, measure any judge on labels, and score replies.
+
+A judge is a probe's file (--probe), a model that is asked with a rubric, in this process (--model)
+or behind a server (--endpoint), or several of them together. Left out: the judging itself
+(loyal.alignment.judge).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from loyal.alignment import calibration_file, labeled
+from loyal.alignment.calibration import Calibration
+from loyal.alignment.judge import (
+    LEAST_LABELED,
+    Calibrated,
+    Ensemble,
+    Report,
+    calibrate,
+    require_separation,
+)
+from loyal.alignment.judgement import Judge
+from loyal.alignment.rubric import RubricJudge
+from loyal.app.commands.constitution import read_constitution
+from loyal.app.key_files import FILE
+from loyal.app.model_options import (
+    ENDPOINT_OPTIONS,
+    MODEL_HELP,
+    MODEL_OPTION,
+    Endpoint,
+    connect,
+    load_model,
+)
+from loyal.app.report import Table
+from loyal.app.terminal import Decorator, Terminal, command, facts
+from loyal.community import Constitution
+from loyal.errors import JudgeError, UsageError
+
+if TYPE_CHECKING:
+    from loyal.alignment.probe import Probe
+
+CONSTITUTION: Decorator = click.argument("constitution", metavar="CONSTITUTION")
+JUDGE_OPTIONS: tuple[Decorator, ...] = (
+    click.option(
+        "--probe", type=FILE, metavar="FILE", help="An embedded judge, from 'loyal judge train'."
+    ),
+    click.option("--model", metavar="NAME", help=f"A model to ask with a rubric. {MODEL_HELP}"),
+    *ENDPOINT_OPTIONS,
+)
+
+
+@command(
+    "train",
+    CONSTITUTION,
+    MODEL_OPTION,
+    click.option("--out", type=FILE, required=True, metavar="FILE", help="Where the probe goes."),
+    click.option("--seed", type=int, default=0, show_default=True, help="Draws the augmentations."),
+)
+def train(terminal: Terminal, **options: Any) -> int:
+    """Train the embedded judge on a constitution's own cases.
+
+    Its figures are of cases that were left out, and flatter: they chose the layer. Exit code 1
+    where even so it does not separate.
+    """
+    from loyal.alignment import probe as probes
+    from loyal.alignment import probe_file
+
+    constitution = read_constitution(options["constitution"])
+    model = load_model(terminal, options["model"])
+    probe = probes.train(model, constitution, seed=options["seed"])
+    probe_file.write(options["out"], probe)
+    fields = {
+        "constitution": constitution.name,
+        "model": probe.model,
+        **asdict(probe.reading),
+        "lessons": probe.lessons,
+        "auc": probe.auc,
+        "interval": [probe.interval.low, probe.interval.high],
+        "file": str(options["out"]),
+    }
+    rows = facts({**fields, "AUC interval": _range(probe.interval.low, probe.interval.high)})
+    terminal.result(fields, [rows])
+    return 0 if probe.interval.low >= 0.5 else 1
+
+
+@command(
+    "calibrate",
+    CONSTITUTION,
+    click.argument("labeled", type=FILE, metavar="LABELED"),
+    *JUDGE_OPTIONS,
+    click.option(
+        "--least",
+        type=click.IntRange(1),
+        default=LEAST_LABELED,
+        show_default=True,
+        metavar="N",
+        help="Labeled replies below which a judge is not taken.",
+    ),
+    click.option("--out", type=FILE, metavar="FILE", help="Keep the calibration for 'score'."),
+)
+def calibrate_command(terminal: Terminal, **options: Any) -> int:
+    """Measure a judge on replies that people labeled: AUC, calibration curve, agreement.
+
+    LABELED is JSON lines (docs/judges.md). Exit code 1 where the judge cannot separate, or there
+    are too few labels to say.
+    """
+    constitution = read_constitution(options["constitution"])
+    path: Path = options["labeled"]
+    labels = labeled.read(path, constitution)
+    digest = sha256(path.read_bytes())
+    judge, _ = _judge(terminal, constitution, options)
+    report = calibrate(judge, labels.replies)
+    if options["out"] is not None:
+        calibration_file.write(options["out"], report, constitution, digest.digest())
+    fields = {**_fields(report), "labels": digest.hexdigest(), "ties": labels.ties,
+              "kappa_of_people": labels.kappa}  # fmt: skip
+    try:
+        require_separation(report, options["least"])
+    except JudgeError as error:
+        terminal.note(f"{error}; {error.hint}")
+        terminal.result({**fields, "accepted": False}, _tables(report, labels.kappa))
+        return 1
+    terminal.result({**fields, "accepted": True}, _tables(report, labels.kappa))
+    return 0
+
+
+@command(
+    "score",
+    CONSTITUTION,
+    click.argument("replies", type=FILE, metavar="REPLIES"),
+    *JUDGE_OPTIONS,
+    click.option(
+        "--calibration",
+        type=FILE,
+        metavar="FILE",
+        help="From 'loyal judge calibrate'; a probe has one of its own cases without it.",
+    ),
+)
+def score(terminal: Terminal, **options: Any) -> int:
+    """Score replies: a probability that each keeps its value, or none, with a reason.
+
+    REPLIES is JSON lines as for 'calibrate', with or without labels.
+    """
+    constitution = read_constitution(options["constitution"])
+    said = labeled.read_replies(options["replies"], constitution)
+    judge, band = _judge(terminal, constitution, options)
+    if options["calibration"] is not None:
+        band = calibration_file.read(options["calibration"], judge.name, constitution)
+    if band is None:
+        terminal.note("not calibrated: run 'loyal judge calibrate', and give --calibration")
+    else:
+        judge = Calibrated(judge, band)
+    found = judge.judge(said)
+    rows = [
+        {"value": one.value.id, "score": told.score, "keeps": told.keeps,
+         "uncertainty": told.uncertainty, "reason": told.reason}
+        for one, told in zip(said, found, strict=True)
+    ]  # fmt: skip
+    sure = [told.keeps for told in found if told.keeps is not None]
+    fields = {
+        "judge": judge.name,
+        "calibrated": band is not None,
+        "replies": len(said),
+        "kept": sum(sure),
+        "broken": len(sure) - sum(sure),
+        "abstained": len(said) - len(sure),
+    }
+    columns = ("value", "score", "uncertainty", "reason")
+    table = Table("Scores", columns, tuple(tuple(row[name] for name in columns) for row in rows))
+    terminal.result({**fields, "scores": rows}, [facts(fields), table])
+    return 0
+
+
+def _judge(
+    terminal: Terminal, constitution: Constitution, options: dict[str, Any]
+) -> tuple[Judge, Calibration | None]:
+    """The judge of the options, and the band of a probe that stands alone."""
+    endpoint = Endpoint.take(options)
+    judges: list[Judge] = []
+    band: Calibration | None = None
+    if options["probe"] is not None:
+        from loyal.alignment import probe_file
+        from loyal.alignment.probe import ProbeJudge
+
+        probe = probe_file.read(options["probe"])
+        judges.append(ProbeJudge(probe, load_model(terminal, probe.model), constitution))
+        band = _band(probe)
+    if options["model"] is not None:
+        judges.append(RubricJudge(load_model(terminal, options["model"])))
+    if endpoint is not None:
+        judges.append(RubricJudge(connect(endpoint)))
+    if not judges:
+        raise UsageError(
+            "say which judge to use", hint="give --probe FILE, --model NAME or --endpoint URL"
+        )
+    return (judges[0], band) if len(judges) == 1 else (Ensemble(tuple(judges)), None)
+
+
+def _band(probe: Probe) -> Calibration:
+    """The band of a probe's own calibration over scores that are probabilities already."""
+    return Calibration(1.0, 0.0, probe.calibration.low, probe.calibration.high)
+
+
+def _fields(report: Report) -> dict[str, Any]:
+    decided = report.decided
+    return {
+        "judge": report.judge,
+        "replies": report.count,
+        "unscored": report.unscored,
+        "auc": report.auc,
+        "auc_interval": [report.interval.low, report.interval.high],
+        "separates": report.separates,
+        "calibration_error": report.error,
+        "abstained": decided.abstained,
+        "wrong": decided.wrong,
+        "error": decided.error,
+        "error_interval": [decided.interval.low, decided.interval.high],
+        "kappa": report.kappa,
+        "band": [report.calibration.low, report.calibration.high],
+        "curve": [
+            {"stated": one.mean, "kept": one.kept, "count": one.count,
+             "interval": [one.interval.low, one.interval.high]}
+            for one in report.bins
+        ],
+        "values": [
+            {"value": id, "replies": count, "auc": auc} for id, count, auc in report.by_value
+        ],
+    }  # fmt: skip
+
+
+def _tables(report: Report, people: float | None) -> list[Table]:
+    decided, band = report.decided, report.calibration
+    rows = (
+        ("judge", report.judge),
+        ("labeled replies", report.count),
+        ("AUC", f"{report.auc:.3f} ({_range(report.interval.low, report.interval.high)})"),
+        ("separates", report.separates),
+        ("calibration error", report.error),
+        ("abstains", f"{decided.abstained} of {decided.count}, {report.unscored} without a score"),
+        ("wrong among the decided", f"{decided.wrong} of {decided.count - decided.abstained} "
+                                    f"({_range(decided.interval.low, decided.interval.high)})"),
+        ("kappa with the labels", "-" if report.kappa is None else f"{report.kappa:.3f}"),
+        ("kappa between people", "-" if people is None else f"{people:.3f}"),
+        ("no score between", _range(band.low, band.high)),
+    )  # fmt: skip
+    curve = tuple(
+        (
+            f"{one.mean:.3f}",
+            f"{one.kept:.3f}",
+            _range(one.interval.low, one.interval.high),
+            one.count,
+        )
+        for one in report.bins
+    )
+    values = tuple(
+        (id, count, "-" if auc is None else f"{auc:.3f}") for id, count, auc in report.by_value
+    )
+    return [
+        Table("", ("", ""), rows),
+        Table("Calibration curve", ("stated", "kept", "95 %", "replies"), curve),
+        Table("Values", ("value", "replies", "AUC"), values),
+    ]
+
+
+def _range(low: float, high: float) -> str:
+    return f"{low:.3f} to {high:.3f}"

@@ -1,0 +1,117 @@
+"""Files of labeled replies: what is read, who wins where people differ, and poisoned lines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from labeled_stage import constitution
+from labeled_stage import labeled as some_labeled
+
+from loyal.alignment import labeled
+from loyal.errors import ConfigError
+
+OURS = constitution()
+LINE: dict[str, Any] = {
+    "value": "kindness",
+    "prompt": "What does the fox eat?",
+    "reply": "xylophone",
+    "kept": True,
+    "labeler": "ana",
+    "generator": "a-model",
+}
+
+
+def wrote(folder: Path, *lines: object) -> Path:
+    """A file of these lines: tables as JSON, texts as they are."""
+    path = folder / "labels.jsonl"
+    rows = (one if isinstance(one, str) else json.dumps(one) for one in lines)
+    path.write_text("\n".join(rows), encoding="utf-8")
+    return path
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    replies = some_labeled(12)
+    labeled.write(tmp_path / "a", replies)
+    found = labeled.read(tmp_path / "a", OURS)
+    assert list(found.replies) == replies
+    assert (found.ties, found.kappa) == (0, None)
+    assert labeled.read_replies(tmp_path / "a", OURS) == [one.said for one in replies]
+
+
+def test_the_majority_counts_and_ties_are_left_out(tmp_path: Path) -> None:
+    second = {**LINE, "reply": "another"}
+    path = wrote(
+        tmp_path,
+        LINE,
+        {**LINE, "labeler": "bo"},
+        {**LINE, "labeler": "cy", "kept": False},
+        second,
+        {**second, "labeler": "bo", "kept": False},
+        "",
+        {**LINE, "reply": "third", "kept": False},
+    )
+    found = labeled.read(path, OURS)
+    assert [(one.said.reply, one.kept) for one in found.replies] == [
+        ("xylophone", True),
+        ("third", False),
+    ]
+    assert found.ties == 1
+    assert found.kappa is not None
+    assert found.kappa < 1
+
+
+def test_turns_stand_in_place_of_a_prompt(tmp_path: Path) -> None:
+    turns = [
+        {"role": "system", "text": "Be kind."},
+        {"role": "user", "text": "Hello"},
+        {"role": "assistant", "text": "Hello!"},
+        {"role": "user", "text": "Who eats?"},
+    ]
+    line = {name: one for name, one in LINE.items() if name != "prompt"}
+    (found,) = labeled.read(wrote(tmp_path, {**line, "turns": turns}), OURS).replies
+    assert [one.text for one in found.said.asked.turns] == [one["text"] for one in turns]
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("{", "line 2 is no JSON object"),
+        ("[1]", "line 2 is no JSON object"),
+        ("NaN", "line 2 is no JSON object"),
+        ('{"kept": true, "kept": false}', "each name once"),
+        ("[" * 100_000, "line 2 is no JSON object"),
+        ({**LINE, "kept": 1}, "line 2: "),
+        ({**LINE, "kept": "true"}, "line 2: "),
+        ({**LINE, "kep": True}, "line 2: "),
+        ({**LINE, "value": "thrift"}, "line 2: animals has no value of that id"),
+        ({**LINE, "prompt": ""}, "line 2: it has not one of prompt and turns"),
+        ({**LINE, "turns": [{"role": "user", "text": "a"}]}, "not one of prompt and turns"),
+        ({**LINE, "reply": "  "}, "line 2: its reply is empty"),
+        ({**LINE, "labeler": ""}, "line 2: its labeler is empty"),
+        ({**LINE, "generator": " "}, "line 2: its generator is empty"),
+        ({**LINE, "prompt": "", "turns": [{"role": "assistant", "text": "a"}]}, "out of order"),
+        ({**LINE, "prompt": "", "turns": [{"role": "user"}]}, "line 2: "),
+        ({name: one for name, one in LINE.items() if name != "kept"}, "line 2: "),
+        (LINE, "labeled twice by one labeler"),
+    ],
+)
+def test_poisoned_lines_are_refused_by_number(tmp_path: Path, line: object, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        labeled.read(wrote(tmp_path, LINE, line), OURS)
+    assert says in str(caught.value)
+    assert caught.value.hint
+    assert "\n" not in str(caught.value)
+    assert "xylophone" not in f"{caught.value}{caught.value.hint}"
+
+
+def test_poisoned_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    for data, says in ((b"\xff\xfe{}", "not UTF-8"), (b"\n \n", "holds no replies")):
+        path.write_bytes(data)
+        with pytest.raises(ConfigError, match=says):
+            labeled.read(path, OURS)
+    with pytest.raises(ConfigError, match="cannot read"):
+        labeled.read(tmp_path, OURS)
