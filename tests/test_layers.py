@@ -76,6 +76,9 @@ NOUNS = (
     "loyal.alignment.encodings",
     "loyal.alignment.judgement",
     "loyal.alignment.preference",
+    "loyal.alignment.preferences",
+    "loyal.alignment.duplicates",
+    "loyal.alignment.review",
 )
 """Files of the torch rooms that never import torch: a server without torch reads them."""
 
