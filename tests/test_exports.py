@@ -24,6 +24,8 @@ DOORS: dict[str, tuple[str, ...]] = {
         "Family",
         "Judge",
         "Judgement",
+        "Mixture",
+        "Plan",
         "Preference",
         "Provenance",
         "Record",

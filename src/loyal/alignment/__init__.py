@@ -16,10 +16,12 @@ Nouns are exported here and need no torch; verbs are modules (`attacks`, `conver
 `encodings`, `preferences`, `review`, `duplicates`), torch-free too.
 """
 
+from loyal.alignment.asks import Plan
 from loyal.alignment.attacks import Composition, Family, Target
 from loyal.alignment.conversation import Conversation, Turn
 from loyal.alignment.encodings import Encoding
 from loyal.alignment.judgement import Judge, Judgement, Said
+from loyal.alignment.mixture import Mixture
 from loyal.alignment.preference import Demonstration, Preference, Provenance, Record
 
 __all__ = [
@@ -30,6 +32,8 @@ __all__ = [
     "Family",
     "Judge",
     "Judgement",
+    "Mixture",
+    "Plan",
     "Preference",
     "Provenance",
     "Record",

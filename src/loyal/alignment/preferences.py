@@ -64,7 +64,7 @@ def write(path: str | os.PathLike[str], records: Iterable[Record]) -> int:
     Law: `list(read(path)) == records`. Streams as `read` does. Raises StorageError when the disk
     refuses, and UsageError for no records and for what `read` would find at fault.
     """
-    count, seen = 0, _Seen()
+    count, seen = 0, Seen()
 
     def pieces() -> Iterator[bytes]:
         nonlocal count
@@ -128,7 +128,7 @@ def scan(path: str | os.PathLike[str], values: Collection[str] = ()) -> Iterator
 
     A record at fault is not compared with the later ones.
     """
-    name, seen, number = Path(path).name, _Seen(), 0
+    name, seen, number = Path(path).name, Seen(), 0
     try:
         with open(path, "rb") as file:
             for number, data in enumerate(_lines(file), 1):
@@ -156,7 +156,12 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
             data = file.readline(MOST_LINE_BYTES + 1)
 
 
-class _Seen:
+def is_plain(text: str) -> bool:
+    """Whether a text has no control character and no sign that nobody sees."""
+    return _UNSEEN.search(text) is None
+
+
+class Seen:
     """What earlier lines said, by hashes of their conversation and replies."""
 
     def __init__(self) -> None:
