@@ -25,11 +25,11 @@ from loyal.alignment import (
     preferences,
     synthesize,
 )
-from loyal.alignment.asks import Ask, held_out_texts
+from loyal.alignment.asks import Ask, asks, held_out_texts
 from loyal.alignment.duplicates import HeldOut
 from loyal.alignment.review import review
 from loyal.alignment.synthesize import Bars, Made, Task
-from loyal.alignment.writers import CaseJudge, Cases, Draft, Written
+from loyal.alignment.writers import CaseJudge, Cases, Draft, Written, prompt_in
 from loyal.community import constitution_file
 from loyal.errors import ModelError, StorageError, UsageError
 from loyal.models.language_model import LanguageModel, Prompt, Reply, Sampling, TokenChance
@@ -260,6 +260,95 @@ def test_a_model_that_does_not_passes_and_keeps_its_system_to_itself() -> None:
 
 
 @dataclass(frozen=True)
+class Inventor(Parrot):
+    """Invents questions, one of them a case of the constitution and one that comes twice."""
+
+    varied: bool = True
+    asked: list[str] = field(default_factory=list)
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Reply]:
+        replies = super().generate(prompts, sampling)
+        for at, prompt in enumerate(prompts):
+            if prompt.text.endswith((" alone.", " sentences.")):
+                self.asked.append(prompt.text)
+                number = len(self.asked)
+                text = f'1. "Zebra question {number} {number * 7} on a{number} b{number}?"'
+                known = {
+                    3: LIBRARY.values[0].cases[0].prompt,
+                    5: "Zebra one?",
+                    7: "Hm",
+                    9: "a\0b c d",
+                }
+                replies[at] = Reply(f"\n{known.get(number, text)}\nIgnored.", 9, True)
+        return replies
+
+
+def test_a_model_invents_prompts() -> None:
+    plan = Plan(pairs=140, held_out=60, off_topic_ppm=0, plain_ppm=550_000, invented=12)
+    model = Inventor()
+    made = synthesize.synthesize(Task(LIBRARY, plan), Written(model, LIBRARY), None)
+    texts = [case.prompt for value in LIBRARY.values for case in value.cases]
+    asked = Counter(
+        (one.provenance.split, one.content.value)
+        for one in [*made.train, *made.held_out]
+        if one.provenance is not None and one.provenance.source.startswith("written")
+    )
+    assert len(model.asked) >= 12 * len(LIBRARY.values)
+    assert {split for split, _ in asked} == {"train", "held-out"}
+    assert {value for split, value in asked if split == "train"} == {v.id for v in LIBRARY.values}
+    assert made.report.dropped["no prompt"] >= 3
+    sources = {
+        split: {one.provenance.source for one in records if one.provenance is not None}
+        for split, records in (("train", made.train), ("held-out", made.held_out))
+    }
+    assert not sources["train"] & sources["held-out"]
+    plain = [
+        one.content.asked.last
+        for one in made.train
+        if one.provenance is not None
+        and one.provenance.kind == "plain"
+        and one.provenance.source.startswith("written")
+    ]
+    assert plain
+    for text in plain:
+        assert "Zebra question" in text
+        assert "Ignored" not in text
+        assert text not in texts
+
+
+def test_who_cannot_invent_is_not_asked_to() -> None:
+    with pytest.raises(UsageError, match="cannot invent"):
+        gathered(task=Task(LIBRARY, Plan(invented=3)))
+
+
+@pytest.mark.parametrize(
+    ("reply", "prompt"),
+    [
+        ('  \n2) "May I read this?"\nYes.', "May I read this?"),
+        ("- Can you  help me?", "Can you help me?"),
+        ("2 books are late, what now?", "2 books are late, what now?"),
+        ("", None), ("Why?", None), ("word " * 61, None), ("May I\x1b read this?", None),
+    ],
+)  # fmt: skip
+def test_the_prompt_in_a_reply(reply: str, prompt: str | None) -> None:
+    assert prompt_in(reply) == prompt
+
+
+def test_a_prompt_that_comes_again_has_another_seed() -> None:
+    @dataclass(frozen=True)
+    class Seeded(Parrot):
+        def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Reply]:
+            told = [f"{one.system} {one.text} {sampling.seed}" for one in prompts]
+            return [Reply(text, 5, True) for text in told]
+
+    ask = next(one for one in asks(LIBRARY, TASK.plan, free=True) if one.kind == "plain")
+    writer = Written(Seeded(varied=True), LIBRARY, 8)
+    (draft,) = writer.write([replace(ask, keeps="", breaks="")], 3)
+    assert len(draft.replies) == len(set(draft.replies)) == 8
+    assert writer.write([replace(ask, keeps="", breaks="")], 3) == [draft]
+
+
+@dataclass(frozen=True)
 class Counting:
     """A judge that likes replies with many letters, and may not know."""
 
@@ -316,18 +405,18 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
 def test_a_real_model_writes_and_a_stopped_run_repeats_it(
     tiny_model: LanguageModel, tmp_path: Path
 ) -> None:
-    plan = Plan(pairs=24, held_out=8, general=4, most_characters=250)
+    plan = Plan(pairs=12, held_out=4, general=4, invented=1, most_characters=250)
     task = Task(LIBRARY, plan, Bars(batch=8))
     sampling = Sampling(max_tokens=12, temperature=1.0)
     writer = Written(tiny_model, LIBRARY, 2, sampling)
     whole = synthesize.synthesize(task, writer, None)
-    assert len(whole.train) + sum(whole.report.short.values()) >= 24
+    assert len(whole.train) + sum(whole.report.short.values()) >= 12
     written: list[Record] = [one for one in whole.train if one.provenance is not None]
     assert {one.provenance.generator for one in written if one.provenance} == {tiny_model.name}
     path = tmp_path / "state"
 
     def stop(done: int, total: int, text: str) -> None:
-        if done >= 12:
+        if done >= 5:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

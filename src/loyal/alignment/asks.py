@@ -1,11 +1,11 @@
 """What is asked to gather training data for a constitution, before anybody has replied.
 
-A source is what a prompt is made from: a case of a value, one of its topics, or an exchange of
-everyday life. The hash of a source decides whether it is held out, so nothing made from a held-out
-case is trained on, and a new case moves no other; held-out prompts are attacked by held-out
-families alone. A value's share of the prompts is its weight, or the same for all. Deterministic:
-the same constitution and plan give the same prompts. Left out: replies (`writers`) and what becomes
-of them (`synthesize`).
+A source is what a prompt is made from: a case of a value, one of its topics, a prompt that a model
+wrote for it, or an exchange of everyday life. The hash of a source decides whether it is held out,
+so nothing made from a held-out case is trained on, and a new case moves no other; held-out prompts
+are attacked by held-out families alone. A value's share of the prompts is its weight, or the same
+for all. Deterministic: the same constitution and plan give the same prompts. Left out: replies
+(`writers`) and what becomes of them (`synthesize`).
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib.resources import files
-from itertools import islice
-from typing import Any, Literal
+from itertools import cycle, islice
+from typing import Any, Literal, TypeAlias
 
 from loyal.alignment import attacks
 from loyal.alignment.attacks import Target
 from loyal.alignment.conversation import Conversation
 from loyal.alignment.preference import WHOLE_PPM, Kind, Split
-from loyal.community import Case, Constitution, Value
+from loyal.community import Constitution, Value
 from loyal.community.constitution import words
 from loyal.errors import UsageError
 from loyal.models.examples import bundled_lines
@@ -61,6 +61,8 @@ class Plan:
     """Each value by its weight in the constitution, or all the same."""
     held_out_ppm: int = 200_000
     """Chance that a source is held out, in millionths."""
+    invented: int = 0
+    """Prompts on each value that a model is asked to write, beside the cases and topics."""
     reserve_ppm: int = 250_000
     """Prompts beyond what is wanted, for those that come to nothing."""
     most_characters: int = 6_000
@@ -155,7 +157,25 @@ def quotas(constitution: Constitution, plan: Plan, split: Split) -> dict[tuple[s
     return found
 
 
-def asks(constitution: Constitution, plan: Plan, *, free: bool) -> list[Ask]:
+Invented: TypeAlias = Mapping[str, Sequence[str]]
+"""Prompts that a model wrote, by the id of their value."""
+
+
+def inventions(constitution: Constitution, plan: Plan) -> list[Ask]:
+    """What a model is asked so that it writes prompts, `plan.invented` for each value."""
+    found = []
+    for value in constitution.values if plan.invented else ():
+        texts = [text for topic in _topics(value) for text in _framed("invent", topic=topic)]
+        texts = random.Random(f"loyal/invent/{plan.seed}/{value.id}").sample(texts, len(texts))
+        for text in islice(cycle(texts), plan.invented):
+            asked = Conversation.of(text)
+            found.append(Ask("general", "train", value.id, "invent", text, asked))
+    return found
+
+
+def asks(
+    constitution: Constitution, plan: Plan, *, free: bool, invented: Invented | None = None
+) -> list[Ask]:
     """All that is to be asked, in the order of values and kinds.
 
     `free` says that whoever replies can reply to anything; without it, only sources with replies of
@@ -164,19 +184,26 @@ def asks(constitution: Constitution, plan: Plan, *, free: bool) -> list[Ask]:
     """
     found: list[Ask] = []
     for split in ("train", "held-out"):
-        for (value, kind), wanted in quotas(constitution, plan, split).items():
-            count = _with_reserve(wanted, plan)
-            if wanted:
-                sources = _sources(constitution[value], kind, plan, split, free)
-                made = _of_kind(value, kind, sources, split, plan, free)
-                found += islice(made, count)
+        for (name, kind), wanted in quotas(constitution, plan, split).items():
+            if not wanted:
+                continue
+            value = constitution[name]
+            texts = (invented or {}).get(name, ())
+            every = _preached(value) if kind == "off-topic" else _of_value(value, texts)
+            sources = _sources(every, name, plan, split, free)
+            made = _of_kind(name, kind, sources, split, plan, free)
+            found += islice(made, _with_reserve(wanted, plan))
     return [*found, *_demonstrations(plan, free)]
 
 
-def held_out_texts(constitution: Constitution, plan: Plan) -> list[str]:
+def held_out_texts(
+    constitution: Constitution, plan: Plan, invented: Invented | None = None
+) -> list[str]:
     """Every prompt that training must not give away: of all held-out sources."""
-    groups = [_everyday(), *(_of_value(value) for value in constitution.values)]
-    return [one.plain[0] for each in groups for one in _divided(each, plan)["held-out"]]
+    texts = invented or {}
+    groups = [_of_value(value, texts.get(value.id, ())) for value in constitution.values]
+    every = (one for each in (_everyday(), *groups) for one in _divided(each, plan)["held-out"])
+    return [one.plain[0] for one in every]
 
 
 def _of_kind(
@@ -215,12 +242,13 @@ def _asked(
     return (Conversation.of(order[turn]) if turn < len(order) else None), ""
 
 
-def _sources(value: Value, kind: Kind, plan: Plan, split: Split, free: bool) -> list[Source]:
-    every = _preached(value) if kind == "off-topic" else _of_value(value)
+def _sources(
+    every: Sequence[Source], value: str, plan: Plan, split: Split, free: bool
+) -> list[Source]:
     found = [one for one in _divided(every, plan)[split] if free or (one.keeps and one.breaks)]
     if not found:
         raise UsageError(
-            f"{value.id} has no case for {'training' if split == 'train' else 'measuring'}",
+            f"{value} has no case for {'training' if split == 'train' else 'measuring'}",
             hint="give it more cases with both replies, or change the share that is held out",
         )
     return found
@@ -248,14 +276,16 @@ def _divided(every: Sequence[Source], plan: Plan) -> dict[Split, list[Source]]:
     }
 
 
-def _of_value(value: Value) -> list[Source]:
-    """A value's cases and topics."""
-    topic = value.topics[0] if value.topics else value.id.replace("-", " ")
+def _of_value(value: Value, invented: Sequence[str]) -> list[Source]:
+    """A value's cases and topics, and prompts that a model wrote."""
+    topic = _topics(value)[0]
     opposite = next((one.reply for one in value.breaks), f"Nobody needs {topic}.")
     found = []
     for case in value.cases:
         target = Target(case.prompt, topic, value.statement, case.breaks or opposite)
-        found.append(_of_case(case, target))
+        found.append(_around("case", target, case.keeps, case.breaks))
+    for text in invented:
+        found.append(_around("written", Target(text, topic, value.statement, opposite)))
     for name in value.topics:
         plain = _framed("topic", topic=name)
         target = Target(plain[0], name, value.statement, opposite)
@@ -264,26 +294,30 @@ def _of_value(value: Value) -> list[Source]:
     return found
 
 
-def _of_case(case: Case, target: Target) -> Source:
-    said = " ".join(words(case.prompt))
-    id = f"case {hashlib.sha256(said.encode()).hexdigest()[:16]}"
-    plain = (case.prompt, *_framed("plain", question=case.prompt))
-    border = _framed("borderline", question=case.prompt)
-    return Source(id, target, plain, border, case.keeps, case.breaks)
+def _topics(value: Value) -> tuple[str, ...]:
+    return value.topics or (value.id.replace("-", " "),)
+
+
+def _around(what: str, target: Target, keeps: str = "", breaks: str = "") -> Source:
+    """The source of one question, in the frames that fit any."""
+    asked = target.question
+    said = " ".join(words(asked))
+    id = f"{what} {hashlib.sha256(said.encode()).hexdigest()[:16]}"
+    plain = (asked, *_framed("plain", question=asked))
+    return Source(id, target, plain, _framed("borderline", question=asked), keeps, breaks)
 
 
 def _everyday() -> list[Source]:
     """Exchanges where no value is at stake."""
-    found = []
-    for prompt, reply in frames()["everyday"]:
-        target = Target(prompt, "everyday life", "Nothing here.", "Nothing here.")
-        found.append(_of_case(Case(prompt, keeps=reply), target))
-    return found
+    return [
+        _around("case", Target(prompt, "everyday life", "Nothing.", "Nothing."), keeps=reply)
+        for prompt, reply in frames()["everyday"]
+    ]
 
 
 def _preached(value: Value) -> list[Source]:
     """Everyday exchanges, and replies that drag the value in."""
-    topics = value.topics or (value.id.replace("-", " "),)
+    topics = _topics(value)
     found = []
     for number, one in enumerate(_everyday()):
         topic = topics[number % len(topics)]

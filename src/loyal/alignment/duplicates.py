@@ -75,7 +75,7 @@ class Bands:
 class Index:
     """Texts as they come, and for each the earlier one that it nearly copies.
 
-    Some 100 bytes a band and text, for instance 6 kB at a threshold of 0.8.
+    Some 200 bytes a band and text, for instance 13 kB at a threshold of 0.8.
     """
 
     def __init__(self, threshold: float, seed: int = 0) -> None:
@@ -86,7 +86,7 @@ class Index:
         self.threshold, self.bands = threshold, Bands.at(threshold)
         self._salts = _salts(self.bands.hashes, seed)
         self._sets: list[Hashes] = []
-        self._buckets: dict[bytes, list[int]] = {}
+        self._buckets: dict[int, int | list[int]] = {}
 
     def __len__(self) -> int:
         return len(self._sets)
@@ -106,25 +106,39 @@ class Index:
         found = self._nearest(mine, keys)
         if found is None:
             for key in keys:
-                self._buckets.setdefault(key, []).append(len(self._sets))
+                self._put(key, len(self._sets))
             self._sets.append(mine)
         return found
 
-    def _nearest(self, mine: Hashes, keys: Sequence[bytes]) -> int | None:
+    def _put(self, key: int, place: int) -> None:
+        """Most buckets hold one text: a list for each would take most of the memory."""
+        held = self._buckets.setdefault(key, place)
+        if isinstance(held, list):
+            held.append(place)
+        elif held != place:
+            self._buckets[key] = [held, place]
+
+    def _held(self, key: int) -> Sequence[int]:
+        held = self._buckets.get(key, ())
+        return (held,) if isinstance(held, int) else held
+
+    def _nearest(self, mine: Hashes, keys: Sequence[int]) -> int | None:
         best: tuple[float, int] | None = None
-        for place in {place for key in keys for place in self._buckets.get(key, ())}:
+        for place in {place for key in keys for place in self._held(key)}:
             alike = _likeness(self._sets[place], mine)
             if alike >= self.threshold and (best is None or (alike, -place) > best):
                 best = alike, -place
         return None if best is None else -best[1]
 
-    def _keys(self, mine: Hashes) -> list[bytes]:
-        """A digest of each band of the signature and its number."""
-        signature = _signature(mine, self._salts).reshape(self.bands.count, self.bands.rows)
-        return [
-            hashlib.blake2b(row.tobytes(), digest_size=8, key=number.to_bytes(2, "big")).digest()
-            for number, row in enumerate(signature)
-        ]
+    def _keys(self, mine: Hashes) -> list[int]:
+        """A hash of each band of the signature and its number."""
+        import numpy as np
+
+        rows = _signature(mine, self._salts).reshape(self.bands.count, self.bands.rows)
+        keys = np.arange(self.bands.count, dtype=np.uint64)
+        for column in rows.T:
+            keys = _mixed(keys ^ column) + column
+        return [int(one) for one in keys]
 
 
 def _salts(count: int, seed: int) -> Hashes:
@@ -156,12 +170,18 @@ def _signature(mine: Hashes, salts: Hashes) -> Hashes:
 
     least = np.full(len(salts), np.iinfo(np.uint64).max, dtype=np.uint64)
     for at in range(0, len(mine), 256):  # bounded memory for long texts
-        mixed = mine[at : at + 256, None] ^ salts[None]  # (up to 256, hashes)
-        # The finalizer of SplitMix64 (Steele et al. 2014): every bit of it hangs on every bit.
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        np.minimum(least, (mixed ^ (mixed >> np.uint64(31))).min(axis=0), out=least)
+        mixed = _mixed(mine[at : at + 256, None] ^ salts[None])  # (up to 256, hashes)
+        np.minimum(least, mixed.min(axis=0), out=least)
     return least
+
+
+def _mixed(bits: Hashes) -> Hashes:
+    """The finalizer of SplitMix64 (Steele et al. 2014): every bit of it hangs on every bit."""
+    import numpy as np
+
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return bits ^ (bits >> np.uint64(31))
 
 
 @lru_cache(maxsize=1 << 16)

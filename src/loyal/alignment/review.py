@@ -76,7 +76,7 @@ def review(path: str | os.PathLike[str], values: Collection[str] = (), seed: int
 
     `values` are the constitution's ids, for lines that name another one and for values that are
     thin. `seed` draws the hashes of `duplicates.Index`. Memory grows with the number of lines, by
-    some 15 kB each.
+    some 30 kB each.
     """
     found: list[Finding] = []
     counts: Counter[str] = Counter()

@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from os import PathLike
+from typing import TypeAlias
 
 from loyal import encoding
 from loyal.alignment import asks as asking
@@ -36,10 +37,11 @@ from loyal.alignment.preference import (
     Preference,
     Provenance,
     Record,
+    Split,
 )
 from loyal.alignment.preferences import Seen, is_plain
 from loyal.alignment.synthesis_state import Batch, State
-from loyal.alignment.writers import Draft, Writer
+from loyal.alignment.writers import Draft, Writer, prompt_in
 from loyal.community import Constitution
 from loyal.errors import LoyalError, ModelError, UsageError
 from loyal.models.examples import bundled_lines
@@ -48,7 +50,12 @@ from loyal.models.questions import bundled_questions
 REPEAT_FROM = 8
 """Asks after which a reply that came back to more than half of them ends the run."""
 
+SPLITS: tuple[Split, ...] = ("train", "held-out")
+
 Progress = Callable[[int, int, str], None]
+
+Place: TypeAlias = tuple[str, str, str]
+"""Split, value and kind: what a quota is for."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +95,9 @@ class Report:
     kept: dict[str, int]
     """Records of each kind, and "held-out" over all kinds."""
     dropped: dict[str, int]
-    """leak: gives a held-out text away; repeat: nearly an earlier prompt; unsure: the judge
-    abstains or its scores are too near one another; unclean: too few replies with text and without
-    control characters."""
+    """no prompt: what a model invented is none, or not new; leak: gives a held-out text away;
+    repeat: nearly an earlier prompt; unsure: the judge abstains or its scores are too near one
+    another; unclean: too few replies with text and without control characters."""
     short: dict[str, int]
     """Pairs that are missing to the plan, by value and kind: "reader-privacy/adversarial"."""
 
@@ -143,15 +150,13 @@ def synthesize(
     """
     run = _Run(task, writer, judge)
     with State(state, run.identity) as kept:
+        size = task.bars.batch
+        for at in range(0, len(run.inventions), size):
+            batch = run.inventions[at : at + size]
+            run.take(batch, run.answered(batch, kept))
+        run.fill()
         while batch := run.next_batch():
-            done = kept.next()
-            if done is None:
-                done = run.replied(batch, task.plan.seed + len(kept))
-                run.require_variety(batch, done)
-                kept.append(done)
-            else:
-                run.require_variety(batch, done)
-            run.choose(batch, done)
+            run.choose(batch, run.answered(batch, kept))
             if progress is not None:
                 progress(len(run.records), sum(run.wanted.values()), f"{run.asked} asked")
     return run.made()
@@ -163,30 +168,61 @@ class _Run:
     def __init__(self, task: Task, writer: Writer, judge: Judge | None) -> None:
         self.task, self.writer, self.judge = task, writer, judge
         constitution, plan = task.constitution, task.plan
+        self.inventions = asking.inventions(constitution, plan)
+        if self.inventions and not writer.free:
+            raise UsageError(
+                f"{writer.name} cannot invent prompts", hint="name a model, or invent none"
+            )
         every = asking.asks(constitution, plan, free=writer.free)
-        texts = asking.held_out_texts(constitution, plan)
-        texts += [one.text for one in bundled_questions()]
-        texts += [*bundled_lines("prompts")[GENERAL_PROMPTS:], *task.keep_out]
-        out = HeldOut(texts)
-        self.dropped: Counter[str] = Counter()
-        self.queue = []
-        for one in every:
-            if one.split == "train" and (out.leak(one.question) or out.leak(one.asked.last)):
-                self.dropped["leak"] += 1
-            else:
-                self.queue.append(one)
-        self.wanted: Counter[tuple[str, str, str]] = Counter()
-        for split in ("train", "held-out"):
+        self.identity = _identity(task, writer, judge, [*self.inventions, *every])
+        self.wanted: Counter[Place] = Counter()
+        for split in SPLITS:
             for (value, kind), count in asking.quotas(constitution, plan, split).items():
                 self.wanted[split, value, kind] = count
         self.wanted["train", "", "general"] = plan.general
         self.wanted["train", "", "safety"] = plan.safety
-        self.identity = _identity(task, writer, judge, every)
-        self.got: Counter[tuple[str, str, str]] = Counter()
+        self.got: Counter[Place] = Counter()
+        self.queue: list[Ask] = []
+        self.invented: defaultdict[str, list[str]] = defaultdict(list)
+        self.known = HeldOut(one.prompt for value in constitution.values for one in value.cases)
+        self.dropped: Counter[str] = Counter()
         self.near: dict[tuple[str, str, str], Index] = {}
         self.seen, self.records, self.asked = Seen(), list[Record](), 0
         self.said: defaultdict[str, int] = defaultdict(int)
         self.heard = 0
+
+    def answered(self, batch: Sequence[Ask], kept: State) -> Batch:
+        """What an earlier run was answered, or else what is answered now, kept for a later one."""
+        before = kept.next()
+        done = self.replied(batch, self.task.plan.seed + len(kept)) if before is None else before
+        self.require_variety(batch, done)
+        if before is None:
+            kept.append(done)
+        return done
+
+    def take(self, batch: Sequence[Ask], done: Batch) -> None:
+        """Prompts out of what was invented: those that are none, or not new, are left out."""
+        for ask, draft in zip(batch, done.drafts, strict=True):
+            text = prompt_in(draft.replies[0]) if draft.replies else None
+            key = ("invented", ask.value, "")
+            index = self.near.setdefault(key, Index(self.task.bars.near))
+            if text is None or self.known.leak(text) or index.add(text) is not None:
+                self.dropped["no prompt"] += 1
+            else:
+                self.invented[ask.value].append(text)
+
+    def fill(self) -> None:
+        """Queue all asks, those that would give a held-out text away left out."""
+        constitution, plan = self.task.constitution, self.task.plan
+        texts = asking.held_out_texts(constitution, plan, self.invented)
+        texts += [one.text for one in bundled_questions()]
+        texts += [*bundled_lines("prompts")[GENERAL_PROMPTS:], *self.task.keep_out]
+        out = HeldOut(texts)
+        for one in asking.asks(constitution, plan, free=self.writer.free, invented=self.invented):
+            if one.split == "train" and (out.leak(one.question) or out.leak(one.asked.last)):
+                self.dropped["leak"] += 1
+            else:
+                self.queue.append(one)
 
     def next_batch(self) -> list[Ask]:
         """The next asks whose quota is not full yet; what a batch leaves out may come later."""
@@ -322,7 +358,7 @@ def _is_judged(ask: Ask) -> bool:
     return ask.kind in VALUE_KINDS and ask.kind != "off-topic"
 
 
-def _place(ask: Ask) -> tuple[str, str, str]:
+def _place(ask: Ask) -> Place:
     return ask.split, ask.value, ask.kind
 
 

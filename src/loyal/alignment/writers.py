@@ -10,18 +10,24 @@ likeness to the authors' replies; a model judge sees more. Left out: choosing (`
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Protocol
 
-from loyal.alignment.asks import Ask, frames
+from loyal.alignment.asks import MOST_ROUNDS, Ask, frames
 from loyal.alignment.conversation import Conversation, play
 from loyal.alignment.judgement import Judgement, Said
+from loyal.alignment.preferences import is_plain
 from loyal.community import Constitution, Value
+from loyal.community.constitution import one_paragraph, words
 from loyal.community.overlap import likeness, shingles
 from loyal.errors import UsageError
 from loyal.models.language_model import LanguageModel, Prompt, Sampling
+
+_BULLET = re.compile(r"^\s*(?:[-*\u2022]|\d+[.)])\s+")
 
 LEAST_LIKE = 0.2
 """Below this likeness to every reply of the authors, `CaseJudge` abstains."""
@@ -103,7 +109,7 @@ class Written:
         return f"{self.candidates} {self.sampling}"
 
     def write(self, asks: Sequence[Ask], seed: int) -> list[Draft]:
-        """Open turns first, then all candidates of all asks in one call."""
+        """Open turns first, then all candidates of all asks side by side."""
         sampling = replace(self.sampling, seed=seed)
         asked = self._filled([one.asked for one in asks], sampling)
         prompts: list[Prompt] = []
@@ -113,16 +119,33 @@ class Written:
             mine = [_under(prompt, system) for system in self._systems(one)]
             places.append(range(len(prompts), len(prompts) + len(mine)))
             prompts += mine
-        replies = self.model.generate(prompts, sampling)
+        replies = self._replies(prompts, seed)
         drafts = []
         for one, conversation, mine_at in zip(asks, asked, places, strict=True):
-            own = [replies[at].text.strip() for at in mine_at]
+            own = [replies[at].strip() for at in mine_at]
             if one.kind in ("off-topic", "general"):
                 drafts.append(Draft(conversation, tuple(own)))
                 continue
             first, last = ((each,) if each else () for each in (one.keeps, one.breaks))
             drafts.append(Draft(conversation, (*first, *own, *last)))
         return drafts
+
+    def _replies(self, prompts: Sequence[Prompt], seed: int) -> list[str]:
+        """One reply a prompt. A prompt that comes again is asked in a call of its own, with another
+        seed: a server gives the same reply to the same prompt and seed."""
+        rounds: list[list[int]] = []
+        times: Counter[Prompt] = Counter()
+        for at, prompt in enumerate(prompts):
+            if times[prompt] == len(rounds):
+                rounds.append([])
+            rounds[times[prompt]].append(at)
+            times[prompt] += 1
+        found: dict[int, str] = {}
+        for number, mine in enumerate(rounds):
+            sampling = replace(self.sampling, seed=seed * MOST_ROUNDS + number)
+            said = self.model.generate([prompts[at] for at in mine], sampling)
+            found |= {at: one.text for at, one in zip(mine, said, strict=True)}
+        return [found[at] for at in range(len(prompts))]
 
     def _systems(self, ask: Ask) -> list[str | None]:
         """Under what each candidate is written; None is the model as it is."""
@@ -156,6 +179,16 @@ def filled(asked: Conversation, replies: Sequence[str]) -> Conversation:
         for turn in asked.turns
     )
     return Conversation(tuple(turns))
+
+
+def prompt_in(reply: str) -> str | None:
+    """The prompt that a model was asked to write: its first line, without bullet and quotes.
+
+    None where that is no plain text of 3 to 60 words.
+    """
+    first = next((line for line in reply.splitlines() if line.strip()), "")
+    text = one_paragraph(_BULLET.sub("", first)).strip("\"'\u201c\u201d ")
+    return text if 3 <= len(words(text)) <= 60 and is_plain(text) else None
 
 
 def _before_last(asked: Conversation) -> Conversation:

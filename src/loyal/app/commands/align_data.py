@@ -36,6 +36,9 @@ from loyal.errors import UsageError
 if TYPE_CHECKING:
     from loyal.models import LanguageModel
 
+PLANNED = ("pairs", "general", "safety", "balance", "invented")
+"""Options that are settings of the plan."""
+
 
 @dataclass(frozen=True)
 class DataRecipe:
@@ -104,6 +107,12 @@ class Files:
     click.option("--model", metavar="NAME", help=f"Writes replies. {MODEL_HELP}"),
     *ENDPOINT_OPTIONS,
     click.option(
+        "--invent",
+        "invented",
+        type=click.IntRange(0),
+        help="Prompts on each value that the model writes, beside the constitution's.",
+    ),
+    click.option(
         "--judge",
         type=click.Choice(("cases", "none")),
         help="cases: by likeness to the constitution's replies, the default without a model. none: "
@@ -134,7 +143,7 @@ def data(terminal: Terminal, **options: Any) -> int:
     endpoint = Endpoint.take(options)
     files = Files(*(options[name] for name in ("out", "held_out", "examples", "state")))
     constitution = _constitution(options["constitution"])
-    asked = given({name: options[name] for name in ("pairs", "general", "safety", "balance")})
+    asked = given({name: options[name] for name in PLANNED})
     recipe = load(DataRecipe, terminal.recipe, terminal.overrides)
     plan = replace(recipe.plan, **asked)
     if files.examples is None and plan.general + plan.safety:
