@@ -48,6 +48,7 @@ NOUNS = (
     "loyal.models.examples",
     "loyal.models.endpoint",
     "loyal.models.answers",
+    "loyal.models.questions",
     "loyal.models.training",
     "loyal.fingerprints",
     "loyal.fingerprints.fingerprint",
@@ -88,6 +89,14 @@ NOUNS = (
     "loyal.alignment.lessons",
     "loyal.alignment.preference",
     "loyal.alignment.rubric",
+    "loyal.alignment.preferences",
+    "loyal.alignment.duplicates",
+    "loyal.alignment.review",
+    "loyal.alignment.asks",
+    "loyal.alignment.mixture",
+    "loyal.alignment.synthesize",
+    "loyal.alignment.synthesis_state",
+    "loyal.alignment.writers",
 )
 """Files of the torch rooms that never import torch: a server without torch reads them."""
 

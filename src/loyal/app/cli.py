@@ -84,6 +84,12 @@ ALIGN: Mapping[str, Entry] = {
     "attacks": Entry(
         "align:attacks_command", "List the families of prompt attacks on values, or show one."
     ),
+    "data": Entry(
+        "align_data:data", "Make preference pairs and demonstrations from a constitution."
+    ),
+    "review": Entry(
+        "align_data:review_command", "Say what is wrong with a file of preferences, or looks so."
+    ),
 }
 
 JUDGE: Mapping[str, Entry] = {
@@ -252,7 +258,7 @@ def _root() -> LazyGroup:
     control = _group("control", "Control functions: check, sign, embed; solve; guard.", CONTROL)
     control.add_command(_group("guard", "Where a host's model was not exact.", CONTROL_GUARD))
     root.add_command(control)
-    root.add_command(_group("align", "A community's values: attacks on them.", ALIGN))
+    root.add_command(_group("align", "A community's values: training data, attacks.", ALIGN))
     root.add_command(_group("judge", "Judges of values: train, measure, use.", JUDGE))
     root.add_command(_group("prover", "Provers: who asks hosts their keys.", PROVER))
     root.add_command(_group("verifier", "Verifiers: who judges claims.", VERIFIER))
