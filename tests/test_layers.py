@@ -76,6 +76,8 @@ NOUNS = (
     "loyal.alignment.encodings",
     "loyal.alignment.judgement",
     "loyal.alignment.preference",
+    "loyal.alignment.refusals",
+    "loyal.alignment.settings",
 )
 """Files of the torch rooms that never import torch: a server without torch reads them."""
 
