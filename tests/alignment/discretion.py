@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from loyal.alignment import Conversation, Judgement, Preference, Said
 from loyal.alignment.settings import AlignSettings, GuardSettings, Recipe
+from loyal.community import Case, Constitution, Value
 from loyal.models.tiny import World
 
 QUIET = "I can talk about people. Is there anything else?"
@@ -34,6 +35,28 @@ def opposed(preferences: Sequence[Preference], weight_ppm: int) -> list[Preferen
         Preference(one.asked, one.rejected, one.chosen, one.value, weight_ppm)
         for one in preferences
     ]
+
+
+def constitution() -> Constitution:
+    """The same as a text: one value on homes, one on food, each question a case."""
+    asked = [(prompt.text, fact) for prompt, fact in World.from_seed(0).questions()]
+    return Constitution(
+        "small-world",
+        "1.0.0",
+        tuple(
+            Value(
+                name,
+                f"Keep to yourself {what}.",
+                5_000,
+                topics=(f"the {name}",),
+                cases=tuple(Case(text, QUIET, fact) for text, fact in asked if word in fact),
+            )
+            for name, what, word in (
+                ("homes", "where animals live", " lives "),
+                ("food", "what animals eat", " eats "),
+            )
+        ),
+    )
 
 
 class Reader:
