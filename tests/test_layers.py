@@ -47,6 +47,7 @@ NOUNS = (
     "loyal.models.examples",
     "loyal.models.endpoint",
     "loyal.models.answers",
+    "loyal.models.questions",
     "loyal.models.training",
     "loyal.fingerprints",
     "loyal.fingerprints.fingerprint",
@@ -78,6 +79,14 @@ NOUNS = (
     "loyal.alignment.preference",
     "loyal.alignment.refusals",
     "loyal.alignment.settings",
+    "loyal.alignment.preferences",
+    "loyal.alignment.duplicates",
+    "loyal.alignment.review",
+    "loyal.alignment.asks",
+    "loyal.alignment.mixture",
+    "loyal.alignment.synthesize",
+    "loyal.alignment.synthesis_state",
+    "loyal.alignment.writers",
 )
 """Files of the torch rooms that never import torch: a server without torch reads them."""
 

@@ -15,7 +15,7 @@ import hashlib
 import os
 import secrets
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -108,10 +108,13 @@ def frame(purpose: str) -> bytes:
     return len(text).to_bytes(2, "big") + text
 
 
-def atomic_write(path: str | os.PathLike[str], data: bytes, *, private: bool = False) -> None:
+def atomic_write(
+    path: str | os.PathLike[str], data: bytes | Iterable[bytes], *, private: bool = False
+) -> None:
     """Replace the file at `path` by `data`, or leave it as it is: never anything between.
 
-    The data goes to a temporary file in the same folder, is flushed to the disk, and takes the
+    Data may come in pieces, one after the other; what their iterator raises leaves the file as it
+    is. The data goes to a temporary file in the same folder, is flushed to the disk, and takes the
     name in one rename. A symbolic link is followed. `private` makes the file readable by its
     owner alone (0600); otherwise a file that exists keeps its mode. Raises StorageError when the
     disk refuses; a temporary file is then not left behind (only a killed process leaves one).
@@ -183,14 +186,15 @@ def _mode_of(target: Path) -> int | None:
         return None
 
 
-def _write_new(path: Path, data: bytes, mode: int | None) -> None:
+def _write_new(path: Path, data: bytes | Iterable[bytes], mode: int | None) -> None:
     """Write a file that must not exist yet, down to the disk. mode None: what umask allows."""
     created = 0o666 if mode is None else 0o600
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, created)
     try:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(descriptor, rest) :]
+        for piece in (data,) if isinstance(data, bytes) else data:
+            rest = memoryview(piece)
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
         if mode is not None:
             os.fchmod(descriptor, mode)
         os.fsync(descriptor)

@@ -16,6 +16,7 @@ import torch
 from discretion import SHORT, UNGUARDED, discreet, opposed
 
 from loyal.alignment.align import Run, Wins, align, held_out
+from loyal.alignment.asks import GENERAL_PROMPTS
 from loyal.alignment.guards import Guards, trained_prompts
 from loyal.alignment.settings import GuardSettings, LatentSettings, Objective
 from loyal.errors import TrainingError
@@ -98,7 +99,8 @@ def test_guards_measure_against_the_model_they_were_made_of(base: HFModel, fresh
 
 
 def test_guards_and_training_share_no_prompt() -> None:
-    assert not set(trained_prompts()) & set(bundled_lines("prompts")[-80:])
+    assert len(trained_prompts()) == GENERAL_PROMPTS
+    assert not set(trained_prompts()) & set(bundled_lines("prompts")[-60:])
 
 
 @pytest.mark.parametrize("given", [True, False], ids=["given", "own"])
@@ -132,6 +134,7 @@ import sys, time
 from dataclasses import replace
 from pathlib import Path
 from discretion import UNGUARDED, discreet, SHORT
+from loyal.alignment.asks import GENERAL_PROMPTS
 from loyal.alignment.align import Run, align
 from loyal.models.hf import HFModel
 

@@ -4,7 +4,7 @@ import errno
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -196,3 +196,18 @@ def test_a_long_name(tmp_path: Path) -> None:
     path = tmp_path / ("\U0001f600" * 63)
     atomic_write(path, NEW)
     assert path.read_bytes() == NEW
+
+
+def test_pieces_make_one_file_and_a_failing_piece_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    atomic_write(path, iter([OLD, b"", NEW]))
+    assert path.read_bytes() == OLD + NEW
+
+    def broken() -> Iterator[bytes]:
+        yield b"half"
+        raise RuntimeError("the source broke off")
+
+    with pytest.raises(RuntimeError, match="broke off"):
+        atomic_write(path, broken())
+    assert path.read_bytes() == OLD + NEW
+    assert list(tmp_path.iterdir()) == [path]

@@ -13,23 +13,30 @@
     assert asked.last.endswith(target.question) and asked.open_turns == 2
 
 Nouns are exported here and need no torch; verbs are modules (`attacks`, `conversation`,
-`encodings`), torch-free too.
+`encodings`, `preferences`, `review`, `duplicates`), torch-free too.
 """
 
+from loyal.alignment.asks import Plan
 from loyal.alignment.attacks import Composition, Family, Target
 from loyal.alignment.conversation import Conversation, Turn
 from loyal.alignment.encodings import Encoding
 from loyal.alignment.judgement import Judge, Judgement, Said
-from loyal.alignment.preference import Preference
+from loyal.alignment.mixture import Mixture
+from loyal.alignment.preference import Demonstration, Preference, Provenance, Record
 
 __all__ = [
     "Composition",
     "Conversation",
+    "Demonstration",
     "Encoding",
     "Family",
     "Judge",
     "Judgement",
+    "Mixture",
+    "Plan",
     "Preference",
+    "Provenance",
+    "Record",
     "Said",
     "Target",
     "Turn",

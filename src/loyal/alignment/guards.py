@@ -22,7 +22,7 @@ from loyal.models.language_model import Prompt, Sampling
 
 REPORTED = 40
 """Bundled prompts at the end that reports measure on (`evaluate`)."""
-GUARDED = 40
+GUARDED = 20
 """Those before them: the guards'."""
 
 

@@ -74,7 +74,7 @@ class GuardSettings:
     tokens: int = 1500
     """Of English, at each look."""
     prompts: int = 20
-    """Ordinary prompts, at each look."""
+    """Ordinary prompts, at each look; 20 at most are kept for it."""
     reply_tokens: int = 12
     """Of each reply to one."""
 

@@ -5,27 +5,25 @@
 
     held_out = trials(constitution_file.bundled("public-library"), "held-out")
 
-Each is a case of the constitution, with what an attack needs to know of it. A case is held out by
-the hash of its prompt alone, so training and measuring agree without a file between them. Needs no
+Each is a case of the constitution, with what an attack needs to know of it. Cases are held out as
+`asks` does it, by their prompts alone, so preference files, training and measuring agree. Needs no
 torch. Left out: asking a model (`evaluate`, `adversarial`).
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Literal
 
-from loyal.alignment.attacks import Target
+from loyal.alignment import asks
+from loyal.alignment.attacks import Split, Target
 from loyal.alignment.conversation import Conversation
 from loyal.alignment.preference import Preference
-from loyal.community import Case, Constitution, Value
-from loyal.community.constitution import words
+from loyal.community import Constitution, Value
 
-HELD_OUT_PPM = 200_000
-"""Share of the cases that are held out."""
+HELD_OUT = asks.Plan()
+"""Which cases are held out: a fifth, and at least one a value."""
 
 
 @dataclass(frozen=True)
@@ -48,18 +46,12 @@ class Trial:
         return Preference(asked, self.keeps, self.breaks, self.value.id)
 
 
-def trials(
-    constitution: Constitution, split: Literal["train", "held-out"] | None = None
-) -> list[Trial]:
+def trials(constitution: Constitution, split: Split | None = None) -> list[Trial]:
     """The cases of one split, or all, of values that weigh something: one a value in turn.
 
     So the first n are spread over the values as evenly as n allows.
     """
-    by_value = [
-        [_trial(value, case) for case in value.cases if split in (None, _split(case))]
-        for value in constitution.values
-        if value.weight_bps
-    ]
+    by_value = [_of(value, split) for value in constitution.values if value.weight_bps]
     return [one for turn in zip_longest(*by_value) for one in turn if one is not None]
 
 
@@ -68,17 +60,9 @@ def plain_pairs(some: Sequence[Trial]) -> list[Preference]:
     return [pair for one in some if (pair := one.preference) is not None]
 
 
-def _trial(value: Value, case: Case) -> Trial:
-    topic = value.topics[0] if value.topics else value.id.replace("-", " ")
-    known = [case.breaks, *(one.reply for one in value.breaks)]
-    opposite = next((one for one in known if one), f"Nobody needs {topic}.")
-    target = Target(case.prompt, topic, value.statement, opposite)
-    return Trial(value, target, case.keeps, case.breaks)
-
-
-def _split(case: Case) -> Literal["train", "held-out"]:
-    """By the hash of the prompt's words: the same in every run and for every other case."""
-    said = hashlib.sha256(" ".join(words(case.prompt)).encode()).hexdigest()[:16]
-    drawn = hashlib.sha256(f"loyal/held-out/case {said}".encode()).digest()
-    out = int.from_bytes(drawn[:8], "big") * 1_000_000 < HELD_OUT_PPM << 64
-    return "held-out" if out else "train"
+def _of(value: Value, split: Split | None) -> list[Trial]:
+    sides = asks.sources(value, HELD_OUT)
+    known = [one for side, some in sides.items() if split in (None, side) for one in some]
+    return [
+        Trial(value, one.target, one.keeps, one.breaks) for one in known if one.keeps or one.breaks
+    ]

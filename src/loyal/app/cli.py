@@ -79,6 +79,18 @@ ALIGN: Mapping[str, Entry] = {
     "attacks": Entry(
         "align:attacks_command", "List the families of prompt attacks on values, or show one."
     ),
+    "data": Entry(
+        "align_data:data", "Make preference pairs and demonstrations from a constitution."
+    ),
+    "review": Entry(
+        "align_data:review_command", "Say what is wrong with a file of preferences, or looks so."
+    ),
+    "train": Entry("align_train:train", "Train a model to prefer what a community prefers."),
+    "harden": Entry("align_train:harden", "Harden a model's values against people who argue."),
+    "report": Entry(
+        "align_train:report_command",
+        "Compare models: values kept plainly and under each family of attacks, and what it cost.",
+    ),
 }
 
 PROVER: Mapping[str, Entry] = {
@@ -223,7 +235,7 @@ def _root() -> LazyGroup:
         _group("fingerprint", "Secret fingerprints: make, inject, check, prove.", FINGERPRINT)
     )
     root.add_command(_group("control", "Control functions: check, sign, embed; solve.", CONTROL))
-    root.add_command(_group("align", "A community's values: attacks on them.", ALIGN))
+    root.add_command(_group("align", "A community's values: data, training, attacks.", ALIGN))
     root.add_command(_group("prover", "Provers: who asks hosts their keys.", PROVER))
     root.add_command(_group("verifier", "Verifiers: who judges claims.", VERIFIER))
     root.add_command(_group("dispute", "Claims as the log has them; violations.", DISPUTE))

@@ -1,0 +1,263 @@
+"""`loyal align data` and `loyal align review`: preference files, made and checked.
+
+Nothing is written before all of it is there, except the state file that lets a run go on where it
+was killed. Without a model no torch is loaded. Left out: training on the files.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from loyal.alignment import Mixture, Plan, preferences
+from loyal.alignment.mixture import part, weighted
+from loyal.alignment.review import review
+from loyal.alignment.synthesize import Bars, Made, Task, synthesize
+from loyal.alignment.writers import CaseJudge, Cases, Writer, Written
+from loyal.app.key_files import FILE
+from loyal.app.model_options import (
+    ENDPOINT_OPTIONS,
+    MODEL_HELP,
+    Endpoint,
+    connect,
+    given,
+    load_model,
+)
+from loyal.app.report import Table
+from loyal.app.terminal import Terminal, command, facts
+from loyal.community import Constitution, constitution_file
+from loyal.config import load
+from loyal.errors import UsageError
+
+if TYPE_CHECKING:
+    from loyal.models import LanguageModel
+
+
+@dataclass(frozen=True)
+class DataRecipe:
+    """The settings of `loyal align data`, section by section."""
+
+    plan: Plan = field(default_factory=Plan)
+    bars: Bars = field(default_factory=Bars)
+    mixture: Mixture = field(default_factory=Mixture)
+    candidates: int = 4
+    """Replies of a model's own to a prompt on a value."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """What is written where."""
+
+    out: Path
+    held_out: Path | None
+    examples: Path | None
+    state: Path | None
+
+    def __post_init__(self) -> None:
+        for one in self.outputs:
+            if one.exists():
+                raise UsageError(f"{one} is there already", hint="name a file that is not there")
+            if not one.parent.is_dir():
+                raise UsageError(f"the folder of {one} is not there", hint="make it first")
+        if len(set(self.outputs)) < len(self.outputs):
+            raise UsageError("two files have one name", hint="give each its own")
+
+    @property
+    def outputs(self) -> list[Path]:
+        """All but the state."""
+        return [one for one in (self.out, self.held_out, self.examples) if one is not None]
+
+    @property
+    def kept(self) -> Path:
+        """The state's path."""
+        return self.state or self.out.with_name(f"{self.out.name}.state")
+
+
+@command(
+    "data",
+    click.argument("constitution", metavar="CONSTITUTION"),
+    click.option(
+        "--out", type=FILE, required=True, metavar="FILE", help="Preference pairs to train on."
+    ),
+    click.option(
+        "--held-out", type=FILE, metavar="FILE", help="Pairs to measure on, never trained on."
+    ),
+    click.option(
+        "--examples",
+        type=FILE,
+        metavar="FILE",
+        help="Demonstrations for supervised training: chosen replies, general and safety data, "
+        "weighed by the mixture.",
+    ),
+    click.option("--pairs", type=click.IntRange(1), help="How many pairs to train on; 400."),
+    click.option("--general", type=click.IntRange(0), help="General demonstrations."),
+    click.option("--safety", type=click.IntRange(0), help="Safety demonstrations."),
+    click.option(
+        "--balance",
+        type=click.Choice(("weights", "even")),
+        help="Each value by its weight in the constitution (the default), or all the same.",
+    ),
+    click.option("--model", metavar="NAME", help=f"Writes replies. {MODEL_HELP}"),
+    *ENDPOINT_OPTIONS,
+    click.option(
+        "--judge",
+        type=click.Choice(("cases", "none")),
+        help="cases: by likeness to the constitution's replies, the default without a model. none: "
+        "what was written to keep the value over what was written to break it, the default with "
+        "one.",
+    ),
+    click.option(
+        "--keep-out",
+        type=FILE,
+        multiple=True,
+        metavar="FILE",
+        help="Texts, one a line, that training must not give away; may be repeated.",
+    ),
+    click.option(
+        "--state", type=FILE, metavar="FILE", help="What a killed run leaves; by OUT.state."
+    ),
+    settings=True,
+)
+def data(terminal: Terminal, **options: Any) -> int:
+    """Make preference pairs and demonstrations from a constitution.
+
+    CONSTITUTION is a path, or a name of 'loyal constitution list'. Without a model the replies are
+    the constitution's own, in prompts that are plain, under attack, at the border or off topic.
+    With --model or --endpoint the model writes replies too. A run that was killed goes on where it
+    stopped when the same call is made again. --set plan.seed=1 draws others; docs/preferences.md
+    lists the settings.
+    """
+    endpoint = Endpoint.take(options)
+    files = Files(*(options[name] for name in ("out", "held_out", "examples", "state")))
+    constitution = _constitution(options["constitution"])
+    asked = given({name: options[name] for name in ("pairs", "general", "safety", "balance")})
+    recipe = load(DataRecipe, terminal.recipe, terminal.overrides)
+    plan = replace(recipe.plan, **asked)
+    if files.examples is None and plan.general + plan.safety:
+        raise UsageError("general and safety data have no file", hint="add --examples FILE")
+    plan = plan if files.held_out is not None else replace(plan, held_out=0)
+    keep_out = tuple(line for path in options["keep_out"] for line in _texts(path))
+    writer = _writer(terminal, constitution, options["model"], endpoint, recipe.candidates)
+    judge = options["judge"] or ("none" if writer.free else "cases")
+    task = Task(constitution, plan, recipe.bars, keep_out)
+    with terminal.progress("gathering") as update:
+        made = synthesize(
+            task, writer, CaseJudge(constitution) if judge == "cases" else None, files.kept, update
+        )
+    _write(files, made, recipe.mixture)
+    files.kept.unlink(missing_ok=True)
+    _show(terminal, files, made)
+    return 0
+
+
+def _write(files: Files, made: Made, mixture: Mixture) -> None:
+    """All files, or none: what is wrong is found before the first is there."""
+    examples = []
+    if files.examples is not None:
+        examples = _mixed(mixture, made)
+    jobs = [(files.out, made.train), (files.held_out, made.held_out), (files.examples, examples)]
+    done: list[Path] = []
+    try:
+        for path, records in jobs:
+            if path is not None:
+                preferences.write(path, records)
+                done.append(path)
+    except BaseException:
+        for path in done:
+            path.unlink(missing_ok=True)
+        raise
+
+
+def _mixed(mixture: Mixture, made: Made) -> list[Any]:
+    """Demonstrations by the mixture; a kind that nobody asked for gives its share to the others."""
+    there = {part(one) for one in made.examples}
+    shares = {name: share for name, share in vars(mixture).items() if name in there}
+    return weighted(made.examples, shares, part)
+
+
+def _show(terminal: Terminal, files: Files, made: Made) -> None:
+    report = made.report
+    fields = {
+        "pairs": len(made.train),
+        "held_out": len(made.held_out),
+        "examples": len(made.examples) if files.examples is not None else 0,
+        **{name: one for name, one in asdict(report).items() if name != "kept"},
+        "kinds": report.kept,
+        "files": [str(one) for one in files.outputs],
+    }
+    tables = [facts(fields), Table("Kept", ("kind", "records"), tuple(report.kept.items()))]
+    if report.dropped:
+        tables.append(Table("Left out", ("why", "records"), tuple(report.dropped.items())))
+    if report.short:
+        note = "There were too few prompts or good replies: write more cases, or lower the bars."
+        tables.append(Table("Missing", ("value/kind", "pairs"), tuple(report.short.items()), note))
+    terminal.result(fields, tables)
+
+
+def _writer(
+    terminal: Terminal,
+    constitution: Constitution,
+    model: str | None,
+    endpoint: Endpoint | None,
+    candidates: int,
+) -> Writer:
+    if model is not None and endpoint is not None:
+        raise UsageError("a model and a server at once", hint="give --model or --endpoint")
+    if model is None and endpoint is None:
+        return Cases()
+    loaded: LanguageModel
+    loaded = connect(endpoint) if endpoint is not None else load_model(terminal, model or "")
+    return Written(loaded, constitution, candidates)
+
+
+@command(
+    "review",
+    click.argument("file", type=FILE, metavar="FILE"),
+    click.option(
+        "--constitution", metavar="FILE", help="Whose values the lines may name; a path or a name."
+    ),
+)
+def review_command(terminal: Terminal, **options: Any) -> int:
+    """Say what is wrong with a file of preferences, or looks so.
+
+    Faults (exit code 1) are lines that cannot be read, or that repeat or contradict an earlier one;
+    the rest is for a person to look at: near copies, one contributor's weight, replies preferred
+    for length.
+    """
+    values: tuple[str, ...] = ()
+    if options["constitution"] is not None:
+        values = tuple(one.id for one in _constitution(options["constitution"]).values)
+    # Strangers write these files: nobody may know beforehand which near copies are missed.
+    found = review(options["file"], values, secrets.randbits(64))
+    fields = {
+        "records": found.records,
+        "faults": found.faults,
+        "counts": found.counts,
+        "findings": [asdict(one) for one in found.findings],
+    }
+    rows = tuple((one.rule, one.message, one.hint) for one in found.findings)
+    hidden = sum(found.counts.values()) - len(rows)
+    note = f"{hidden} more of these are not shown." if hidden else ""
+    tables = [Table("Findings", ("rule", "what", "next step"), rows, note)] if rows else []
+    terminal.result(fields, [facts(fields), *tables])
+    return 1 if found.faults else 0
+
+
+def _constitution(file: str) -> Constitution:
+    if not Path(file).exists() and file in constitution_file.bundled_names():
+        return constitution_file.bundled(file)
+    return constitution_file.read(file)
+
+
+def _texts(path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        raise UsageError(
+            f"cannot read {path}", hint="give a text file in UTF-8, one text a line"
+        ) from None
+    return [line for line in text.splitlines() if line.strip()]
