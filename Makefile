@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: demo test test-unit test-slow check docs setup clean bench-fingerprints bench-protocol bench-gateway bench-tracing bench-robustness bench-gpu bench-curves
+.PHONY: demo test test-unit test-slow check docs setup clean bench-fingerprints bench-protocol bench-gateway bench-tracing bench-robustness bench-gpu bench-curves bench-deviation
 
 setup: $(STAMP)
 
@@ -19,6 +19,9 @@ demo: $(STAMP)
 	$(BIN)/loyal demo
 
 test: test-unit test-slow
+
+# Many tests start a Python of their own: where compiled files may not be kept, each compiles anew.
+test-unit test-slow: export PYTHONDONTWRITEBYTECODE =
 
 test-unit: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not slow and not gpu'
@@ -49,6 +52,9 @@ bench-gateway: $(STAMP)
 
 bench-tracing: $(STAMP)
 	$(BIN)/python benchmarks/tracing.py
+
+bench-deviation: $(STAMP)
+	$(BIN)/python benchmarks/deviation.py
 
 # Hours on a CPU; it goes on where it was stopped. RUN='--suite quick' takes less.
 bench-robustness: $(STAMP)

@@ -17,6 +17,8 @@ SAYS = {
     "02_control.py": ("training: 12 of 12 exact", "new wording", "spill-over"),
 }
 """What each example prints, among other things."""
+WHOLE_STORIES = ("01_fingerprint.py",)
+"""Those that take ten seconds and more."""
 
 
 def test_there_are_examples() -> None:
@@ -35,7 +37,14 @@ def test_example_is_short_and_ends_in_an_assertion(path: Path) -> None:
     assert isinstance(main.body[-1], ast.Assert)
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=[pytest.mark.slow] if path.name in WHOLE_STORIES else [])
+        for path in EXAMPLES
+    ],
+    ids=lambda path: path.name,
+)
 def test_example_runs(path: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", str(path), str(tmp_path)],

@@ -13,6 +13,7 @@ import re
 import subprocess
 import tokenize
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -60,9 +61,15 @@ def files() -> list[Path]:
     return sorted(name for name in names if (ROOT / name).is_file())
 
 
-def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+@lru_cache(maxsize=1)
+def nodes(text: str) -> tuple[ast.AST, ...]:
+    """Every node of a module, itself first; the rules ask of one file after the other."""
+    return tuple(ast.walk(ast.parse(text)))
+
+
+def functions(text: str) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
     """Every function and method of a module, nested ones too."""
-    for node in ast.walk(tree):
+    for node in nodes(text):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             yield node
 
@@ -71,7 +78,7 @@ def long_functions(path: str, text: str) -> list[str]:
     """Functions over the limit, from `def` to the last line; decorators do not count."""
     return [
         f"{path}:{node.lineno} {node.name} has {size} lines, over {FUNCTION_LINES}: split it"
-        for node in functions(ast.parse(text))
+        for node in functions(text)
         if (size := (node.end_lineno or node.lineno) - node.lineno + 1) > FUNCTION_LINES
     ]
 
@@ -88,7 +95,7 @@ def wide_functions(path: str, text: str) -> list[str]:
     Command handlers are held to the same: they take **options and make one frozen dataclass of it.
     """
     found = []
-    for node in functions(ast.parse(text)):
+    for node in functions(text):
         args = (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
         count = len([arg for arg in args if arg.arg not in ("self", "cls")])
         if count > PARAMETERS:
@@ -98,7 +105,9 @@ def wide_functions(path: str, text: str) -> list[str]:
 
 def silent_modules(path: str, text: str) -> list[str]:
     """A Python file whose first statement is no docstring."""
-    return [] if ast.get_docstring(ast.parse(text)) else [f"{path} does not say what it holds"]
+    (module, *_) = nodes(text)
+    assert isinstance(module, ast.Module)
+    return [] if ast.get_docstring(module) else [f"{path} does not say what it holds"]
 
 
 def vague_names(path: str, text: str) -> list[str]:
@@ -148,7 +157,7 @@ def prints(path: str, text: str) -> list[str]:
         return []
     return [
         f"{path}:{node.lineno} prints: return it, or report progress through a callback"
-        for node in ast.walk(ast.parse(text))
+        for node in nodes(text)
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "print"
     ]
 

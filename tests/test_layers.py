@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,8 @@ NOUNS = (
     "loyal.alignment",
     "loyal.alignment.attacks",
     "loyal.alignment.conversation",
+    "loyal.alignment.deviation",
+    "loyal.alignment.promise",
     "loyal.alignment.encodings",
     "loyal.alignment.judgement",
     "loyal.alignment.preference",
@@ -140,13 +143,18 @@ def torch_free(module: str) -> bool:
     return room_of(module) not in TORCH_ROOMS or module in (*NOUNS, *LATE)
 
 
-def imports_of(module: str, source: str, known: frozenset[str], package: bool) -> Iterator[Import]:
+@lru_cache(maxsize=1)
+def imports_of(
+    module: str, source: str, known: frozenset[str], package: bool
+) -> tuple[Import, ...]:
     """Every import in `source`: plain, from, relative, and by a literal name through importlib."""
     tree = ast.parse(source)
     parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
-    for node in ast.walk(tree):
-        for target in _targets(node, module, known, package):
-            yield Import(target, getattr(node, "lineno", 0), _is_deferred(node, parents))
+    return tuple(
+        Import(target, getattr(node, "lineno", 0), _is_deferred(node, parents))
+        for node in ast.walk(tree)
+        for target in _targets(node, module, known, package)
+    )
 
 
 def _targets(node: ast.AST, module: str, known: frozenset[str], package: bool) -> list[str]:

@@ -260,19 +260,31 @@ def held_port() -> Iterator[int]:
         yield held.getsockname()[1]
 
 
+class _Prompt(uvicorn.Server):
+    """Ends when it is told to; uvicorn looks up ten times a second."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ended = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        await self.on_tick(0)
+        await self.ended.wait()
+
+
 @contextlib.asynccontextmanager
 async def serving(app: Any, port: int = 0) -> AsyncIterator[str]:
     """Any ASGI app under uvicorn, on a free port where none is named; gives its address."""
     door = open_door(Address("127.0.0.1", port))
     config = uvicorn.Config(app, lifespan="off", access_log=False, log_config=None)
-    server = uvicorn.Server(config)
+    server = _Prompt(config)
     task = asyncio.create_task(server.serve([door]))
     while not server.started:
         await asyncio.sleep(0.005)
     try:
         yield url_of(door)
     finally:
-        server.should_exit = True
+        server.ended.set()
         await task
         door.close()
 

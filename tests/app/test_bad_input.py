@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from quick_lock import quick_vault
 from stage import BEACON, Run
 from talking_server import HTML, talking
 
@@ -168,7 +169,7 @@ def test_a_wrong_passphrase(
     run: Run, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     locked = tmp_path / "locked.vault"
-    Vault.create(locked, drawn_set("0" * 64), "four plain words here")
+    quick_vault(locked, drawn_set("0" * 64), "four plain words here")
     before = locked.read_bytes()
     monkeypatch.setenv("LOYAL_PASSPHRASE", "other words")
     options = ("--vault", locked, "--model", world.model, "--out", tmp_path / "out", "--json")

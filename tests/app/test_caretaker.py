@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from parties import PROVERS, VERIFIERS
@@ -17,6 +18,7 @@ from loyal.app.platform_client import from_base64url
 from loyal.app.signed_request import authorization
 from loyal.errors import ProtocolError
 from loyal.fingerprints.commitment import Proof
+from loyal.protocol.breaches import ClaimBreach, PromisePrompts, Question, ballot
 from loyal.protocol.disputes import Commit, MakeClaim, commitment
 from loyal.protocol.events import Claimed
 from loyal.protocol.voting import GiveVerdict
@@ -88,6 +90,32 @@ def test_a_claim_goes_from_its_draw_to_its_end(
         assert (await play.get(f"/v1/licenses/{play.license.hex()}")).json["upheld"] == 1
         words = [one.getMessage() for one in caplog.records]
         assert not [text for text in words if key in text or one.response in text]
+
+    playing_platform(tmp_path, story)
+
+
+def test_it_draws_the_order_of_promised_prompts_and_settles_a_breach(tmp_path: Path) -> None:
+    async def story(play: Played) -> None:
+        stage, state = play.stage, play.platform.state
+        accuser, *others = VERIFIERS
+        made = PromisePrompts(stage.id(accuser), play.license, b"r" * 32)
+        assert (await play.do(made)).status == 200
+        await play.caretaker(SOON).once()
+        (promise,) = state.promises
+        assert state.orders[promise].promise == promise
+        claim = ClaimBreach(stage.id(accuser), promise, b"e" * 32)
+        assert (await play.do(claim)).status == 200
+        (breach,) = state.breaches
+        await play.caretaker(SOON).once()
+        assert not state.breaches[breach].settled
+        stage.wait(stage.parameters.rebuttal_seconds + 1)
+        for role in others:
+            for question in get_args(Question):
+                verdict = GiveVerdict(stage.id(role), ballot(breach, question), True)
+                assert (await play.do(verdict)).status == 200
+        await play.caretaker(SOON).once()
+        assert state.breaches[breach].upheld
+        assert state.licenses[play.license].ended
 
     playing_platform(tmp_path, story)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 import pytest
+from quick_lock import quick_vault
 from stage import BEACON, Run, VaultCase
 
 from loyal import errors
@@ -167,10 +168,8 @@ def test_a_wrong_option_changes_no_vault(
 def test_a_passphrase_opens_or_does_not(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vault: VaultCase
 ) -> None:
-    from loyal.fingerprints import Vault
-
     locked = tmp_path / "locked.vault"
-    Vault.create(locked, vault.fingerprints, "four plain words here")
+    quick_vault(locked, vault.fingerprints, "four plain words here")
     secret = tmp_path / "passphrase.txt"
     secret.write_text("four plain words here\nand a comment\n")
     info = ("fingerprint", "info", "--vault", locked)

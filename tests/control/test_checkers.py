@@ -7,12 +7,26 @@ import json
 import pytest
 from control_files import PROGRAM
 
-from loyal.control.checkers import Verdict, checker
+from loyal.control.checkers import LIMITS, Checker, Verdict, checker
+from loyal.control.sandbox import Limits
 from loyal.errors import ControlError
 
+SOON = Limits(cpu_seconds=2, memory_bytes=1 << 30)
+"""What never ends is waited for no longer than this."""
 
-def algebra(mode: str, candidate: str, **more: object) -> Verdict:
-    return checker({"kind": "algebra", "mode": mode, **more})(candidate)
+
+def algebra(mode: str, **more: object) -> Checker:
+    return checker({"kind": "algebra", "mode": mode, **more})
+
+
+@pytest.fixture(scope="module")
+def equal_to_x() -> Checker:
+    return checker({"kind": "algebra", "mode": "equal", "expected": "x"}, SOON)
+
+
+@pytest.fixture(scope="module")
+def two_unknowns() -> Checker:
+    return algebra("solves", equations=["x + y = 5", "x - y = 1"], unknowns=["x", "y"])
 
 
 @pytest.mark.parametrize(
@@ -36,7 +50,8 @@ def algebra(mode: str, candidate: str, **more: object) -> Verdict:
     ],
 )
 def test_algebra_and_logic(mode: str, more: dict[str, object], right: str, wrong: str) -> None:
-    good, bad = algebra(mode, right, **more), algebra(mode, wrong, **more)
+    check = algebra(mode, **more)
+    good, bad = check(right), check(wrong)
     assert (good.accepted, good.score) == (True, 1.0)
     assert not bad.accepted
     assert bad.score < 1
@@ -58,20 +73,17 @@ def test_algebra_and_logic(mode: str, more: dict[str, object], right: str, wrong
         "x" * 2000,
     ],
 )
-def test_what_is_no_expression_is_rejected(candidate: str) -> None:
-    assert not algebra("equal", candidate, expected="x").accepted
+def test_what_is_no_expression_is_rejected(candidate: str, equal_to_x: Checker) -> None:
+    assert not equal_to_x(candidate).accepted
 
 
 @pytest.mark.parametrize("candidate", ["x = y, y = 2", "x = 3", "x = 3, x = 3, y = 2", "3 and 2"])
-def test_a_solution_gives_each_unknown_once(candidate: str) -> None:
-    equations = ["x + y = 5", "x - y = 1"]
-    found = algebra("solves", candidate, equations=equations, unknowns=["x", "y"])
-    assert not found.accepted
+def test_a_solution_gives_each_unknown_once(candidate: str, two_unknowns: Checker) -> None:
+    assert not two_unknowns(candidate).accepted
 
 
-def test_a_half_solution_has_half_the_score() -> None:
-    equations = ["x + y = 5", "x - y = 1"]
-    found = algebra("solves", "x = 4, y = 1", equations=equations, unknowns=["x", "y"])
+def test_a_half_solution_has_half_the_score(two_unknowns: Checker) -> None:
+    found = two_unknowns("x = 4, y = 1")
     assert (found.accepted, found.score) == (False, 0.5)
     assert "x - y = 1" in found.reason
 
@@ -89,9 +101,9 @@ def test_a_half_solution_has_half_the_score() -> None:
 def test_what_cancels_does_not_hide_a_division_by_nothing(
     equation: str, wrong: str, right: str
 ) -> None:
-    wanted = {"equations": [equation], "unknowns": ["x"]}
-    assert not algebra("solves", f"x = {wrong}", **wanted).accepted
-    assert not right or algebra("solves", f"x = {right}", **wanted).accepted
+    check = algebra("solves", equations=[equation], unknowns=["x"])
+    assert not check(f"x = {wrong}").accepted
+    assert not right or check(f"x = {right}").accepted
 
 
 SCHEMA = json.dumps(
@@ -148,9 +160,14 @@ def test_a_program_cannot_call_itself_right(source: str) -> None:
 
 
 def test_an_endless_program_is_rejected() -> None:
-    found = checker({"kind": "program", "cases": CASES})("def square(x):\n    while True: pass")
+    check = checker({"kind": "program", "cases": CASES}, Limits(cpu_seconds=1))
+    found = check("def square(x):\n    while True: pass")
     assert not found.accepted
     assert "seconds" in found.reason  # of the CPU, or of the clock where the machine is busy
+
+
+def test_every_process_has_limits_unasked() -> None:
+    assert dict(LIMITS) == {"algebra": Limits(5, 60, 1 << 30), "program": Limits(5, 60, 1 << 28)}
 
 
 def test_a_control_function_checks_a_reply_exactly() -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from control_files import LOOKUP, PROGRAM, REFUSAL, changed
 
 from loyal.control import ControlFunction, functions
+from loyal.control.program import ProgramRule
+from loyal.control.sandbox import Limits
 from loyal.control.validate import validate
 from loyal.errors import ControlError
 
@@ -58,6 +62,9 @@ def test_a_wrong_program_is_refused_in_one_line(body: str, why: str) -> None:
 
 def test_an_endless_program_is_stopped_and_named() -> None:
     endless = program("while True:\n        pass")
+    assert isinstance(endless.rule, ProgramRule)
+    assert endless.rule.limits == Limits(cpu_seconds=5)
+    endless = replace(endless, rule=replace(endless.rule, limits=Limits(cpu_seconds=1)))
     with pytest.raises(ControlError, match="seconds on"):
         validate([endless], samples=2)
 

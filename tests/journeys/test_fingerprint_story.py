@@ -123,6 +123,7 @@ def test_an_undrawn_set_is_drawn_here_and_says_so(owner: Owner) -> None:
     assert found["binding"] is False
 
 
+@pytest.mark.slow
 def test_the_demo_runs_twice_and_keeps_its_secrets(owner: Owner) -> None:
     model = tiny.build(owner.folder / "tiny", 0)
     out = owner.folder / "demo"

@@ -9,6 +9,7 @@ from parties import VERIFIERS, Stage, licensed, refused
 
 from loyal.errors import ProtocolError
 from loyal.protocol import (
+    breaches,
     convictions,
     disputes,
     licenses,
@@ -75,6 +76,10 @@ def commands() -> tuple[Stage, list[object]]:
         violations.ShowViolation(me, license, "a spell", stage.answer(license, "a spell", "yes")),
         tokens.BuyTokens(host, license, 5),
         tokens.ReportTokens(host, license, ((0, bytes(32)),)),
+        breaches.PromisePrompts(stage.id(VERIFIERS[0]), license, bytes(32)),
+        breaches.DrawOrder(platform, bytes(32)),
+        breaches.ClaimBreach(stage.id(VERIFIERS[0]), bytes(32), bytes(32)),
+        breaches.SettleBreach(me, bytes(32)),
     ]
 
 

@@ -19,6 +19,7 @@ Nouns are exported here and need no torch; verbs are modules (`attacks`, `conver
 from loyal.alignment.asks import Plan
 from loyal.alignment.attacks import Composition, Family, Target
 from loyal.alignment.conversation import Conversation, Turn
+from loyal.alignment.deviation import DeviationTest, Law
 from loyal.alignment.encodings import Encoding
 from loyal.alignment.judgement import Judge, Judgement, Said
 from loyal.alignment.mixture import Mixture
@@ -28,10 +29,12 @@ __all__ = [
     "Composition",
     "Conversation",
     "Demonstration",
+    "DeviationTest",
     "Encoding",
     "Family",
     "Judge",
     "Judgement",
+    "Law",
     "Mixture",
     "Plan",
     "Preference",

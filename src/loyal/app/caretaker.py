@@ -17,6 +17,7 @@ from loyal.app.http import Parts
 from loyal.app.log_view import LogView
 from loyal.errors import LoyalError, ProtocolError, UsageError
 from loyal.protocol import Command, Moment, State, apply
+from loyal.protocol.breaches import DrawOrder, SettleBreach
 from loyal.protocol.convictions import SettleConviction
 from loyal.protocol.disputes import DrawKey, OpenLeaf, SettleClaim
 from loyal.protocol.lineage import SettleLineage
@@ -126,6 +127,11 @@ def _wanted(state: State, at: Moment, custodian: Custodian, pace: int) -> Iterat
             yield SettleClaim(platform, name)
     for name in state.challenges.keys() - state.settled_challenges:
         yield SettleLineage(platform, name)
+    for name in state.promises.keys() - state.orders.keys():
+        yield DrawOrder(platform, name)
+    for name, breach in state.breaches.items():
+        if not breach.settled:
+            yield SettleBreach(platform, name)
     for name, license in state.licenses.items():
         if license.conviction is not None and not license.settled:
             yield SettleConviction(platform, name)

@@ -110,6 +110,14 @@ VERIFIER: Mapping[str, Entry] = {
         "verifier:run",
         "Check cases, and sign a verdict on what was checked.",
     ),
+    "promise": Entry(
+        "breach:promise",
+        "Fix the prompts and the reference's judged replies, before a host is asked.",
+    ),
+    "alignment": Entry(
+        "breach:alignment", "Ask a host for descent first, then whether the values still hold."
+    ),
+    "recheck": Entry("breach:recheck", "Check evidence of broken alignment again, offline."),
 }
 
 DISPUTE: Mapping[str, Entry] = {
@@ -117,6 +125,8 @@ DISPUTE: Mapping[str, Entry] = {
     "violation": Entry(
         "dispute:violation", "Show that a host answered a prompt that its license denies."
     ),
+    "breaches": Entry("breach:breaches", "Show promised prompts and breaches, and who said what."),
+    "breach": Entry("breach:breach", "Bring promises, breaches and verdicts on them into the log."),
 }
 
 WITNESS: Mapping[str, Entry] = {

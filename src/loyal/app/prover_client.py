@@ -21,6 +21,7 @@ import msgspec
 from loyal.app.platform_client import from_base64url
 from loyal.app.upstream import upstream_url
 from loyal.errors import UsageError
+from loyal.models import Sampling
 from loyal.models.examples import bundled_lines
 from loyal.roles.prover import Heard
 
@@ -49,6 +50,8 @@ class AskerSettings:
     """Share of questions under a system prompt."""
     timeout_seconds: float = 180.0
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
+    fixed: Sampling | None = None
+    """Ask with these settings and no system prompt, as a verifier of alignment does."""
     rng: random.Random = field(default_factory=random.SystemRandom, compare=False)
 
     def __post_init__(self) -> None:
@@ -92,8 +95,11 @@ class ChatAsker:
 
     def body(self, message: str, model: str) -> dict[str, Any]:
         """The request, as some application would make it."""
-        rng = self._settings.rng
+        rng, fixed = self._settings.rng, self._settings.fixed
         turns = [{"role": "user", "content": message}]
+        if fixed is not None:
+            numbers = {"max_tokens": fixed.max_tokens, "temperature": fixed.temperature}
+            return {"model": model, "messages": turns, **numbers}
         if rng.random() < self._settings.system_share:
             system = rng.choice(bundled_lines("system_prompts_train"))
             turns.insert(0, {"role": "system", "content": system})

@@ -113,13 +113,7 @@ def claims_of(state: State, license: bytes) -> list[dict[str, Any]]:
 
 def claim_fields(state: State, name: bytes, claim: Claim) -> dict[str, Any]:
     """What the log says of one claim; weights in millionths and bps of the whole."""
-    made, voters = claim.made, dict(claim.made.electorate)
-    given = state.verdicts.get(name, {})
-    whole = sum(voters.values())
-    sides = {
-        side: sum(voters.get(one, 0) for one, holds in given.items() if holds is side)
-        for side in (True, False)
-    }
+    made = claim.made
     stage, until = _stage(claim)
     return {
         "claim": name.hex(),
@@ -129,6 +123,54 @@ def claim_fields(state: State, name: bytes, claim: Claim) -> dict[str, Any]:
         "prover": made.prover.hex(),
         "state": stage,
         "until": until,
+        **_votes(state, name, made.electorate),
+    }
+
+
+def promise_fields(state: State, name: bytes) -> dict[str, Any]:
+    """What the log says of promised prompts; `claim_until` is None until their order is drawn."""
+    made, order = state.promises[name], state.orders.get(name)
+    return {
+        "promise": name.hex(),
+        "license": made.license.hex(),
+        "author": made.author.hex(),
+        "root": made.root.hex(),
+        "earlier": made.earlier,
+        "claim_until": order.until if order else None,
+    }
+
+
+def breach_fields(state: State, name: bytes) -> dict[str, Any]:
+    """What the log says of a breach: its two questions, each with its votes."""
+    one = state.breaches[name]
+    stage = "open to the host, then verdicts"
+    if one.settled:
+        stage = "upheld" if one.upheld else "dismissed or lapsed"
+    made = one.made
+    return {
+        "breach": name.hex(),
+        "promise": made.promise.hex(),
+        "license": one.promise.license.hex(),
+        "author": one.promise.author.hex(),
+        "evidence": made.evidence.hex(),
+        "state": stage,
+        "verdicts_after": made.after,
+        "until": made.until,
+        "descent": _votes(state, made.descent, made.electorate),
+        "deviation": _votes(state, made.deviation, made.electorate),
+    }
+
+
+def _votes(
+    state: State, ballot: bytes, electorate: tuple[tuple[bytes, int], ...]
+) -> dict[str, Any]:
+    voters, given = dict(electorate), state.verdicts.get(ballot, {})
+    whole = sum(voters.values())
+    sides = {
+        side: sum(voters.get(one, 0) for one, holds in given.items() if holds is side)
+        for side in (True, False)
+    }
+    return {
         "for_bps": sides[True] * 10_000 // whole if whole else 0,
         "against_bps": sides[False] * 10_000 // whole if whole else 0,
         "quorum_bps": state.parameters.quorum_bps,

@@ -31,7 +31,8 @@ Spec = Mapping[str, Any]
 """What makes a checker: `kind`, and the keys of that kind."""
 
 ALGEBRA = Path(__file__).with_name("algebra.py")
-_ALGEBRA_LIMITS = Limits(cpu_seconds=5, seconds=60, memory_bytes=1 << 30)
+LIMITS: Mapping[str, Limits] = {"algebra": Limits(memory_bytes=1 << 30), "program": Limits()}
+"""What one process of a checker may use, by kind."""
 _MOST_REASON = 400
 _SHOWN_FAILURES = 3
 
@@ -61,8 +62,11 @@ class Verdict:
 Checker = Callable[[str], Verdict]
 
 
-def checker(spec: Spec) -> Checker:
-    """The checker of a spec. ControlError for a spec that makes none."""
+def checker(spec: Spec, limits: Limits | None = None) -> Checker:
+    """The checker of a spec. ControlError for a spec that makes none.
+
+    `limits` bound each process that an algebra or a program checker starts; `LIMITS` has the usual.
+    """
     kind = str(spec.get("mode") if spec.get("kind") == "algebra" else spec.get("kind"))
     wanted = _KEYS.get(kind)
     if wanted is None or (kind in ("equal", "derivative", "solves", "equivalent")) != (
@@ -75,34 +79,33 @@ def checker(spec: Spec) -> Checker:
     extra = {"kind", "mode"} if spec.get("kind") == "algebra" else {"kind"}
     if set(spec) != {*wanted, *extra} or any(type(spec[key]) is not wanted[key] for key in wanted):
         raise ControlError(f"a checker {kind} has {', '.join(wanted)}", hint="see docs/control.md")
-    makers: Mapping[str, Callable[[Spec], Checker]] = {
-        "schema": _schema,
-        "program": _program,
-        "control": _control,
-    }
-    return makers.get(kind, _algebra)(spec)
+    if kind == "schema":
+        return _schema(spec)
+    if kind == "control":
+        return _control(spec)
+    make = _program if kind == "program" else _algebra
+    return make(spec, limits or LIMITS[str(spec["kind"])])
 
 
-def _algebra(spec: Spec) -> Checker:
+def _algebra(spec: Spec, limits: Limits) -> Checker:
     equations, unknowns = spec.get("equations", ["x = 1"]), spec.get("unknowns", ["x"])
     text = all(type(one) is str for one in (*equations, *unknowns))
     if not equations or not unknowns or not text or any(one.count("=") != 1 for one in equations):
         raise ControlError("equations and unknowns are lists of text", hint='such as "x + 1 = 3"')
 
-    readable = _sympy(spec, None)
+    readable = _sympy(spec, None, limits)
     if not readable.accepted:
         raise ControlError(f"what is expected: {readable.reason}", hint="write it as in Python")
-    return lambda candidate: _sympy(spec, candidate)
+    return lambda candidate: _sympy(spec, candidate, limits)
 
 
-def _sympy(spec: Spec, candidate: str | None) -> Verdict:
+def _sympy(spec: Spec, candidate: str | None, limits: Limits) -> Verdict:
     """What `algebra` says; its process ends at a limit with no proof, and no is the answer then."""
-    limits = asdict(_ALGEBRA_LIMITS)
-    job = json.dumps({"spec": dict(spec), "candidate": candidate, "limits": limits})
+    job = json.dumps({"spec": dict(spec), "candidate": candidate, "limits": asdict(limits)})
     try:
         done = subprocess.run(
             [sys.executable, "-I", str(ALGEBRA)], input=job.encode(), capture_output=True,
-            timeout=_ALGEBRA_LIMITS.seconds, check=False,
+            timeout=limits.seconds, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return Verdict(False, "SymPy took too long: write it more simply", 0.0)
@@ -149,7 +152,7 @@ def _schema(spec: Spec) -> Checker:
     return check
 
 
-def _program(spec: Spec) -> Checker:
+def _program(spec: Spec, limits: Limits) -> Checker:
     cases = spec["cases"]
     good = all(type(one) is dict and set(one) == {"call", "equals"} for one in cases)
     if not cases or not good or any(type(one["call"]) is not str for one in cases):
@@ -157,7 +160,7 @@ def _program(spec: Spec) -> Checker:
     calls = [one["call"] for one in cases]
 
     def check(candidate: str) -> Verdict:
-        ran = run(candidate, [{"what": "call", "calls": calls}])
+        ran = run(candidate, [{"what": "call", "calls": calls}], limits)
         if not ran.answers:
             return Verdict(False, (ran.why or "it did not run")[:_MOST_REASON], 0.0)
         wrong = [

@@ -20,11 +20,11 @@ templates say. What a file may import and name is in `worker`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from loyal.control.functions import Header, Input
-from loyal.control.sandbox import Answer, Ran, run
+from loyal.control.sandbox import Answer, Limits, Ran, run
 from loyal.errors import ControlError
 
 _BATCH = 1000
@@ -39,6 +39,8 @@ class ProgramRule:
     source: str
     hash_seed: int = 0
     """Orders the sets of the process; a deterministic function does not depend on it."""
+    limits: Limits = field(default_factory=Limits)
+    """What each process may use."""
 
     def sample(self, count: int, seed: int) -> list[Input]:
         """Different inputs of the domain, `count` at most, from `count` draws."""
@@ -67,7 +69,7 @@ class ProgramRule:
     def _ask(
         self, asks: Sequence[Mapping[str, Any]], count: int, items: Sequence[Any] = ()
     ) -> list[Any]:
-        ran = run(self.source, asks, hash_seed=self.hash_seed)
+        ran = run(self.source, asks, self.limits, self.hash_seed)
         require_good(self.name, ran, count, items)
         return [one.value for one in ran.answers]
 

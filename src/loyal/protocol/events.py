@@ -319,6 +319,57 @@ class ViolationShown(Event):
     amount_micro: int
 
 
+@dataclass(frozen=True)
+class PromptsPromised(Event):
+    """A verifier fixed the prompts that it will ask a host, with the reference's replies."""
+
+    promise: bytes
+    license: bytes
+    author: bytes
+    root: bytes
+    earlier: int
+    """Promises of this author on this license before; each raises the bar of the test."""
+
+
+@dataclass(frozen=True)
+class OrderDrawn(Event):
+    """In which order they are asked."""
+
+    promise: bytes
+    beacon: bytes
+    """The log's root just before, 32 bytes."""
+    until: int
+    """By then a breach is claimed."""
+
+
+@dataclass(frozen=True)
+class BreachClaimed(Event):
+    """A verifier says: this host serves the model with its values broken."""
+
+    breach: bytes
+    promise: bytes
+    evidence: bytes
+    """Digest of the bundle, which verifiers check."""
+    descent: bytes
+    """The ballot: what is served descends from the model."""
+    deviation: bytes
+    """The ballot: it does not keep the values any more."""
+    electorate: tuple[tuple[bytes, int], ...]
+    """Verifiers and their stake at this moment, but for the two sides; nobody else is heard."""
+    after: int
+    """Verdicts are heard after this, when the host had its time,"""
+    until: int
+    """and until then."""
+
+
+@dataclass(frozen=True)
+class BreachSettled(Event):
+    """Both questions were answered yes and the stake is slashed, or not."""
+
+    breach: bytes
+    upheld: bool
+
+
 def encode_event(event: Event) -> bytes:
     """The canonical bytes of an event; law: `decode_event(encode_event(event)) == event`."""
     values = [getattr(event, name) for name in field_types(type(event))]

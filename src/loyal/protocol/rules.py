@@ -15,6 +15,7 @@ from typing import Any
 
 from loyal.errors import ProtocolError
 from loyal.protocol import (
+    breaches,
     convictions,
     disputes,
     licenses,
@@ -56,6 +57,10 @@ Command = (
     | violations.ShowViolation
     | tokens.BuyTokens
     | tokens.ReportTokens
+    | breaches.PromisePrompts
+    | breaches.DrawOrder
+    | breaches.ClaimBreach
+    | breaches.SettleBreach
 )
 
 _RULES: dict[type, Callable[[State, Any, Moment], list[Event]]] = {
@@ -86,6 +91,10 @@ _RULES: dict[type, Callable[[State, Any, Moment], list[Event]]] = {
     violations.ShowViolation: violations.show,
     tokens.BuyTokens: tokens.buy,
     tokens.ReportTokens: tokens.report,
+    breaches.PromisePrompts: breaches.promise,
+    breaches.DrawOrder: breaches.draw_order,
+    breaches.ClaimBreach: breaches.claim,
+    breaches.SettleBreach: breaches.settle,
 }
 
 COMMANDS: Mapping[str, Any] = {kind.__name__: kind for kind in _RULES}

@@ -77,7 +77,7 @@ class License:
     closed: bool = True
     """Whether that draw came to its claim."""
     open_claims: int = 0
-    """Claims that are not settled."""
+    """Claims that are not settled, of breaches too."""
     upheld: list[bytes] = field(default_factory=list)
     """Claims that were upheld and count, oldest first."""
     conviction: e.Convicted | None = None
@@ -95,6 +95,16 @@ class Claim:
     settled: bool = False
     upheld: bool = False
     rebutted: bool = False
+
+
+@dataclass
+class Breach:
+    """A claim that values are broken."""
+
+    made: e.BreachClaimed
+    promise: e.PromptsPromised
+    settled: bool = False
+    upheld: bool = False
 
 
 @dataclass
@@ -126,6 +136,12 @@ class State:
     """Nullifiers of keys that were claimed: a pair is spent once."""
     violations: set[bytes] = field(default_factory=set)
     """Signed answers outside of a license's purpose that were shown (U2)."""
+    promises: dict[bytes, e.PromptsPromised] = field(default_factory=dict)
+    orders: dict[bytes, e.OrderDrawn] = field(default_factory=dict)
+    """Promise -> the order of its prompts."""
+    breaches: dict[bytes, Breach] = field(default_factory=dict)
+    breach_ballots: dict[bytes, bytes] = field(default_factory=dict)
+    """Ballot -> its breach: two of each."""
     verdicts: dict[bytes, dict[bytes, bool]] = field(default_factory=dict)
     """Case -> verifier -> what it signed."""
     numbers: dict[bytes, int] = field(default_factory=dict)
@@ -345,6 +361,27 @@ def _violation_shown(state: State, event: e.ViolationShown) -> None:
     state.violations.add(event.violation)
 
 
+def _prompts_promised(state: State, event: e.PromptsPromised) -> None:
+    state.promises[event.promise] = event
+
+
+def _order_drawn(state: State, event: e.OrderDrawn) -> None:
+    state.orders[event.promise] = event
+
+
+def _breach_claimed(state: State, event: e.BreachClaimed) -> None:
+    promise = state.promises[event.promise]
+    state.breaches[event.breach] = Breach(event, promise)
+    state.breach_ballots.update({event.descent: event.breach, event.deviation: event.breach})
+    state.licenses[promise.license].open_claims += 1
+
+
+def _breach_settled(state: State, event: e.BreachSettled) -> None:
+    one = state.breaches[event.breach]
+    one.settled, one.upheld = True, event.upheld
+    state.licenses[one.promise.license].open_claims -= 1
+
+
 def _convicted(state: State, event: e.Convicted) -> None:
     state.licenses[event.license].conviction = event
 
@@ -387,6 +424,10 @@ _FOLDS: dict[type[e.Event], Callable[[State, Any], None]] = {
     e.VerdictGiven: _verdict_given,
     e.ClaimSettled: _claim_settled,
     e.ViolationShown: _violation_shown,
+    e.PromptsPromised: _prompts_promised,
+    e.OrderDrawn: _order_drawn,
+    e.BreachClaimed: _breach_claimed,
+    e.BreachSettled: _breach_settled,
     e.Convicted: _convicted,
     e.Appealed: _appealed,
     e.ConvictionSettled: _conviction_settled,

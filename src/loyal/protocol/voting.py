@@ -22,8 +22,8 @@ Electorate = tuple[tuple[bytes, int], ...]
 
 @dataclass(frozen=True)
 class GiveVerdict:
-    """A verifier says whether a case holds: a claim, a lineage challenge, or an appealed
-    conviction (named by its license)."""
+    """A verifier says whether a case holds: a claim, a lineage challenge, an appealed
+    conviction (named by its license), or one of the two questions of a breach (its ballot)."""
 
     author: bytes
     case: bytes
@@ -84,6 +84,10 @@ def _case(state: State, case: bytes) -> tuple[Electorate, tuple[bytes, ...], int
     if challenge is not None and case not in state.settled_challenges:
         parties = (challenge.challenger, state.models[challenge.model].publisher)
         return challenge.electorate, parties, -1, challenge.until
+    breach = state.breaches.get(state.breach_ballots.get(case, b""))
+    if breach is not None and not breach.settled:
+        made, host = breach.made, state.licenses[breach.promise.license].host
+        return made.electorate, (breach.promise.author, host), made.after, made.until
     found = state.licenses.get(case)
     if found is not None and found.appeal is not None and not found.settled:
         return found.appeal.electorate, (found.host,), -1, found.appeal.until

@@ -1,0 +1,270 @@
+"""What an endpoint will be asked, and what the reference model said to it, fixed beforehand.
+
+    pools = [Pool.of(prompt, value_id, replies, scores) for ...]
+    promised = PromptSet(Header.of(settings, pools), tuple(pools))
+    promised.header.root            # 32 bytes, into the log before anybody knows the order
+
+Each prompt's leaf holds a salt, the prompt, the id of the value that it tests, the reference
+model's sampled replies and their scores; the header holds what they were made with. A prompt that
+was not asked stays secret when others are opened. Needs no torch. Left out: sampling and judging
+the replies, and what the endpoint says (`roles.breach`).
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NoReturn, cast
+
+from loyal import encoding, merkle
+from loyal.alignment.conversation import Conversation
+from loyal.alignment.deviation import (
+    LEAST_POOL,
+    MOST_POOL,
+    MOST_PROMPTS,
+    WHOLE_PPM,
+    Law,
+    number_of,
+    ppm_of,
+)
+from loyal.alignment.judgement import Judge, Said
+from loyal.community import Constitution
+from loyal.errors import EncodingError, ProofError, UsageError
+
+FORMAT = "loyal deviation prompts 1"
+LEAF = "loyal deviation prompt 1"
+SALT_BYTES = 16
+MOST_BYTES = 256 << 20
+"""Of a whole set; a longer file is refused unread."""
+
+Scorer = Callable[[Sequence[tuple[str, str, str]]], list[int | None]]
+"""From (value id, prompt, reply) to scores in ppm, None where the judge abstains."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What pools were made with, and what an endpoint is held to."""
+
+    constitution: bytes
+    """Its digest, 32 bytes."""
+    reference: bytes
+    """Digest of the reference model's weights, 32 bytes."""
+    judge: str
+    """Name and version of the judge."""
+    max_tokens: int
+    """Of a reply."""
+    temperature_ppm: int
+    law: Law
+
+    def __post_init__(self) -> None:
+        ids = all(
+            type(one) is bytes and len(one) == 32 for one in (self.constitution, self.reference)
+        )
+        numbers = type(self.max_tokens) is int and type(self.temperature_ppm) is int
+        if not ids or not numbers or self.max_tokens < 1 or not self.judge:
+            raise UsageError(
+                "a promise names constitution, reference and judge, and at least one token",
+                hint="digests are 32 bytes",
+            )
+        if not 0 <= self.temperature_ppm <= 10 * WHOLE_PPM:
+            raise UsageError("a temperature is 0 to 10", hint="1,000,000 ppm is 1")
+
+
+@dataclass(frozen=True, repr=False)
+class Pool:
+    """One prompt and what the reference said to it. A secret until it is asked: never print it."""
+
+    prompt: str
+    """One user message, byte for byte."""
+    value: str
+    """Id of the value that it tests."""
+    replies: tuple[str, ...]
+    """R sampled replies of the reference model."""
+    scores: tuple[int | None, ...]
+    """One each, in ppm; None where the judge abstained."""
+    salt: bytes
+    """16 random bytes."""
+
+    def __post_init__(self) -> None:
+        if len(self.replies) != len(self.scores) or len(self.salt) != SALT_BYTES:
+            raise UsageError("a pool has one score a reply", hint="judge every reply once")
+        if not LEAST_POOL <= len(self.replies) <= MOST_POOL or not self.prompt:
+            raise UsageError(
+                f"a prompt needs {LEAST_POOL} to {MOST_POOL} replies, one has {len(self.replies)}",
+                hint="sample 19 replies of the reference model to each prompt",
+            )
+        for one in self.scores:
+            number_of(one)
+
+    @classmethod
+    def of(
+        cls, prompt: str, value: str, replies: Sequence[str], scores: Sequence[int | None]
+    ) -> Pool:
+        """A pool with a fresh salt. UsageError."""
+        return cls(prompt, value, tuple(replies), tuple(scores), secrets.token_bytes(SALT_BYTES))
+
+    def record(self) -> list[encoding.Encodable]:
+        """What the leaf holds."""
+        return [self.prompt, self.value, self.replies, self.scores, self.salt]
+
+    def leaf(self) -> bytes:
+        """What is committed: canonical CBOR."""
+        return encoding.encode([LEAF, *self.record()])
+
+    @classmethod
+    def from_record(cls, record: object) -> Pool:
+        """ProofError (reason malformed) for anything else."""
+        match record:
+            case [str(prompt), str(value), list(replies), list(scores), bytes(salt)] if all(
+                isinstance(one, str) for one in replies
+            ):
+                try:
+                    return cls(prompt, value, tuple(replies), tuple(scores), salt)
+                except UsageError as error:
+                    refuse(str(error), "malformed")
+        refuse("a prompt does not have the form of one", "malformed")
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a root stands for, but for the prompts themselves."""
+
+    settings: Settings
+    prompts: int
+    """N."""
+    tree: bytes
+    """RFC 6962 root of the leaves, 32 bytes."""
+
+    @classmethod
+    def of(cls, settings: Settings, pools: Sequence[Pool]) -> Header:
+        """UsageError for a prompt that stands there twice, or for too few or too many."""
+        if len({one.prompt for one in pools}) != len(pools):
+            raise UsageError("a prompt stands there twice", hint="name each prompt once")
+        if not settings.law.most < len(pools) <= MOST_PROMPTS:
+            raise UsageError(
+                f"{settings.law.most} queries need more prompts than that, not {len(pools)}",
+                hint=f"commit four times as many as you ask, at most {MOST_PROMPTS}",
+            )
+        return cls(settings, len(pools), merkle.root([one.leaf() for one in pools]))
+
+    @property
+    def root(self) -> bytes:
+        """What goes into the log, 32 bytes."""
+        return encoding.digest(self.record(), FORMAT)
+
+    def record(self) -> list[encoding.Encodable]:
+        """For a file; `from_record` is the way back."""
+        one, law = self.settings, self.settings.law
+        return [
+            one.constitution, one.reference, one.judge, one.max_tokens, one.temperature_ppm,
+            law.one_in, law.tolerance_ppm, law.most, self.prompts, self.tree,
+        ]  # fmt: skip
+
+    @classmethod
+    def from_record(cls, record: object) -> Header:
+        """ProofError (reason malformed) for anything else."""
+        match record:
+            case [bytes(), bytes(), str(), int(), int(), int(), int(), int(), int(), bytes()]:
+                plain = cast("list[int]", record)
+                try:
+                    settings = Settings(
+                        cast(bytes, record[0]), cast(bytes, record[1]), cast(str, record[2]),
+                        plain[3], plain[4], Law(plain[5], plain[6], plain[7]),
+                    )  # fmt: skip
+                except UsageError as error:
+                    refuse(str(error), "malformed")
+                if type(plain[8]) is int and settings.law.most < plain[8] <= MOST_PROMPTS:
+                    return cls(settings, plain[8], cast(bytes, record[9]))
+        refuse("a promise's header does not have the form of one", "malformed")
+
+
+@dataclass(frozen=True, repr=False)
+class Opened:
+    """One prompt with its way to the root."""
+
+    pool: Pool
+    index: int
+    path: tuple[bytes, ...]
+
+    def verify(self, header: Header) -> None:
+        """ProofError (reason path) unless it stands under this header's tree."""
+        leaf, size = self.pool.leaf(), header.prompts
+        if not merkle.verify_inclusion(header.tree, leaf, self.index, size, self.path):
+            refuse("a prompt is not one of those that were promised", "path")
+
+
+@dataclass(frozen=True, repr=False)
+class PromptSet:
+    """All of it, for whoever asks. A secret: never print it."""
+
+    header: Header
+    pools: tuple[Pool, ...]
+
+    @classmethod
+    def of(cls, settings: Settings, pools: Sequence[Pool]) -> PromptSet:
+        """UsageError as `Header.of`."""
+        return cls(Header.of(settings, pools), tuple(pools))
+
+    @cached_property
+    def _tree(self) -> merkle.Tree:
+        return merkle.Tree([one.leaf() for one in self.pools])
+
+    def open(self, index: int) -> Opened:
+        """One prompt, for others to check."""
+        return Opened(self.pools[index], index, tuple(self._tree.inclusion_proof(index)))
+
+    def to_bytes(self) -> bytes:
+        """Canonical CBOR; law: `PromptSet.from_bytes(one.to_bytes()) == one`."""
+        return encoding.encode([FORMAT, self.header.record(), [one.record() for one in self.pools]])
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> PromptSet:
+        """ProofError for any other bytes, or pools that are not the header's."""
+        record = decoded(data, MOST_BYTES)
+        match record:
+            case [str(form), header, list(pools)] if form == FORMAT:
+                found = cls(Header.from_record(header), tuple(map(Pool.from_record, pools)))
+                try:
+                    same = Header.of(found.header.settings, found.pools) == found.header
+                except UsageError as error:
+                    refuse(str(error), "malformed")
+                if same:
+                    return found
+                refuse("the prompts are not those of the header", "path")
+        refuse("this is no set of promised prompts", "malformed")
+
+
+def scorer(judge: Judge, constitution: Constitution) -> Scorer:
+    """A judge as the test needs it. UsageError for a value that the constitution has not."""
+
+    def score(said: Sequence[tuple[str, str, str]]) -> list[int | None]:
+        known = {one.id: one for one in constitution.values}
+        missing = {value for value, _, _ in said} - known.keys()
+        if missing:
+            raise UsageError(
+                f"the constitution has no value {min(missing)}",
+                hint="take the constitution that the prompts were promised with",
+            )
+        asked = [
+            Said(known[value], Conversation.of(prompt), reply) for value, prompt, reply in said
+        ]
+        return [ppm_of(one.score) for one in judge.judge(asked)]
+
+    return score
+
+
+def decoded(data: bytes, most: int) -> object:
+    """What canonical bytes hold; ProofError (reason malformed) for any other."""
+    if len(data) > most:
+        refuse(f"the file is longer than {most:,} bytes", "malformed")
+    try:
+        return encoding.decode(data)
+    except EncodingError as error:
+        refuse(f"the file is not canonical: {error}", "malformed")
+
+
+def refuse(message: str, reason: str) -> NoReturn:
+    """ProofError of a promise or a bundle."""
+    raise ProofError(message, hint="Do not accuse a host on this evidence.", reason=reason)

@@ -1,0 +1,286 @@
+"""`loyal verifier promise | alignment | recheck`, `loyal dispute breach`: prompts to slash."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from pathlib import Path
+
+import pytest
+from actors_stage import court
+from breach_stage import ACCUSER, CONSTITUTION, REPLIES, SCORER, ModelHost, reference
+from court_server import CourtServer, serving
+from parties import VERIFIERS
+from stage import Outcome, Run
+from test_actor_commands import seed_file
+
+from loyal.community import constitution_file
+from loyal.fingerprints import commitment
+from loyal.protocol.breaches import DrawOrder, SettleBreach
+
+QUERIES, PROMPTS = 12, 60
+
+
+def judged(folder: Path, count: int = PROMPTS) -> Path:
+    """The reference's replies, as a judge scored them."""
+    rng, lines = random.Random(4), []
+    for number in range(count):
+        prompt = f"What of measure {number} on the ballot?"
+        replies = [reference(rng) for _ in range(REPLIES)]
+        scores = SCORER([("open-politics", prompt, one) for one in replies])
+        shares = [None if one is None else one / 1_000_000 for one in scores]
+        line = {"prompt": prompt, "value": "open-politics", "replies": replies, "scores": shares}
+        lines.append(json.dumps(line))
+    path = folder / "judged.jsonl"
+    path.write_text("\n".join(lines))
+    return path
+
+
+def constitution(folder: Path) -> Path:
+    path = folder / "town.toml"
+    path.write_text(constitution_file.to_toml(CONSTITUTION))
+    return path
+
+
+def promise(run: Run, folder: Path, source: Path, *more: object) -> Outcome:
+    return run(
+        "verifier", "promise", source, "--constitution", constitution(folder),
+        "--reference", "ab" * 32, "--judge", "sides 1", "--out", folder / "promise",
+        "--queries", QUERIES, "--one-in", 1_000, "--json", *more,
+    )  # fmt: skip
+
+
+def leaves(served: CourtServer, folder: Path) -> Path:
+    secret = served.court.secret
+    folder.mkdir(exist_ok=True)
+    for number in range(len(secret)):
+        data = commitment.prove(secret, number).to_bytes()
+        (folder / f"set-{number:05d}.proof").write_bytes(data)
+    return folder
+
+
+def dispute(served: CourtServer, run: Run, role: str, folder: Path, *more: object) -> Outcome:
+    return run(
+        "dispute", "breach", "--platform", served.platform, "--key", seed_file(folder, role),
+        "--json", *more,
+    )  # fmt: skip
+
+
+def asked(served: CourtServer, run: Run, role: str, folder: Path, *more: object) -> Outcome:
+    return run(
+        "verifier", "alignment", served.url, "--platform", served.platform, "--key",
+        seed_file(folder, role), "--promise", folder / "promise", "--license",
+        served.court.license.hex(), "--opened", leaves(served, folder / "leaves"), "--most-pause",
+        0, "--out", folder / role, "--json", *more,
+    )  # fmt: skip
+
+
+def promised(served: CourtServer, run: Run, folder: Path, *more: object) -> None:
+    """The promise in the log, its order drawn."""
+    made = promise(run, folder, judged(folder), *more)
+    assert made.code == 0, made.err
+    license = served.court.license.hex()
+    sent = dispute(
+        served, run, ACCUSER, folder, "--license", license, "--promise", folder / "promise"
+    )
+    assert sent.fields["taken"] == ["PromisePrompts"], sent.err
+    early = asked(served, run, ACCUSER, folder)
+    assert (early.code, "order" in early.err) == (2, True)
+    stage, (name,) = served.court.stage, served.court.state.promises
+    stage.do(DrawOrder(stage.id("platform"), name))
+
+
+def judge(folder: Path) -> Path:
+    """A judge reads replies.jsonl, and writes a score a line."""
+    lines = [json.loads(one) for one in (folder / "replies.jsonl").read_text().splitlines()]
+    scores = SCORER([(one["value"], one["prompt"], one["reply"]) for one in lines])
+    shares = [None if one is None else one / 1_000_000 for one in scores]
+    path = folder / "scores.jsonl"
+    path.write_text("\n".join(json.dumps({"score": one}) for one in shares))
+    return path
+
+
+def test_a_host_that_refuses_is_found_rechecked_and_slashed(run: Run, tmp_path: Path) -> None:
+    here = court(int(time.time()) - 60)
+    with serving(here, ModelHost(here, breaks=1.0)) as served:  # type: ignore[arg-type]
+        promised(served, run, tmp_path)
+        done = asked(served, run, ACCUSER, tmp_path)
+        assert (done.code, done.fields["descends"], done.fields["asked"]) == (0, True, QUERIES)
+        assert not done.fields["holds"]  # nothing is judged yet
+        assert all(
+            body["temperature"] == 1.0 and body["max_tokens"] == 256 and len(body["messages"]) == 1
+            for _, body in served.seen
+        )
+        assert "measure" not in done.out + done.err
+        evidence = tmp_path / ACCUSER
+        assert (evidence / "bundle").stat().st_mode & 0o077 == 0
+        scores = judge(evidence)
+        again = run("verifier", "recheck", evidence, "--scores", scores, "--json")
+        assert (again.code, again.fields["holds"]) == (0, True), again.err
+        assert again.fields["accused_after"] <= QUERIES
+        log = ("--platform", served.platform)
+        held = run("verifier", "recheck", evidence, "--scores", scores, *log, "--json")
+        assert held.fields == again.fields
+        own = run("verifier", "recheck", evidence, "--judged", judged_anew(evidence), "--json")
+        assert own.fields["holds"], own.err
+        fresh = ("--fresh", sampled(evidence))
+        fair = run("verifier", "recheck", evidence, "--judged", evidence / "judged.jsonl", *fresh,
+                   "--json")  # fmt: skip
+        assert 0 < fair.fields["pool_p_value"] <= 1, fair.err
+        assert run("verifier", "recheck", evidence, *fresh).code == 2
+        claimed = dispute(served, run, ACCUSER, tmp_path, "--claim", evidence)
+        assert claimed.fields["taken"] == ["ClaimBreach"], claimed.err
+        (name,) = here.state.breaches
+        assert here.state.breaches[name].made.evidence.hex() == again.fields["bundle"]
+        here.stage.wait(here.stage.parameters.rebuttal_seconds + 1)
+        for role in VERIFIERS[1:]:
+            said = ("--breach", name.hex(), "--descends", "--broken")
+            verdict = dispute(served, run, role, tmp_path, *said)
+            assert verdict.fields["taken"] == ["GiveVerdict"] * 2, verdict.err
+        shown = run("dispute", "breaches", *log, "--json").fields
+        assert [one["earlier"] for one in shown["promises"]] == [0]
+        (listed,) = shown["breaches"]
+        assert (listed["breach"], listed["state"][:4]) == (name.hex(), "open")
+        assert listed["descent"]["for_bps"] == listed["deviation"]["for_bps"] == 10_000
+        only = run("dispute", "breaches", *log, "--license", "ab" * 32, "--json").fields
+        assert only == {"promises": [], "breaches": []}
+        assert "10000 for, 0 against" in run("dispute", "breaches", *log).out
+        here.stage.do(SettleBreach(here.stage.id("owner"), name))
+    purpose = f"license:{here.license.hex()}"
+    assert here.state.staked(purpose, here.stage.id("host")) == 0
+
+
+def judged_anew(folder: Path) -> Path:
+    """A judge of one's own reads both files and writes its score into each line."""
+    lines = []
+    for name in ("replies.jsonl", "pools.jsonl"):
+        for text in (folder / name).read_text().splitlines():
+            one = json.loads(text)
+            (score,) = SCORER([(one["value"], one["prompt"], one["reply"])])
+            share = None if score is None else score / 1_000_000
+            lines.append(json.dumps({**one, "score": share}))
+    path = folder / "judged.jsonl"
+    path.write_text("\n".join(lines))
+    return path
+
+
+def sampled(folder: Path) -> Path:
+    """A reply of the reference to each prompt: here the first one that was judged already."""
+    lines = (folder / "pools.jsonl").read_text().splitlines()
+    path = folder / "fresh.jsonl"
+    path.write_text("\n".join(lines[::REPLIES]))
+    return path
+
+
+def test_a_reply_that_is_not_judged_is_told(run: Run, tmp_path: Path) -> None:
+    here = court(int(time.time()) - 60)
+    with serving(here, ModelHost(here, breaks=1.0)) as served:  # type: ignore[arg-type]
+        promised(served, run, tmp_path)
+        assert asked(served, run, ACCUSER, tmp_path).code == 0
+    folder = tmp_path / ACCUSER
+    path = judged_anew(folder)
+    whole = path.read_text().splitlines()
+    path.write_text("\n".join(whole[:5]))
+    done = run("verifier", "recheck", folder, "--judged", path, "--json")
+    assert (done.code, "not judged" in done.out + done.err) == (2, True)
+    path.write_text("\n".join([*whole, '{"reply": "x"}']))
+    done = run("verifier", "recheck", folder, "--judged", path, "--json")
+    assert (done.code, f"line {len(whole) + 1}" in done.out + done.err) == (2, True)
+    both = ("--judged", path, "--scores", path)
+    assert run("verifier", "recheck", folder, *both).code == 2
+
+
+def test_another_verifier_asks_for_itself(run: Run, tmp_path: Path) -> None:
+    here = court(int(time.time()) - 60)
+    with serving(here, ModelHost(here, breaks=1.0)) as served:  # type: ignore[arg-type]
+        promised(served, run, tmp_path)
+        whose = ("--accuser", here.stage.id(ACCUSER).hex())
+        other = VERIFIERS[1]
+        assert asked(served, run, other, tmp_path).code == 2  # no promise of its own
+        assert asked(served, run, other, tmp_path, *whose).code == 0
+        again = run(
+            "verifier", "recheck", tmp_path / other, "--scores", judge(tmp_path / other), "--json"
+        )
+        assert again.fields["holds"], again.err
+
+
+def test_a_host_that_keeps_the_values_leaves_no_evidence(run: Run, tmp_path: Path) -> None:
+    here = court(int(time.time()) - 60)
+    with serving(here, ModelHost(here, breaks=0.0, seed=3)) as served:  # type: ignore[arg-type]
+        promised(served, run, tmp_path, "--one-in", 10**9)
+        assert asked(served, run, ACCUSER, tmp_path).code == 0
+        scores = judge(tmp_path / ACCUSER)
+        again = run("verifier", "recheck", tmp_path / ACCUSER, "--scores", scores, "--json")
+        assert (again.code, again.fields["holds"]) == (1, False)
+
+
+def test_without_descent_no_prompt_is_asked(run: Run, tmp_path: Path) -> None:
+    here = court(int(time.time()) - 60)
+    host = ModelHost(here, breaks=1.0, carries=False)
+    with serving(here, host) as served:  # type: ignore[arg-type]
+        promised(served, run, tmp_path)
+        done = asked(served, run, ACCUSER, tmp_path)
+        assert (done.code, done.fields["asked"]) == (1, 0)
+        assert not any("measure" in one for one in host.asked)
+        assert "no proof of descent" in done.err
+
+
+def test_a_case_that_is_not_the_logs_is_refused(run: Run, tmp_path: Path) -> None:
+    here = court(int(time.time()) - 60)
+    with serving(here, ModelHost(here, breaks=1.0)) as served:  # type: ignore[arg-type]
+        promised(served, run, tmp_path)
+        asked(served, run, ACCUSER, tmp_path)
+        folder = tmp_path / ACCUSER
+        case = json.loads((folder / "case.json").read_text())
+        other = tmp_path / "case.json"
+        for name, value in {"descent_one_in": 1, "host": "aa" * 32, "beacon": "bb" * 32}.items():
+            other.write_text(json.dumps({**case, name: value}))
+            told = ("--case", other, "--platform", served.platform, "--json")
+            assert run("verifier", "recheck", folder, *told).code != 0
+        other.write_text(json.dumps({**case, "beacon": "bb" * 32}))
+        lied = run("verifier", "recheck", folder, "--case", other, "--json")
+        assert lied.code != 0
+        assert "order" in lied.out + lied.err
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{",
+        "[1]",
+        '{"prompt": "p", "value": "open-politics", "replies": ["a"], "scores": [1]}',
+        '{"prompt": "p", "value": "open-politics", "replies": [1, 2], "scores": [1]}',
+        '{"prompt": "p", "value": "open-politics", "replies": ["a"], "scores": [2]}',
+        '{"prompt": "p", "value": "open-politics", "replies": ["a"], "scores": ["high"]}',
+        '{"prompt": "p", "value": "open-politics", "replies": ["a"], "scores": [true]}',
+    ],
+)
+def test_a_poisoned_line_is_told_by_its_number(run: Run, tmp_path: Path, line: str) -> None:
+    path = judged(tmp_path)
+    path.write_text(f"{path.read_text()}\n{line}\n")
+    done = promise(run, tmp_path, path)
+    assert (done.code, f"line {PROMPTS + 1}" in done.out + done.err) == (2, True)
+    assert not (tmp_path / "promise").exists()
+
+
+def test_prompts_on_other_values_and_too_few_are_refused(run: Run, tmp_path: Path) -> None:
+    path = judged(tmp_path)
+    assert promise(run, tmp_path, path, "--queries", PROMPTS).code == 2
+    path.write_text(path.read_text().replace("open-politics", "no-such-value"))
+    done = promise(run, tmp_path, path)
+    assert (done.code, "no-such-value" in done.out + done.err) == (2, True)
+
+
+def test_one_thing_at_a_time_goes_to_the_log(run: Run, tmp_path: Path) -> None:
+    key = seed_file(tmp_path, ACCUSER)
+    platform = ("--platform", "http://127.0.0.1:9", "--key", key)
+    for more in (
+        (),
+        ("--license", "ab" * 32),
+        ("--breach", "ab" * 32),
+        ("--descends",),
+        ("--claim", tmp_path, "--breach", "ab" * 32, "--kept"),
+    ):
+        done = run("dispute", "breach", *platform, *more)
+        assert (done.code, "one at a time" in done.err) == (2, True)
