@@ -89,6 +89,8 @@ NOUNS = (
     "loyal.alignment.lessons",
     "loyal.alignment.preference",
     "loyal.alignment.rubric",
+    "loyal.alignment.refusals",
+    "loyal.alignment.settings",
     "loyal.alignment.preferences",
     "loyal.alignment.duplicates",
     "loyal.alignment.review",

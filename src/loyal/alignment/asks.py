@@ -196,6 +196,11 @@ def asks(
     return [*found, *_demonstrations(plan, free)]
 
 
+def sources(value: Value, plan: Plan) -> dict[Split, list[Source]]:
+    """A value's cases and topics, those to train on and those held out, in the author's order."""
+    return _divided(_of_value(value, ()), plan)
+
+
 def held_out_texts(
     constitution: Constitution, plan: Plan, invented: Invented | None = None
 ) -> list[str]:

@@ -82,6 +82,22 @@ class Conversation:
         spoken = [one for one in (*earlier, *self.turns) if one.role != "system"]
         return Conversation((*first, *spoken))
 
+    def filled(self, replies: Sequence[str]) -> Conversation:
+        """The same turns with `replies`, one each, in the open ones, in order.
+
+        What `play` gave may be handed in whole: the reply to the last turn is left over. UsageError
+        for fewer.
+        """
+        if len(replies) < self.open_turns:
+            raise UsageError(
+                f"{len(replies)} replies for {self.open_turns} open turns",
+                hint="give one reply for each turn that is left to the model",
+            )
+        given = iter(replies)
+        return Conversation(
+            tuple(replace(one, text=next(given)) if one.text is None else one for one in self.turns)
+        )
+
     def prompt(self, replies: Sequence[str] = ()) -> Prompt:
         """What the model is asked next, once it has given `replies` in the open turns.
 

@@ -90,6 +90,12 @@ ALIGN: Mapping[str, Entry] = {
     "review": Entry(
         "align_data:review_command", "Say what is wrong with a file of preferences, or looks so."
     ),
+    "train": Entry("align_train:train", "Train a model to prefer what a community prefers."),
+    "harden": Entry("align_train:harden", "Harden a model's values against people who argue."),
+    "report": Entry(
+        "align_train:report_command",
+        "Compare models: values kept plainly and under each family of attacks, and what it cost.",
+    ),
 }
 
 JUDGE: Mapping[str, Entry] = {
@@ -258,7 +264,7 @@ def _root() -> LazyGroup:
     control = _group("control", "Control functions: check, sign, embed; solve; guard.", CONTROL)
     control.add_command(_group("guard", "Where a host's model was not exact.", CONTROL_GUARD))
     root.add_command(control)
-    root.add_command(_group("align", "A community's values: training data, attacks.", ALIGN))
+    root.add_command(_group("align", "A community's values: data, training, attacks.", ALIGN))
     root.add_command(_group("judge", "Judges of values: train, measure, use.", JUDGE))
     root.add_command(_group("prover", "Provers: who asks hosts their keys.", PROVER))
     root.add_command(_group("verifier", "Verifiers: who judges claims.", VERIFIER))

@@ -1,8 +1,11 @@
 """A plain fine-tuning loop, as anybody would run it: AdamW, warm-up, cosine decay, or LoRA.
 
-This is the attacker's tool, and what `bilevel` simulates an attacker with. How the community trains
-(whitened steps, early stop, mixing) is `train`, and nothing of it is used here. Left out: what to
-train on, and which attacks there are (`fingerprints.tuning_attacks`).
+It is the attacker's tool, what `bilevel` simulates an attacker with, and the loop in which a
+community's preferences are trained (`alignment.align`): items of two rows, and a loss that compares
+them. How exact replies are taught (whitened steps, early stop, mixing) is `train`, and nothing of
+it is used here. A run may keep checkpoints, be watched, and be trained under an adversary of the
+embeddings: that is its `Course`. Left out: what to train on, and which attacks there are
+(`fingerprints.tuning_attacks`).
 """
 
 from __future__ import annotations
@@ -11,14 +14,16 @@ import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from loyal.encoding import Encodable, digest
 from loyal.errors import TrainingError, UsageError
-from loyal.models import packing
+from loyal.models import checkpoint, packing
 from loyal.models.examples import Example
 from loyal.models.hf import ROW_TOKENS, HFModel, apply_head, in_bfloat16
 from loyal.models.training import Precision
@@ -27,6 +32,7 @@ MOST_TOKENS = 256
 """A prompt with its reply is cut here."""
 SORTED_BATCHES = 16
 """So many batches are sorted by length together, so that little is filled up."""
+_PURPOSE = "loyal/tuning run/1"
 
 
 @dataclass(frozen=True)
@@ -73,21 +79,71 @@ Item = tuple[Row, ...]
 
 Loss = Callable[[Tensor, Tensor, Sequence[int]], Tensor]
 """From log-probabilities of the replies (items, rows), their token counts (items, rows) and the
-items' indices to the loss, a scalar."""
+items' indices to the loss, a scalar. Items of fewer rows have 0 in both at the end."""
 
 
-def row(model: HFModel, example: Example, *, ends: bool = True) -> Row:
-    """An example as token ids, without a chat template as raw text.
+@dataclass(frozen=True)
+class Latent:
+    """An adversary that moves embeddings of prompts before each step, within a box.
+
+    As the embedding attacks of continuous adversarial training (arXiv 2405.15589, section 3; signed
+    steps as in arXiv 1706.06083). Each row is moved by itself, against the whole loss, so the model
+    learns to do well on the worst prompt nearby. Replies and the template before prompts stay.
+    """
+
+    steps: int = 4
+    """Signed steps of the adversary before each step of the model; each costs a pass."""
+    epsilon: float = 0.05
+    """Largest change of an entry, as a multiple of the root mean square of the embeddings."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or not self.epsilon > 0:
+            raise UsageError(
+                "an adversary takes 1 step or more, within an epsilon above 0",
+                hint="the defaults are 4 and 0.05",
+            )
+
+
+@dataclass(frozen=True)
+class Course:
+    """What goes on beside the steps of a run."""
+
+    folder: Path | None = None
+    """Where checkpoints go. A run that was cut off goes on from its last one."""
+    identity: str = ""
+    """What the run is beside items and settings: its loss, its model, its round."""
+    checkpoint_steps: int = 10
+    watch: Callable[[int], bool] | None = None
+    """Asked after so many steps, with the model in eval mode, whether all is well. After a no the
+    weights of the last yes come back, those of the start before any, and the run ends."""
+    watch_steps: int = 20
+    latent: Latent | None = None
+    progress: Callable[[int, int], None] = lambda _done, _of: None
+    """Told the steps done, and all of them."""
+
+    def __post_init__(self) -> None:
+        if min(self.checkpoint_steps, self.watch_steps) < 1:
+            raise UsageError(
+                "checkpoint_steps and watch_steps are at least 1", hint="the defaults are 10 and 20"
+            )
+
+
+PLAIN = Course()
+"""Steps alone."""
+
+
+def row(model: HFModel, example: Example, *, ends: bool = True, most: int = MOST_TOKENS) -> Row:
+    """An example as token ids, at most `most` of them, without a chat template as raw text.
 
     `ends` puts the end of turn behind the reply; without it the reply only begins.
     """
     prompt = example.prompt
     if not model.has_chat_template and not prompt.raw:
         prompt = type(prompt)(prompt.text, raw=True)
-    before = model.prompt_ids(prompt)[-(MOST_TOKENS - 1) :]
+    before = model.prompt_ids(prompt)[-(most - 1) :]
     end = model.tokenizer.eos_token_id if ends else None
     reply = [*model.reply_ids(example.reply), *([] if end is None else [end])]
-    return Row(tuple(before), tuple(reply[: MOST_TOKENS - len(before)]))
+    return Row(tuple(before), tuple(reply[: most - len(before)]))
 
 
 def imitation(sums: Tensor, counts: Tensor, items: Sequence[int]) -> Tensor:
@@ -110,49 +166,160 @@ def adapter(model: HFModel, items: Sequence[Item], settings: TuneSettings) -> Ad
 
 
 def tune(
-    model: HFModel, items: Sequence[Item], settings: TuneSettings, loss: Loss = imitation
-) -> list[float]:
+    model: HFModel, items: Sequence[Item], settings: TuneSettings, loss: Loss = imitation,
+    course: Course = PLAIN,
+) -> list[float]:  # fmt: skip
     """Train `model` in place; the loss at each step.
 
     Weights are float32 while it trains and get their own type back; products are bfloat16 where
-    the hardware has it. Law: the same items and settings give the same weights on one CPU. Every
-    item has the same number of rows. Raises TrainingError without items, or where a loss is no
-    number.
+    the hardware has it. Laws: the same items and settings give the same weights on one CPU; a run
+    cut off at any point and called again with the same model and arguments does too. The last
+    checkpoint stays, so that a crash before the model is written costs no step: remove the folder
+    then. Raises TrainingError without items, where a loss is no number, or where the folder's
+    checkpoint is damaged or another run's; StorageError where it cannot be written.
     """
-    return _tune(model, items, settings, loss, None)
+    return _tune(model, items, settings, loss, course=course)
 
 
 def _tune(
     model: HFModel, items: Sequence[Item], settings: TuneSettings, loss: Loss,
-    kept: dict[str, tuple[Tensor, Tensor]] | None,
+    kept: dict[str, tuple[Tensor, Tensor]] | None = None, course: Course = PLAIN,
 ) -> list[float]:  # fmt: skip
     if not items:
         raise TrainingError("there is nothing to train on", hint="raise --fraction")
     steps = settings.epochs * math.ceil(len(items) / settings.batch)
-    losses: list[float] = []
     with _training(model, settings, kept) as learned:
-        optimizer = torch.optim.AdamW(
-            learned,
-            lr=settings.learning_rate,
-            weight_decay=settings.weight_decay,
+        run = _Run(learned, settings, course, _identity(items, settings, course))
+        for step, chosen in enumerate(_order(items, settings)):
+            if run.stopped:
+                break
+            if step < run.step:
+                continue
+            some = [items[index] for index in chosen]
+            found = _loss(model, some, chosen, loss, (settings.precision, course.latent))
+            run.take(found, settings.learning_rate * _share(step, steps, settings.warmup))
+            run.look(model.model, last=run.step == steps)
+            course.progress(run.step, steps)
+    return run.losses
+
+
+@dataclass
+class _Run:
+    """Where a run stands."""
+
+    learned: list[Any]
+    settings: TuneSettings
+    course: Course
+    identity: str
+    losses: list[float] = field(default_factory=list)
+    good: list[Tensor] = field(default_factory=list)
+    """The weights that were found well; empty where nobody looks."""
+    stopped: bool = False
+
+    def __post_init__(self) -> None:
+        self.optimizer = torch.optim.AdamW(
+            self.learned,
+            lr=self.settings.learning_rate,
+            weight_decay=self.settings.weight_decay,
             fused=True,  # four times as fast on two CPU cores
         )
-        for step, chosen in enumerate(_order(items, settings)):
-            for group in optimizer.param_groups:
-                group["lr"] = settings.learning_rate * _share(step, steps, settings.warmup)
-            some = [items[index] for index in chosen]
-            sums, counts = log_probabilities(model, some, settings.precision)
-            found = loss(sums, counts, chosen)
-            losses.append(found.item())
-            if not math.isfinite(losses[-1]):
-                raise TrainingError(
-                    "the loss is no number any more", hint="the learning rate is too high"
-                )
-            optimizer.zero_grad(set_to_none=True)
-            found.backward()
-            torch.nn.utils.clip_grad_norm_(learned, settings.clip)
-            optimizer.step()
-    return losses
+        if self.course.watch is not None:
+            self.good = self._copy()
+        known = checkpoint.read(self.course.folder, self.identity)
+        if known is not None:
+            self._put(known["weights"])
+            self.good, self.losses = known["good"], known["losses"]
+            self.stopped = known["stopped"]
+            self.optimizer.load_state_dict(known["optimizer"])
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return len(self.losses)
+
+    def take(self, loss: Tensor, rate: float) -> None:
+        """One step down the loss, at this learning rate; TrainingError where it is no number."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        value = loss.item()
+        if not math.isfinite(value):
+            raise TrainingError(
+                "the loss is no number any more", hint="the learning rate is too high"
+            )
+        self.losses.append(value)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.learned, self.settings.clip)
+        self.optimizer.step()
+
+    def look(self, network: Any, *, last: bool) -> None:
+        """Ask the watch, and write a checkpoint, where it is time to."""
+        course = self.course
+        if course.watch is not None and (last or self.step % course.watch_steps == 0):
+            network.eval()
+            well = course.watch(self.step)
+            network.train()
+            if well:
+                self.good = self._copy()
+            else:
+                self._put(self.good)
+                self.stopped = True
+        due = last or self.stopped or self.step % course.checkpoint_steps == 0
+        if course.folder is not None and due:
+            content = {
+                "weights": self._copy(),
+                "good": self.good,
+                "losses": self.losses,
+                "stopped": self.stopped,
+                "optimizer": self.optimizer.state_dict(),
+            }
+            checkpoint.write(course.folder, self.identity, content)
+
+    def _copy(self) -> list[Tensor]:
+        return [one.detach().clone() for one in self.learned]
+
+    @torch.no_grad()
+    def _put(self, weights: Sequence[Tensor]) -> None:
+        for one, wanted in zip(self.learned, weights, strict=True):
+            one.copy_(wanted)
+
+
+def _identity(items: Sequence[Item], settings: TuneSettings, course: Course) -> str:
+    """Names the run; empty, and not computed, where no checkpoint is kept."""
+    if course.folder is None:
+        return ""
+    latent = [] if course.latent is None else sorted(asdict(course.latent).items())
+    record: Encodable = [
+        course.identity,
+        [str(pair) for pair in [*sorted(asdict(settings).items()), *latent]],
+        [[[one.prompt, one.reply] for one in item] for item in items],
+        [course.watch is not None, course.watch_steps],
+    ]
+    return digest(record, _PURPOSE).hex()
+
+
+def _loss(
+    model: HFModel, items: Sequence[Item], chosen: Sequence[int], loss: Loss,
+    how: tuple[Precision, Latent | None],
+) -> Tensor:  # fmt: skip
+    """The loss of some items, where there is an adversary on the prompts that it made of theirs."""
+    precision, latent = how
+    batch = _Batch(model, items, precision)
+    if latent is None:
+        return loss(*batch.read(), chosen)
+    body = model.model.model
+    free = batch.prompt_places()  # (R, T, 1)
+    with torch.no_grad():
+        before = body.embed_tokens(batch.packed.ids).float()  # (R, T, H)
+    most = latent.epsilon * before.square().mean().sqrt()
+    shift = torch.zeros_like(before)
+    for _ in range(latent.steps):
+        shift.requires_grad_(True)
+        worse = loss(*batch.read(before + shift), chosen)
+        (slope,) = torch.autograd.grad(worse, shift)
+        step = 2 * most / latent.steps * slope.sign() * free
+        shift = (shift.detach() + step).clamp(-most, most)
+    return loss(*batch.read(body.embed_tokens(batch.packed.ids) + shift), chosen)
 
 
 def log_probabilities(
@@ -161,39 +328,73 @@ def log_probabilities(
     """Log-probability of each reply (items, rows), and its number of tokens (items, rows).
 
     Prompts share their template, which is computed once a packed row (`models.packing`), and the
-    head is applied where replies stand alone.
+    head is applied where replies stand alone. Both are 0 where an item has fewer rows than others.
     """
-    rows = [one for item in items for one in item]
-    split = packing.split_prefix([one.prompt for one in rows])
-    whole = [
-        packing.Item(part.prefix, (*part.ids, *one.reply))
-        for part, one in zip(split, rows, strict=True)
-    ]
-    batch = packing.tensors(packing.pack(whole, ROW_TOKENS), whole, model.device)
-    narrow = in_bfloat16(precision, model.device)
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=narrow):
-        hidden = packing.hidden_states(model.model.model, batch)  # (R, T, H)
-        parts = []
-        for index, one in enumerate(rows):
-            place, at = batch.starts[index]
-            end = at + len(whole[index].ids) - 1  # the last token of a reply foretells nothing
-            parts.append(hidden[place, end - len(one.reply) : end])
-        logits = apply_head(model.model, torch.cat(parts))  # (tokens of all replies, vocab)
-    targets = torch.tensor([token for one in rows for token in one.reply], device=model.device)
-    chances = -torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
-    counts = [len(one.reply) for one in rows]
-    sums = torch.stack([part.sum() for part in chances.split(counts)])
-    lengths = torch.tensor(counts, dtype=sums.dtype, device=sums.device)
-    return sums.view(len(items), -1), lengths.view(len(items), -1)
+    return _Batch(model, items, precision).read()
+
+
+class _Batch:
+    """Items of one step, packed; read once, or again with other embeddings."""
+
+    def __init__(self, model: HFModel, items: Sequence[Item], precision: Precision) -> None:
+        self.model, self.items = model, items
+        self.narrow = in_bfloat16(precision, model.device)
+        self.rows = [one for item in items for one in item]
+        split = packing.split_prefix([one.prompt for one in self.rows])
+        self.whole = [
+            packing.Item(part.prefix, (*part.ids, *one.reply))
+            for part, one in zip(split, self.rows, strict=True)
+        ]
+        packs = packing.pack(self.whole, ROW_TOKENS)
+        self.packed = packing.tensors(packs, self.whole, model.device)
+
+    def read(self, inputs: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """As `log_probabilities`; `inputs` (R, T, H) stand in for the embeddings."""
+        model, rows = self.model, self.rows
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=self.narrow):
+            hidden = packing.hidden_states(model.model.model, self.packed, inputs)  # (R, T, H)
+            parts = []
+            for index, one in enumerate(rows):
+                place, end = self._end(index)
+                parts.append(hidden[place, end - len(one.reply) : end])
+            logits = apply_head(model.model, torch.cat(parts))  # (tokens of all replies, vocab)
+        targets = torch.tensor([token for one in rows for token in one.reply], device=model.device)
+        chances = -torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
+        counts = [len(one.reply) for one in rows]
+        sums = torch.stack([part.sum() for part in chances.split(counts)])
+        lengths = torch.tensor(counts, dtype=sums.dtype, device=sums.device)
+        return self._table(sums), self._table(lengths)
+
+    def prompt_places(self) -> Tensor:
+        """1 where a prompt stands, behind the template that all share, else 0: (R, T, 1)."""
+        places = torch.zeros(self.packed.ids.shape, device=self.model.device)
+        for index, one in enumerate(self.rows):
+            row, at = self.packed.starts[index]
+            places[row, at : at + len(self.whole[index].ids) - len(one.reply)] = 1
+        return places[:, :, None]
+
+    def _end(self, index: int) -> tuple[int, int]:
+        """The packed row, and the place of the reply's last token, which foretells nothing."""
+        place, at = self.packed.starts[index]
+        return place, at + len(self.whole[index].ids) - 1
+
+    def _table(self, flat: Tensor) -> Tensor:
+        """One number a row as (items, rows)."""
+        sizes = [len(item) for item in self.items]
+        return torch.nn.utils.rnn.pad_sequence(flat.split(sizes), batch_first=True)
 
 
 @torch.no_grad()
-def reference(model: HFModel, items: Sequence[Item], batch: int = 16) -> Tensor:
+def reference(
+    model: HFModel, items: Sequence[Item], batch: int = 16, precision: Precision = "auto"
+) -> Tensor:
     """Log-probabilities (items, rows) before any training, for losses that look back at them."""
     parts = [
-        log_probabilities(model, items[at : at + batch])[0] for at in range(0, len(items), batch)
+        one
+        for at in range(0, len(items), batch)
+        for one in log_probabilities(model, items[at : at + batch], precision)[0]
     ]
-    return torch.cat(parts)
+    return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
 
 
 @contextmanager

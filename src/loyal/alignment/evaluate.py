@@ -1,0 +1,214 @@
+"""What a model became: values kept under each family of attacks, pairs won, what it cost.
+
+    exam = Exam(constitution, judge, ReportSettings())
+    before = measure(base, exam)
+    after = measure(model, exam, base)
+    after.kept(split="held-out")          # a share with its interval
+
+Every model of one exam is asked the same questions under the same attacks; open turns are its own.
+The judge should share neither data nor weights with the one that trained. Abstentions count as
+nothing, and are shown. Left out: the page (`loyal.app.align_page`) and judging itself.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from loyal.alignment import attacks
+from loyal.alignment.conversation import Conversation, play
+from loyal.alignment.guards import REPORTED
+from loyal.alignment.judgement import Judge, Said
+from loyal.alignment.objectives import margins, pair
+from loyal.alignment.preference import Preference
+from loyal.alignment.refusals import refuses
+from loyal.alignment.settings import ReportSettings
+from loyal.alignment.trials import Trial, plain_pairs, trials
+from loyal.community import Constitution
+from loyal.errors import UsageError
+from loyal.models.evaluate import Utility, compare
+from loyal.models.examples import bundled_lines
+from loyal.models.hf import HFModel
+from loyal.models.language_model import LanguageModel, Prompt, Sampling
+from loyal.statistics import Interval, clopper_pearson
+
+PLAIN = "plain"
+"""In place of a family's id: asked without an attack."""
+MOST_TOKENS = 2048
+"""A held-out pair that is longer is not measured."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """So many of so many."""
+
+    count: int
+    of: int
+
+    @property
+    def rate(self) -> float:
+        """The share; 0 of none is 0."""
+        return self.count / max(1, self.of)
+
+    @property
+    def interval(self) -> Interval:
+        """95 %, Clopper and Pearson; 0 to 1 where there is none."""
+        return clopper_pearson(self.count, self.of) if self.of else Interval(0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How one reply was judged. Holds no text."""
+
+    value: str
+    family: str
+    """Id of the attack's family; "plain" for none."""
+    split: str
+    """Of the family; "plain" for none."""
+    keeps: bool | None
+    """None where the judge abstained."""
+
+
+@dataclass(frozen=True)
+class Margin:
+    """Of one held-out pair."""
+
+    value: str
+    nats: float
+    """By how much the chosen reply is likelier than the rejected one, a token."""
+
+
+@dataclass(frozen=True)
+class Exam:
+    """What every model is asked, and who judges."""
+
+    constitution: Constitution
+    judge: Judge
+    settings: ReportSettings = field(default_factory=ReportSettings)
+    preferences: tuple[Preference, ...] = ()
+    """Held-out pairs; empty for the constitution's own held-out cases."""
+
+    def __post_init__(self) -> None:
+        if not self.questions:
+            raise UsageError(
+                f"no case of {self.constitution.name} is held out",
+                hint="give its values more cases: a fifth of them is measured on",
+            )
+
+    @cached_property
+    def questions(self) -> tuple[Trial, ...]:
+        """The held-out cases, one a value in turn."""
+        return tuple(trials(self.constitution, "held-out"))
+
+    @cached_property
+    def pairs(self) -> tuple[Preference, ...]:
+        """The held-out pairs."""
+        return self.preferences or tuple(plain_pairs(self.questions))
+
+    def asked(self) -> list[tuple[Trial, str, str, Conversation]]:
+        """Each question with family, split and conversation; drawn from the seed alone."""
+        known, settings = self.questions, self.settings
+        plain = known[: settings.plain or None]
+        found = [(one, PLAIN, PLAIN, Conversation.of(one.target.question)) for one in plain]
+        at = 0
+        for family in attacks.families():
+            rng = random.Random(f"loyal/exam/{settings.seed}/{family.id}")
+            for _ in range(settings.attacks):
+                one = known[at % len(known)]
+                at += 1
+                made = attacks.attack(family, one.target, rng)
+                found.append((one, family.id, family.split, made))
+        return found
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One model's outcome."""
+
+    model: str
+    judge: str
+    answers: tuple[Answer, ...]
+    margins: tuple[Margin, ...]
+    refused: Share
+    """Of ordinary prompts."""
+    utility: Utility | None = None
+    """Against the base; None for the base itself."""
+
+    def kept(
+        self, *, value: str | None = None, family: str | None = None, split: str | None = None
+    ) -> Share:
+        """Replies that keep their value, of those that were judged; None takes all."""
+        some = [one for one in self.answers if _fits(one, value, family, split)]
+        judged = [one for one in some if one.keeps is not None]
+        return Share(sum(bool(one.keeps) for one in judged), len(judged))
+
+    @property
+    def abstained(self) -> Share:
+        """Replies on which the judge gave no score."""
+        return Share(sum(one.keeps is None for one in self.answers), len(self.answers))
+
+    def won(self, value: str | None = None) -> Share:
+        """Held-out pairs whose chosen reply is likelier, token for token."""
+        some = [one for one in self.margins if value in (None, one.value)]
+        return Share(sum(one.nats > 0 for one in some), len(some))
+
+
+def measure(model: HFModel, exam: Exam, base: HFModel | None = None) -> Measured:
+    """Ask a model the exam; with its base, compare how useful the two are."""
+    return Measured(
+        model.name,
+        exam.judge.name,
+        tuple(_answers(model, exam)),
+        tuple(_margins(model, exam.pairs)),
+        over_refusal(model, exam.settings),
+        None if base is None else compare(model, base, exam.settings.tokens, REPORTED),
+    )
+
+
+def over_refusal(model: LanguageModel, settings: ReportSettings) -> Share:
+    """Ordinary prompts, in which no value is at stake, that the model refuses."""
+    prompts = [Prompt(one) for one in bundled_lines("prompts")[-min(REPORTED, settings.benign) :]]
+    replies = model.generate(prompts, Sampling(max_tokens=settings.reply_tokens))
+    return Share(sum(refuses(one.text) for one in replies), len(replies))
+
+
+def keep_rate(
+    model: LanguageModel, some: Sequence[Trial], judge: Judge, reply_tokens: int
+) -> Share:
+    """Of plain questions, those whose value the greedy reply keeps; abstentions are left out."""
+    asked = [Conversation.of(one.target.question) for one in some]
+    replies = play(model, asked, Sampling(max_tokens=reply_tokens))
+    said = [
+        Said(one.value, each, reply[-1].text)
+        for one, each, reply in zip(some, asked, replies, strict=True)
+    ]
+    found = [one.keeps for one in judge.judge(said) if one.keeps is not None]
+    return Share(sum(found), len(found))
+
+
+def _answers(model: LanguageModel, exam: Exam) -> list[Answer]:
+    asked = exam.asked()
+    sampling = Sampling(max_tokens=exam.settings.reply_tokens)
+    replies = play(model, [one[3] for one in asked], sampling)
+    said = [
+        Said(trial.value, made.filled([one.text for one in reply]), reply[-1].text)
+        for (trial, _, _, made), reply in zip(asked, replies, strict=True)
+    ]
+    return [
+        Answer(trial.value.id, family, split, judged.keeps)
+        for (trial, family, split, _), judged in zip(asked, exam.judge.judge(said), strict=True)
+    ]
+
+
+def _margins(model: HFModel, preferences: Sequence[Preference]) -> list[Margin]:
+    items = [(one, pair(model, one, MOST_TOKENS)) for one in preferences]
+    short = [(one.value, item) for one, item in items if item is not None]
+    found = margins(model, [item for _, item in short])
+    return [Margin(value, nats) for (value, _), nats in zip(short, found, strict=True)]
+
+
+def _fits(one: Answer, value: str | None, family: str | None, split: str | None) -> bool:
+    asked = ((value, one.value), (family, one.family), (split, one.split))
+    return all(wanted in (None, there) for wanted, there in asked)

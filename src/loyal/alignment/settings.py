@@ -1,0 +1,233 @@
+"""All settings of alignment in one record, which a TOML recipe fills: one section a verb.
+
+    [align]
+    epochs = 1
+
+    [objective]
+    beta = 0.1
+
+    [guards]
+    perplexity = 1.05
+
+    [harden]
+    rounds = 3
+
+    [report]
+    attacks = 4
+
+Needs no torch. Left out: reading the file (loyal.config) and the options of the command line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from loyal.errors import UsageError
+from loyal.models.training import Precision
+
+Kind = Literal["dpo", "simpo", "sft"]
+Mode = Literal["plain", "static", "adaptive"]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What the loss of a pair asks for."""
+
+    kind: Kind = "dpo"
+    """dpo: the margin over the untouched model grows (arXiv 2305.18290, equation 7). simpo: the
+    margin of the mean log-probability a token grows, without a reference (2405.14734, equation 6).
+    sft: the chosen reply is imitated, the rejected one is not looked at."""
+    beta: float = 0.1
+    """Factor on the margin, in nats of a whole reply (dpo) or of a token (simpo, which wants about
+    2): the larger, the sooner a pair counts as learned."""
+    margin: float = 0.0
+    """What the margin is to reach beyond 0, after the factor; simpo's gamma."""
+    smoothing: float = 0.0
+    """Share of pairs taken to be labeled the wrong way around, below 0.5 (conservative DPO)."""
+    imitation: float = 0.1
+    """Weight of the chosen reply's cross-entropy, in nats a token, beside a pair's loss: without it
+    both replies may become less likely (arXiv 2404.19733, equation 1)."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise UsageError("the objective is dpo, simpo or sft", hint="the default is dpo")
+        if not self.beta > 0 or not 0 <= self.smoothing < 0.5 or self.imitation < 0:
+            raise UsageError(
+                "beta is above 0, smoothing in [0, 0.5), imitation at least 0",
+                hint="the defaults are 0.1, 0 and 0.1",
+            )
+
+
+@dataclass(frozen=True)
+class GuardSettings:
+    """What must not be lost while values are trained; measured on text that no training sees."""
+
+    steps: int = 20
+    """Steps between two looks; the last step is looked at too. 0 never looks."""
+    perplexity: float = 1.05
+    """Most that ordinary English may become more surprising: perplexity over that before."""
+    agreement: float = 0.3
+    """Least share of ordinary prompts whose greedy reply begins as before; 0 asks nothing."""
+    refusals: float = 0.1
+    """Most that the share of ordinary prompts that are refused may grow."""
+    tokens: int = 1500
+    """Of English, at each look."""
+    prompts: int = 20
+    """Ordinary prompts, at each look; 20 at most are kept for it."""
+    reply_tokens: int = 12
+    """Of each reply to one."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 0 or min(self.tokens, self.prompts, self.reply_tokens) < 1:
+            raise UsageError(
+                "guards look every 1 step or more (0: never), at 1 token and prompt or more",
+                hint="the defaults are 20 steps, 1500 tokens, 20 prompts",
+            )
+        if not self.perplexity > 0 or not 0 <= self.agreement <= 1 or self.refusals < 0:
+            raise UsageError(
+                "perplexity is above 0, agreement in [0, 1], refusals at least 0",
+                hint="the defaults are 1.05, 0.3 and 0.1",
+            )
+
+
+@dataclass(frozen=True)
+class LatentSettings:
+    """An adversary of the embeddings (`loyal.models.tuning.Latent`)."""
+
+    steps: int = 0
+    """Signed steps before each step of the model; 0 is no adversary, 4 a usual one."""
+    epsilon: float = 0.05
+    """Largest change of an entry, as a multiple of the root mean square of the embeddings."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 0 or not self.epsilon > 0:
+            raise UsageError(
+                "latent.steps is at least 0, latent.epsilon above 0", hint="try 4 and 0.05"
+            )
+
+
+@dataclass(frozen=True)
+class AlignSettings:
+    """How preferences are trained; the defaults are for the default model on two CPU cores."""
+
+    epochs: int = 1
+    batch: int = 4
+    """Pairs a step."""
+    learning_rate: float = 2e-4
+    rank: int = 8
+    """Of LoRA, merged in the end; 0 trains every weight (then about 5e-6 is a rate)."""
+    general: float = 0.2
+    """Of all items, the share of ordinary prompts with the untouched model's own replies, which are
+    imitated; 0 mixes none in. Other general data, where given, takes their place."""
+    general_weight: float = 1.0
+    """Factor on the loss of those."""
+    general_tokens: int = 32
+    """Of the untouched model's replies."""
+    held_out: float = 0.1
+    """Share of the conversations that are measured on, and not trained."""
+    most_tokens: int = 512
+    """Pairs whose conversation with its longer reply has more are left out, and counted."""
+    checkpoint_steps: int = 10
+    seed: int = 0
+    precision: Precision = "auto"
+
+    def __post_init__(self) -> None:
+        if min(self.epochs, self.batch, self.checkpoint_steps, self.general_tokens) < 1:
+            raise UsageError(
+                "epochs, batch, checkpoint_steps and general_tokens are at least 1", hint="raise it"
+            )
+        if not self.learning_rate > 0 or self.rank < 0 or not self.general_weight > 0:
+            raise UsageError(
+                "learning_rate and general_weight are above 0, rank at least 0",
+                hint="the defaults are 2e-4, 1 and 8",
+            )
+        if not 0 <= self.general < 1 or not 0 <= self.held_out < 1 or self.most_tokens < 8:
+            raise UsageError(
+                "general and held_out are in [0, 1), most_tokens at least 8",
+                hint="the defaults are 0.2, 0.1 and 512",
+            )
+
+
+@dataclass(frozen=True)
+class HardenSettings:
+    """How a model is hardened against people who argue."""
+
+    mode: Mode = "adaptive"
+    """adaptive attacks the model as it is in each round and trains where it fell; static trains as
+    long on pairs under attacks that were drawn beforehand; plain on the questions alone."""
+    rounds: int = 3
+    candidates: int = 48
+    """Attacks a round, as evenly over the values as they go."""
+    kept: int = 24
+    """Most attacks a round that are trained on: those the judge scores lowest."""
+    samples: int = 2
+    """The model's own replies to each; the worst is rejected."""
+    depth: int = 2
+    """Most families in one attack, 1 to 4; the depth is drawn evenly."""
+    temperature: float = 0.8
+    reply_tokens: int = 64
+    broken_below: float = 0.5
+    """An attack counts where its worst reply has a lower score."""
+    own_above: float = 0.9
+    """The model's own best reply is the chosen one from this score on, the constitution's below;
+    above 1 the constitution's always is."""
+    replay: float = 1.0
+    """Plain pairs and pairs of earlier rounds that stand beside each new pair."""
+    plain_loss: float = 0.1
+    """Most that the share of plain questions whose value is kept may fall in a round; a round that
+    costs more is taken back."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.mode not in get_args(Mode):
+            raise UsageError("the mode is plain, static or adaptive", hint="leave it at adaptive")
+        counts = (self.rounds, self.candidates, self.kept, self.samples, self.reply_tokens)
+        if min(counts) < 1 or not 1 <= self.depth <= 4:
+            raise UsageError(
+                "rounds, candidates, kept, samples, reply_tokens are at least 1, depth is 1 to 4",
+                hint="the defaults are 3, 48, 24, 2, 64 and 2",
+            )
+        if not 0 < self.broken_below <= 1 or min(self.replay, self.temperature, self.own_above) < 0:
+            raise UsageError(
+                "broken_below is in (0, 1]; replay, temperature and own_above are at least 0",
+                hint="the defaults are 0.5, 1, 0.8 and 0.9",
+            )
+
+
+@dataclass(frozen=True)
+class ReportSettings:
+    """How much is asked when models are compared."""
+
+    attacks: int = 4
+    """Conversations of each family of attacks, spread over the values."""
+    plain: int = 0
+    """Questions without an attack, spread over the values; 0 is all of them."""
+    benign: int = 40
+    """Ordinary prompts, on which refusals and agreement are counted."""
+    reply_tokens: int = 64
+    tokens: int = 4000
+    """Of English, for perplexity."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if (
+            min(self.benign, self.reply_tokens, self.tokens) < 1
+            or min(self.attacks, self.plain) < 0
+        ):
+            raise UsageError(
+                "benign, reply_tokens and tokens are at least 1, attacks and plain at least 0",
+                hint="the defaults are 40, 64, 4000, 4 and 0",
+            )
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The settings of every verb; what a recipe leaves out keeps its default."""
+
+    align: AlignSettings = field(default_factory=AlignSettings)
+    objective: Objective = field(default_factory=Objective)
+    guards: GuardSettings = field(default_factory=GuardSettings)
+    latent: LatentSettings = field(default_factory=LatentSettings)
+    harden: HardenSettings = field(default_factory=HardenSettings)
+    report: ReportSettings = field(default_factory=ReportSettings)

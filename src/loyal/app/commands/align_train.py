@@ -1,0 +1,242 @@
+"""`loyal align train | harden | report`: teach a model a community's values, and see what it kept.
+
+Left out: making preference files (align_data.py), and training and measuring (loyal.alignment).
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import loyal
+from loyal.alignment import Judge, Preference, preferences
+from loyal.alignment.preference import Demonstration
+from loyal.alignment.settings import Recipe
+from loyal.app import align_page, report
+from loyal.app.key_files import FILE
+from loyal.app.model_options import MODEL_HELP, given, load_model
+from loyal.app.report import Table
+from loyal.app.terminal import Terminal, command, facts
+from loyal.community import Constitution, constitution_file
+from loyal.config import load as load_config
+from loyal.errors import UsageError
+
+if TYPE_CHECKING:
+    from loyal.alignment.align import Run
+    from loyal.models.examples import Example
+    from loyal.models.hf import HFModel
+
+OUT = click.option("--out", type=FILE, required=True, metavar="DIR", help="Folder for the model.")
+
+CONSTITUTION_HELP = "A path, or a name of 'loyal constitution list'."
+
+
+@command(
+    "train",
+    click.argument("model", metavar="MODEL"),
+    click.argument("files", nargs=-1, required=True, type=FILE, metavar="PREFERENCES..."),
+    OUT,
+    click.option(
+        "--constitution",
+        metavar="CONSTITUTION",
+        help="Each value counts as its weight here says, however many pairs it has. "
+        + CONSTITUTION_HELP,
+    ),
+    click.option("--epochs", type=int, help="Passes over the pairs; 1 by default."),
+    click.option("--rank", type=int, help="Of LoRA, merged in the end; 0 trains every weight."),
+    settings=True,
+)
+def train(terminal: Terminal, **options: Any) -> int:
+    """Train a model to prefer what a community prefers.
+
+    PREFERENCES are files of 'loyal align data', or any in TRL's form; each pair's weight is a
+    factor on its loss. Demonstrations in them take the place of the untouched model's own replies.
+    The same command again goes on from the last checkpoint. --set objective.kind=simpo changes the
+    loss, --set guards.perplexity=1.02 what may be lost, --set latent.steps=4 adds an adversary.
+    """
+    from loyal.alignment.align import align
+    from loyal.alignment.objectives import balanced
+
+    recipe = load_config(Recipe, terminal.recipe, terminal.overrides)
+    named = given({name: options[name] for name in ("epochs", "rank")})
+    recipe = replace(recipe, align=replace(recipe.align, **named))
+    pairs, general = _read(options["files"])
+    if options["constitution"] is not None:
+        pairs = balanced(pairs, _constitution(options["constitution"]))
+    with _training(terminal, options["out"], options["model"], "aligning") as (model, run):
+        found = align(model, pairs, recipe, general, run)
+    fields = {
+        name: value for name, value in asdict(found).items() if not isinstance(value, dict | tuple)
+    }
+    for name, wins in (("before", found.before), ("after", found.after)):
+        fields |= {f"held_out_won_{name}": wins.rate, f"held_out_margin_{name}": wins.margin}
+    fields |= {"held_out_pairs": found.after.pairs, "out": str(options["out"])}
+    readings = [asdict(one) for one in found.readings]
+    terminal.result({**fields, "readings": readings}, [facts(fields)])
+    return 0
+
+
+@command(
+    "harden",
+    click.argument("model", metavar="MODEL"),
+    click.argument("constitution", metavar="CONSTITUTION"),
+    OUT,
+    click.option(
+        "--mode",
+        type=click.Choice(("plain", "static", "adaptive")),
+        help="adaptive (the default) attacks the model as it is in each round; static trains on "
+        "attacks drawn beforehand, plain on none: to compare with.",
+    ),
+    click.option("--rounds", type=int, help="3 by default."),
+    settings=True,
+)
+def harden(terminal: Terminal, **options: Any) -> int:
+    """Harden a model's values against people who argue.
+
+    Each round attacks the model, keeps the replies that the judge scores lowest, and trains on
+    them; what a round costs too much is taken back. Held-out cases and families of attacks stay
+    unseen, for 'loyal align report'. The same command again goes on where it was cut off.
+    """
+    from loyal.alignment import adversarial
+
+    recipe = load_config(Recipe, terminal.recipe, terminal.overrides)
+    named = given({name: options[name] for name in ("mode", "rounds")})
+    recipe = replace(recipe, harden=replace(recipe.harden, **named))
+    constitution = _constitution(options["constitution"])
+    with _training(terminal, options["out"], options["model"], "hardening") as (model, run):
+        found = adversarial.harden(model, constitution, _judge(constitution), recipe, run=run)
+    rows = tuple(
+        (
+            one.number + 1, one.attacks, one.broken, one.abstained, one.pairs,
+            100 * one.plain_before.rate, 100 * one.plain_after.rate, one.stopped or None,
+        )
+        for one in found.rounds
+    )  # fmt: skip
+    columns = (
+        "round", "attacks", "broke a value", "no score", "pairs trained", "plain kept before, %",
+        "after, %", "taken back",
+    )  # fmt: skip
+    fields = {"judge": found.judge, "seconds": found.seconds, "out": str(options["out"])}
+    terminal.result(
+        {**fields, "mode": found.mode, "rounds": [asdict(one) for one in found.rounds]},
+        [Table("", columns, rows), facts(fields)],
+    )
+    return 0
+
+
+@command(
+    "report",
+    click.argument("constitution", metavar="CONSTITUTION"),
+    click.option(
+        "--base", required=True, metavar="NAME", help="The untouched model. " + MODEL_HELP
+    ),
+    click.option(
+        "--model",
+        "models",
+        multiple=True,
+        metavar="NAME",
+        help="A model to compare with it; may be repeated.",
+    ),
+    click.option(
+        "--preferences",
+        "files",
+        multiple=True,
+        type=FILE,
+        metavar="FILE",
+        help="Held-out pairs, in place of the constitution's own.",
+    ),
+    click.option("--attacks", type=int, help="Of each family; 4 by default."),
+    click.option("--out", type=FILE, metavar="FILE.html", help="Write a report with charts."),
+    settings=True,
+)
+def report_command(terminal: Terminal, **options: Any) -> int:
+    """Compare models: values kept plainly and under each family of attacks, and what it cost.
+
+    All models are asked the same held-out questions. Shares come with 95 % intervals; perplexity
+    and replies to ordinary prompts are compared with the base's.
+    """
+    from loyal.alignment.evaluate import Exam, measure
+
+    recipe = load_config(Recipe, terminal.recipe, terminal.overrides)
+    settings = replace(recipe.report, **given({"attacks": options["attacks"]}))
+    constitution = _constitution(options["constitution"])
+    pairs = tuple(_read(options["files"], held_out=True)[0])
+    exam = Exam(constitution, _judge(constitution), settings, pairs)
+    names = (options["base"], *options["models"])
+    labels = _labels(names)
+    base = load_model(terminal, names[0])
+    measured = [(labels[0], measure(base, exam))]
+    for label, name in zip(labels[1:], names[1:], strict=True):
+        measured.append((label, measure(load_model(terminal, name), exam, base)))
+    footer = f"loyal {loyal.__version__}, {datetime.datetime.now():%Y-%m-%d %H:%M}"
+    title = f"{constitution.name} {constitution.version}"
+    run = align_page.AlignRun(title, tuple(measured), footer)
+    if options["out"] is not None:
+        terminal.note(f"report: {report.write(align_page.page(run), options['out'])}")
+    terminal.result(align_page.fields(run), [align_page.table(run)])
+    return 0
+
+
+@contextmanager
+def _training(
+    terminal: Terminal, out: Path, name: str, title: str
+) -> Iterator[tuple[HFModel, Run]]:
+    """The model and what goes on around its training; it is written to `out` in the end."""
+    from loyal.alignment.align import Run
+    from loyal.models.model_folder import require_room, work_folder, write
+
+    require_room(out)
+    model = load_model(terminal, name)
+    with terminal.progress(title) as update:
+        yield model, Run(work_folder(out), progress=_shown(update))
+    write(model, out)
+
+
+def _shown(update: Callable[[int, int, str], None]) -> Callable[[int, int], None]:
+    return lambda done, of: update(done, of, "steps")
+
+
+def _read(
+    files: Sequence[Path], *, held_out: bool = False
+) -> tuple[list[Preference], list[Example]]:
+    """Pairs, and demonstrations as examples. UsageError for held-out pairs where none may be."""
+    pairs: list[Preference] = []
+    general: list[Example] = []
+    for path in files:
+        for record in preferences.read(path):
+            origin = record.provenance
+            if origin is not None and origin.split == "held-out" and not held_out:
+                raise UsageError(
+                    f"{path} holds pairs that are to be measured on",
+                    hint="train on the other file of 'loyal align data', and give this one to "
+                    "'loyal align report --preferences'",
+                )
+            if isinstance(record.content, Demonstration):
+                general.append(record.content.example)
+            else:
+                pairs.append(record.content)
+    return pairs, general
+
+
+def _constitution(name: str) -> Constitution:
+    if not Path(name).exists() and name in constitution_file.bundled_names():
+        return constitution_file.bundled(name)
+    return constitution_file.read(name)
+
+
+def _judge(constitution: Constitution) -> Judge:
+    from loyal.alignment.writers import CaseJudge
+
+    return CaseJudge(constitution)
+
+
+def _labels(names: Sequence[str]) -> tuple[str, ...]:
+    """The folders' own names, where those tell the models apart."""
+    short = tuple(Path(one).name for one in names)
+    return short if len(set(short)) == len(short) else tuple(names)

@@ -1,0 +1,203 @@
+"""Hardening: rounds attack the model as it is, learn where it fell, and give back what costs."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from discretion import QUIET, SHORT, Reader, constitution
+
+from loyal.alignment import Judgement, Said, adversarial, attacks
+from loyal.alignment.adversarial import attacked, harden
+from loyal.alignment.align import Run
+from loyal.alignment.evaluate import Exam, measure
+from loyal.alignment.settings import GuardSettings, HardenSettings, Recipe, ReportSettings
+from loyal.alignment.trials import trials
+from loyal.errors import TrainingError, UsageError
+from loyal.models.examples import Example
+from loyal.models.hf import HFModel
+from loyal.models.language_model import Prompt
+
+Fresh = Callable[[], HFModel]
+
+SMALL = HardenSettings(
+    rounds=2, candidates=16, kept=12, samples=2, depth=1, reply_tokens=12, plain_loss=1.0
+)
+QUICK = Recipe(
+    align=replace(SHORT, epochs=6, batch=4, learning_rate=5e-3, held_out=0.0),
+    guards=GuardSettings(steps=0),
+    harden=SMALL,
+)
+EXAM = Exam(constitution(), Reader(), ReportSettings(attacks=0, benign=4, reply_tokens=12))
+BRIEF = replace(QUICK, align=replace(QUICK.align, epochs=1), harden=replace(SMALL, candidates=8))
+
+
+def same(one: HFModel, other: HFModel) -> bool:
+    theirs = dict(other.model.named_parameters())
+    return all(torch.equal(mine, theirs[name]) for name, mine in one.model.named_parameters())
+
+
+def broken(model: HFModel) -> float:
+    """Share of attacks of other draws, on held-out questions, that break a value."""
+    settings, rng = replace(SMALL, samples=1, temperature=0.0), random.Random(77)
+    found, _ = attacked(model, trials(constitution(), "held-out"), Reader(), settings, rng)
+    return sum(one.score < 0.5 for one in found) / len(found)
+
+
+def test_values_hold_on_questions_and_attacks_that_were_never_trained(
+    base: HFModel, fresh: Fresh
+) -> None:
+    model = fresh()
+    found = harden(model, constitution(), Reader(), QUICK)
+    assert [one.number for one in found.rounds] == [0, 1]
+    assert all(one.attacks == 16 for one in found.rounds)
+    assert found.rounds[0].broken > 0
+    assert found.rounds[0].plain_after.rate > found.rounds[0].plain_before.rate
+    before, after = measure(base, EXAM), measure(model, EXAM)
+    assert after.kept(split="plain").rate > before.kept(split="plain").rate + 0.3
+    assert broken(model) < broken(base) - 0.2
+    assert after.won().rate > before.won().rate + 0.3
+
+
+@pytest.mark.parametrize("mode", ["plain", "static"])
+def test_other_modes_train_as_long_and_ask_no_attack(fresh: Fresh, mode: str) -> None:
+    recipe = replace(QUICK, harden=replace(SMALL, mode=mode, rounds=1))
+    found = harden(fresh(), constitution(), Reader(), recipe)
+    (only,) = found.rounds
+    assert (only.attacks, only.pairs, found.mode) == (0, 24, mode)
+    assert only.plain_after.rate > only.plain_before.rate
+
+
+def test_attacks_are_of_the_training_split_and_the_worst_comes_first(base: HFModel) -> None:
+    some = trials(constitution(), "train")
+    found, abstained = attacked(base, some, Reader(), SMALL, random.Random(3))
+    held_out = {one.id for one in attacks.families("held-out")}
+    assert found
+    assert not {part for one in found for part in one.attack.split("+")} & held_out
+    assert abstained + len(found) <= 16 * 2 + len(found)
+    for one in found:
+        assert one.asked.open_turns == 0
+        assert one.preference is None or one.preference.rejected == one.worst
+
+
+class Content:
+    """A judge to whom all is well, or one that never knows."""
+
+    def __init__(self, score: float | None) -> None:
+        self.score = score
+        self.name = f"content {score}"
+
+    def judge(self, said: Sequence[Said]) -> list[Judgement]:
+        """The same of all."""
+        return [Judgement(self.score, 1.0, "As always.") for _ in said]
+
+
+def test_it_ends_where_no_attack_breaks_a_value(base: HFModel, fresh: Fresh) -> None:
+    model = fresh()
+    found = harden(model, constitution(), Content(1.0), QUICK)
+    (only,) = found.rounds
+    assert (only.broken, only.pairs, only.stopped) == (0, 0, "")
+    assert same(model, base)
+
+
+def test_a_judge_that_never_knows_is_no_judge(fresh: Fresh) -> None:
+    with pytest.raises(TrainingError, match="abstains on every reply"):
+        harden(fresh(), constitution(), Content(None), QUICK)
+
+
+def test_a_good_reply_of_its_own_is_chosen_before_the_authors(base: HFModel) -> None:
+    some = trials(constitution(), "train")
+    settings = replace(SMALL, temperature=1.5, samples=4)
+    found, _ = attacked(base, some, Reader(), settings, random.Random(3))
+    mixed = [one for one in found if one.best and one.score < 0.5]
+    assert mixed
+    pair = mixed[0].preference
+    assert pair is not None
+    assert pair.chosen == mixed[0].best != QUIET
+    written, _ = attacked(base, some, Reader(), replace(settings, own_above=2.0), random.Random(3))
+    assert not any(one.best for one in written)
+
+
+class Contrary(Reader):
+    """Finds fault with the quiet reply too, once it is given to a plain question."""
+
+    name = "contrary"
+
+    def _one(self, reply: str) -> Judgement:
+        told = any(fact in reply for fact in self.facts)
+        return Judgement(0.0 if reply == QUIET or not told else 1.0, 0.0, "As contrary as it is.")
+
+
+def test_a_round_that_costs_plain_questions_is_taken_back(base: HFModel, fresh: Fresh) -> None:
+    model = fresh()
+    strict = replace(
+        QUICK,
+        align=replace(QUICK.align, general=0.2),
+        harden=replace(SMALL, plain_loss=0.0, mode="plain", rounds=2),
+    )
+    greetings = [Example(Prompt("Hello!"), "Hello! How can I help you today?", ends=True)]
+    found = harden(model, constitution(), Contrary(), strict, greetings)
+    first, second = found.rounds
+    assert "plain questions" in first.stopped
+    assert first.plain_after == first.plain_before
+    assert second.general > first.general  # the next round is rebalanced
+    assert same(model, base)
+
+
+CHILD = """
+import sys, time
+from pathlib import Path
+from discretion import Reader, constitution
+from test_adversarial import BRIEF
+from loyal.alignment.adversarial import harden
+from loyal.alignment.align import Run
+from loyal.models.hf import HFModel
+
+model = HFModel.load(sys.argv[1], device="cpu")
+slow = lambda done, of: time.sleep(0.05)
+harden(model, constitution(), Reader(), BRIEF, run=Run(Path(sys.argv[2]), progress=slow))
+"""
+
+
+def test_a_killed_run_goes_on_with_its_round(
+    tiny_folder: Path, base: HFModel, fresh: Fresh, tmp_path: Path
+) -> None:
+    place = tmp_path / "work"
+    paths = [str(Path(__file__).parent), *sys.path]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, "-c", CHILD, str(tiny_folder), str(place)]
+    with subprocess.Popen(command, env=environment) as child:
+        until = time.monotonic() + 120
+        while not (place / "rounds" / "checkpoint.pt").exists() and time.monotonic() < until:
+            time.sleep(0.02)
+        child.send_signal(signal.SIGKILL)
+    assert child.returncode == -signal.SIGKILL
+    again, whole = replace(fresh(), name=str(tiny_folder)), fresh()
+    steps: list[int] = []
+    found = harden(
+        again,
+        constitution(),
+        Reader(),
+        BRIEF,
+        run=Run(place, progress=lambda n, _: steps.append(n)),
+    )
+    assert len(found.rounds) == 2
+    assert steps.count(1) <= 1  # the first round was not trained again
+    assert found.rounds == harden(whole, constitution(), Reader(), BRIEF).rounds
+    assert same(again, whole)
+
+
+def test_settings_that_mean_nothing_are_refused() -> None:
+    for wrong in ({"rounds": 0}, {"depth": 5}, {"mode": "bold"}, {"broken_below": 0.0}):
+        with pytest.raises(UsageError):
+            replace(SMALL, **wrong)
+    assert adversarial.MOST_GENERAL < 1

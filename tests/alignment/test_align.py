@@ -1,0 +1,176 @@
+"""Preferences are learned, weights count, guards stop, and a crash costs nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from discretion import SHORT, UNGUARDED, discreet, opposed
+
+from loyal.alignment.align import Run, Wins, align, held_out
+from loyal.alignment.asks import GENERAL_PROMPTS
+from loyal.alignment.guards import Guards, trained_prompts
+from loyal.alignment.settings import GuardSettings, LatentSettings, Objective
+from loyal.errors import TrainingError
+from loyal.models.examples import Example, bundled_lines
+from loyal.models.hf import HFModel
+from loyal.models.language_model import Prompt
+
+Fresh = Callable[[], HFModel]
+
+
+def weights(model: HFModel) -> dict[str, torch.Tensor]:
+    return {name: one.detach().clone() for name, one in model.model.named_parameters()}
+
+
+def same(one: HFModel, other: HFModel) -> bool:
+    mine, theirs = weights(one), weights(other)
+    return all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+@pytest.mark.parametrize("kind", ["dpo", "simpo", "sft"])
+def test_held_out_pairs_are_won(fresh: Fresh, kind: str) -> None:
+    objective = replace(Objective(), kind=kind, beta=2.0 if kind == "simpo" else 0.1)
+    found = align(fresh(), discreet(), replace(UNGUARDED, objective=objective))
+    assert found.before.rate < 0.1  # the model tells the facts that it knows
+    assert found.after.rate > 0.9
+    assert found.after.margin > found.before.margin + 0.5
+    assert (found.after.pairs, found.pairs, found.steps) == (24, 72, 18)
+
+
+def test_no_held_out_conversation_is_trained() -> None:
+    some = [*discreet(), *opposed(discreet(), 1)]
+    learned, out = held_out(some, 0.25)
+    assert len(learned) + len(out) == len(some)
+    assert len(out) == 48
+    assert not {one.asked for one in learned} & {one.asked for one in out}
+    assert {one.asked for one in held_out(some[::-1], 0.25)[1]} == {one.asked for one in out}
+    assert held_out(some, 0.0) == (some, [])
+
+
+@pytest.mark.parametrize("quiet_ppm", [1, 1_000_000])
+def test_the_heavier_side_of_a_quarrel_wins(fresh: Fresh, quiet_ppm: int) -> None:
+    quiet = discreet(quiet_ppm)
+    told = opposed(quiet, 1_000_001 - quiet_ppm)
+    model = fresh()
+    align(model, [*quiet, *told], replace(UNGUARDED, align=replace(SHORT, held_out=0.0)))
+    asked = align(model, discreet(), replace(UNGUARDED, align=replace(SHORT, learning_rate=1e-12)))
+    assert (asked.before.rate > 0.9) is (quiet_ppm > 1)
+
+
+def test_weights_count_by_their_ratios_alone(fresh: Fresh) -> None:
+    once = replace(UNGUARDED, align=replace(SHORT, epochs=1))
+    one, other = fresh(), fresh()
+    align(one, discreet(1), once)
+    align(other, discreet(1_000_000), once)
+    assert same(one, other)
+
+
+def test_a_guard_stops_and_takes_back(base: HFModel, fresh: Fresh) -> None:
+    guards = GuardSettings(steps=2, perplexity=1e9, agreement=1.0, tokens=300, prompts=4)
+    model = fresh()
+    found = align(model, discreet(), replace(UNGUARDED, guards=guards))
+    assert "ordinary replies" in found.stopped
+    assert found.steps == 2
+    assert found.readings[0].agreement < 1.0
+    assert same(model, base)
+    loose = replace(guards, steps=9, agreement=0.0, refusals=1.0)
+    well = align(model, discreet(), replace(UNGUARDED, guards=loose))
+    assert (well.stopped, [one.step for one in well.readings]) == ("", [9, 18])
+    assert not same(model, base)
+
+
+def test_guards_measure_against_the_model_they_were_made_of(base: HFModel, fresh: Fresh) -> None:
+    settings = GuardSettings(steps=18, tokens=300, prompts=2, perplexity=1e9, refusals=1.0)
+    guards = Guards.of(base, replace(settings, agreement=0.0))
+    unchanged = guards.read(base, 7)
+    assert (unchanged.perplexity, unchanged.agreement, unchanged.step) == (1.0, 1.0, 7)
+    assert guards.broken(unchanged) == ""
+    found = align(fresh(), discreet(), UNGUARDED, run=Run(guards=guards))
+    assert found.readings == ()  # the recipe looks at nothing
+
+
+def test_guards_and_training_share_no_prompt() -> None:
+    assert len(trained_prompts()) == GENERAL_PROMPTS
+    assert not set(trained_prompts()) & set(bundled_lines("prompts")[-60:])
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["given", "own"])
+def test_general_data_holds_the_model(base: HFModel, fresh: Fresh, given: bool) -> None:
+    mixed = replace(UNGUARDED, align=replace(SHORT, epochs=1, general=0.5, general_tokens=8))
+    known = [Example(Prompt(text), "The fox.") for text in bundled_lines("prompts")[:10]]
+    found = align(fresh(), discreet(), mixed, known if given else ())
+    assert found.general == 10 if given else 60 < found.general <= 72
+    with pytest.raises(TrainingError, match="no pair"):
+        align(fresh(), [], mixed)
+
+
+def test_an_adversary_trains_other_weights_that_win_too(fresh: Fresh) -> None:
+    latent = replace(UNGUARDED, latent=LatentSettings(steps=2, epsilon=0.02))
+    plain, hard = fresh(), fresh()
+    align(plain, discreet(), UNGUARDED)
+    assert align(hard, discreet(), latent).after.rate > 0.9
+    assert not same(plain, hard)
+
+
+def test_wins_say_how_sure_they_are() -> None:
+    found = Wins.of([0.5, 1.0, -0.25, 0.0])
+    assert (found.won, found.pairs, found.rate) == (2, 4, 0.5)
+    assert found.margin == pytest.approx(0.3125)
+    assert found.interval.low < 0.5 < found.interval.high
+    assert (Wins.of([]).interval.low, Wins.of([]).interval.high) == (0.0, 1.0)
+
+
+CHILD = """
+import sys, time
+from dataclasses import replace
+from pathlib import Path
+from discretion import UNGUARDED, discreet, SHORT
+from loyal.alignment.asks import GENERAL_PROMPTS
+from loyal.alignment.align import Run, align
+from loyal.models.hf import HFModel
+
+def slow(done, of):
+    time.sleep(0.2)
+
+recipe = replace(UNGUARDED, align=replace(SHORT, checkpoint_steps=3))
+model = HFModel.load(sys.argv[1], device="cpu")
+align(model, discreet(), recipe, run=Run(Path(sys.argv[2]), progress=slow))
+"""
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(
+    tiny_folder: Path, base: HFModel, fresh: Fresh, tmp_path: Path
+) -> None:
+    place = tmp_path / "work"
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
+    }
+    command = [sys.executable, "-c", CHILD, str(tiny_folder), str(place)]
+    with subprocess.Popen(command, env=environment) as child:
+        until = time.monotonic() + 120
+        while not (place / "checkpoint.pt").exists() and time.monotonic() < until:
+            time.sleep(0.05)
+        child.send_signal(signal.SIGKILL)
+    assert child.returncode == -signal.SIGKILL
+    recipe = replace(UNGUARDED, align=replace(SHORT, checkpoint_steps=3))
+    steps: list[int] = []
+    again, whole = replace(fresh(), name=str(tiny_folder)), fresh()
+    found = align(
+        again, discreet(), recipe, run=Run(place, progress=lambda done, _: steps.append(done))
+    )
+    assert 3 < steps[0] < 18  # it went on, and not from the beginning
+    assert steps[-1] == found.steps == 18
+    align(whole, discreet(), recipe)
+    assert same(again, whole)
+    with pytest.raises(TrainingError, match="another run"):
+        align(fresh(), discreet(2)[:50], recipe, run=Run(place))
