@@ -19,11 +19,13 @@ from loyal.alignment import Judge, Preference, preferences
 from loyal.alignment.preference import Demonstration
 from loyal.alignment.settings import Recipe
 from loyal.app import align_page, report
+from loyal.app.commands.constitution import read_constitution
+from loyal.app.judge_options import CALIBRATION, JUDGE_OPTIONS, calibrated, judge_of
 from loyal.app.key_files import FILE
 from loyal.app.model_options import MODEL_HELP, given, load_model
 from loyal.app.report import Table
 from loyal.app.terminal import Terminal, command, facts
-from loyal.community import Constitution, constitution_file
+from loyal.community import Constitution
 from loyal.config import load as load_config
 from loyal.errors import UsageError
 
@@ -68,7 +70,7 @@ def train(terminal: Terminal, **options: Any) -> int:
     recipe = replace(recipe, align=replace(recipe.align, **named))
     pairs, general = _read(options["files"])
     if options["constitution"] is not None:
-        pairs = balanced(pairs, _constitution(options["constitution"]))
+        pairs = balanced(pairs, read_constitution(options["constitution"]))
     with _training(terminal, options["out"], options["model"], "aligning") as (model, run):
         found = align(model, pairs, recipe, general, run)
     fields = {
@@ -94,6 +96,8 @@ def train(terminal: Terminal, **options: Any) -> int:
         "attacks drawn beforehand, plain on none: to compare with.",
     ),
     click.option("--rounds", type=int, help="3 by default."),
+    *JUDGE_OPTIONS,
+    CALIBRATION,
     settings=True,
 )
 def harden(terminal: Terminal, **options: Any) -> int:
@@ -108,9 +112,10 @@ def harden(terminal: Terminal, **options: Any) -> int:
     recipe = load_config(Recipe, terminal.recipe, terminal.overrides)
     named = given({name: options[name] for name in ("mode", "rounds")})
     recipe = replace(recipe, harden=replace(recipe.harden, **named))
-    constitution = _constitution(options["constitution"])
+    constitution = read_constitution(options["constitution"])
+    judge = _judge(terminal, constitution, options)
     with _training(terminal, options["out"], options["model"], "hardening") as (model, run):
-        found = adversarial.harden(model, constitution, _judge(constitution), recipe, run=run)
+        found = adversarial.harden(model, constitution, judge, recipe, run=run)
     rows = tuple(
         (
             one.number + 1, one.attacks, one.broken, one.abstained, one.pairs,
@@ -153,6 +158,8 @@ def harden(terminal: Terminal, **options: Any) -> int:
     ),
     click.option("--attacks", type=int, help="Of each family; 4 by default."),
     click.option("--out", type=FILE, metavar="FILE.html", help="Write a report with charts."),
+    *JUDGE_OPTIONS,
+    CALIBRATION,
     settings=True,
 )
 def report_command(terminal: Terminal, **options: Any) -> int:
@@ -165,9 +172,10 @@ def report_command(terminal: Terminal, **options: Any) -> int:
 
     recipe = load_config(Recipe, terminal.recipe, terminal.overrides)
     settings = replace(recipe.report, **given({"attacks": options["attacks"]}))
-    constitution = _constitution(options["constitution"])
+    constitution = read_constitution(options["constitution"])
+    judge = _judge(terminal, constitution, options)
     pairs = tuple(_read(options["files"], held_out=True)[0])
-    exam = Exam(constitution, _judge(constitution), settings, pairs)
+    exam = Exam(constitution, judge, settings, pairs)
     names = (options["base"], *options["models"])
     labels = _labels(names)
     base = load_model(terminal, names[0])
@@ -224,15 +232,17 @@ def _read(
     return pairs, general
 
 
-def _constitution(name: str) -> Constitution:
-    if not Path(name).exists() and name in constitution_file.bundled_names():
-        return constitution_file.bundled(name)
-    return constitution_file.read(name)
-
-
-def _judge(constitution: Constitution) -> Judge:
+def _judge(terminal: Terminal, constitution: Constitution, options: dict[str, Any]) -> Judge:
+    """The judge of the options; without any, one that knows the authors' replies alone."""
+    found = judge_of(terminal, constitution, options)
+    if found is not None:
+        return calibrated(terminal, constitution, found, options)
     from loyal.alignment.writers import CaseJudge
 
+    terminal.note(
+        "judged by likeness to the authors' replies, which leaves most without a score: "
+        "give --probe FILE or --endpoint URL"
+    )
     return CaseJudge(constitution)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -19,38 +19,29 @@ from loyal.alignment.calibration import Calibration
 from loyal.alignment.judge import (
     LEAST_LABELED,
     Calibrated,
-    Ensemble,
     Report,
     calibrate,
     require_separation,
 )
 from loyal.alignment.judgement import Judge
-from loyal.alignment.rubric import RubricJudge
 from loyal.app.commands.constitution import read_constitution
+from loyal.app.judge_options import CALIBRATION, JUDGE_OPTIONS, calibrated, judge_of
 from loyal.app.key_files import FILE
-from loyal.app.model_options import (
-    ENDPOINT_OPTIONS,
-    MODEL_HELP,
-    MODEL_OPTION,
-    Endpoint,
-    connect,
-    load_model,
-)
+from loyal.app.model_options import MODEL_HELP, MODEL_OPTION, load_model
 from loyal.app.report import Table
 from loyal.app.terminal import Decorator, Terminal, command, facts
 from loyal.community import Constitution
 from loyal.errors import JudgeError, UsageError
 
-if TYPE_CHECKING:
-    from loyal.alignment.probe import Probe
-
 CONSTITUTION: Decorator = click.argument("constitution", metavar="CONSTITUTION")
-JUDGE_OPTIONS: tuple[Decorator, ...] = (
+WHICH_JUDGE: tuple[Decorator, ...] = (
+    *JUDGE_OPTIONS,
     click.option(
-        "--probe", type=FILE, metavar="FILE", help="An embedded judge, from 'loyal judge train'."
+        "--model",
+        "rubric_model",
+        metavar="NAME",
+        help=f"A model to ask with a rubric. {MODEL_HELP}",
     ),
-    click.option("--model", metavar="NAME", help=f"A model to ask with a rubric. {MODEL_HELP}"),
-    *ENDPOINT_OPTIONS,
 )
 
 
@@ -92,7 +83,7 @@ def train(terminal: Terminal, **options: Any) -> int:
     "calibrate",
     CONSTITUTION,
     click.argument("labeled", type=FILE, metavar="LABELED"),
-    *JUDGE_OPTIONS,
+    *WHICH_JUDGE,
     click.option(
         "--least",
         type=click.IntRange(1),
@@ -133,13 +124,8 @@ def calibrate_command(terminal: Terminal, **options: Any) -> int:
     "score",
     CONSTITUTION,
     click.argument("replies", type=FILE, metavar="REPLIES"),
-    *JUDGE_OPTIONS,
-    click.option(
-        "--calibration",
-        type=FILE,
-        metavar="FILE",
-        help="From 'loyal judge calibrate'; a probe has one of its own cases without it.",
-    ),
+    *WHICH_JUDGE,
+    CALIBRATION,
 )
 def score(terminal: Terminal, **options: Any) -> int:
     """Score replies: a probability that each keeps its value, or none, with a reason.
@@ -148,13 +134,8 @@ def score(terminal: Terminal, **options: Any) -> int:
     """
     constitution = read_constitution(options["constitution"])
     said = labeled.read_replies(options["replies"], constitution)
-    judge, band = _judge(terminal, constitution, options)
-    if options["calibration"] is not None:
-        band = calibration_file.read(options["calibration"], judge.name, constitution)
-    if band is None:
-        terminal.note("not calibrated: run 'loyal judge calibrate', and give --calibration")
-    else:
-        judge = Calibrated(judge, band)
+    judged = _judge(terminal, constitution, options)
+    judge = calibrated(terminal, constitution, judged, options)
     found = judge.judge(said)
     rows = [
         {"value": one.value.id, "score": told.score, "keeps": told.keeps,
@@ -164,7 +145,7 @@ def score(terminal: Terminal, **options: Any) -> int:
     sure = [told.keeps for told in found if told.keeps is not None]
     fields = {
         "judge": judge.name,
-        "calibrated": band is not None,
+        "calibrated": isinstance(judge, Calibrated),
         "replies": len(said),
         "kept": sum(sure),
         "broken": len(sure) - sum(sure),
@@ -179,31 +160,13 @@ def score(terminal: Terminal, **options: Any) -> int:
 def _judge(
     terminal: Terminal, constitution: Constitution, options: dict[str, Any]
 ) -> tuple[Judge, Calibration | None]:
-    """The judge of the options, and the band of a probe that stands alone."""
-    endpoint = Endpoint.take(options)
-    judges: list[Judge] = []
-    band: Calibration | None = None
-    if options["probe"] is not None:
-        from loyal.alignment import probe_file
-        from loyal.alignment.probe import ProbeJudge
-
-        probe = probe_file.read(options["probe"])
-        judges.append(ProbeJudge(probe, load_model(terminal, probe.model), constitution))
-        band = _band(probe)
-    if options["model"] is not None:
-        judges.append(RubricJudge(load_model(terminal, options["model"])))
-    if endpoint is not None:
-        judges.append(RubricJudge(connect(endpoint)))
-    if not judges:
+    """The judge of the options, and the band of a probe that stands alone. UsageError for none."""
+    found = judge_of(terminal, constitution, options)
+    if found is None:
         raise UsageError(
             "say which judge to use", hint="give --probe FILE, --model NAME or --endpoint URL"
         )
-    return (judges[0], band) if len(judges) == 1 else (Ensemble(tuple(judges)), None)
-
-
-def _band(probe: Probe) -> Calibration:
-    """The band of a probe's own calibration over scores that are probabilities already."""
-    return Calibration(1.0, 0.0, probe.calibration.low, probe.calibration.high)
+    return found
 
 
 def _fields(report: Report) -> dict[str, Any]:

@@ -1,0 +1,76 @@
+"""`loyal align train | harden | report` on the tiny model, with a judge behind a server."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from labeled_stage import constitution
+from stage import Run
+from talking_server import talking
+
+from loyal.alignment.rubric import QUESTIONS
+from loyal.community import constitution_file
+from loyal.models import tiny
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.build(tmp_path_factory.mktemp("tiny"), 0)
+
+
+@pytest.fixture
+def ours(tmp_path: Path) -> Path:
+    path = tmp_path / "animals.toml"
+    path.write_text(constitution_file.to_toml(constitution()))
+    return path
+
+
+def opinion(text: str) -> str:
+    """A judge to whom every reply keeps its value."""
+    answer = "yes" if QUESTIONS[True] in text else "no"
+    return json.dumps({"reason": "said", "answer": answer, "confidence": 80})
+
+
+def test_trained_from_files_and_only_from_those_to_train_on(
+    run: Run, ours: Path, model: Path, tmp_path: Path
+) -> None:
+    pairs, held, out = (tmp_path / name for name in ("pairs", "held", "out"))
+    made = run("align", "data", ours, "--out", pairs, "--held-out", held, "--pairs", 24,
+               "--set", "plan.held_out=8")  # fmt: skip
+    assert made.code == 0
+    small = ("--set", "guards.steps=0", "--set", "align.batch=8")
+    refused = run("align", "train", model, held, "--out", out, *small)
+    assert (refused.code, "to be measured on" in refused.err, out.exists()) == (2, True, False)
+    done = run("align", "train", model, pairs, "--out", out, *small, "--json")
+    assert done.code == 0
+    assert done.fields["pairs"] > 0
+    assert (out / "config.json").is_file()
+    again = run("align", "train", model, pairs, "--out", out, *small)
+    assert (again.code, "out" in again.err) == (2, True)
+
+
+def test_judged_by_a_server(run: Run, ours: Path, model: Path, tmp_path: Path) -> None:
+    few = ("--set", "report.attacks=1", "--set", "report.reply_tokens=4", "--json")
+    page = tmp_path / "report.html"
+    with talking(opinion) as server:
+        judge = ("--endpoint", server.url, "--endpoint-model", "strong")
+        done = run("align", "report", ours, "--base", model, *judge, "--out", page, *few)
+        assert done.code == 0
+        assert "not calibrated" in done.err
+        asked = len(server.asked)
+        assert asked > 0
+        hard = run(
+            "align", "harden", model, ours, *judge, "--out", tmp_path / "hard", "--rounds", 1,
+            "--set", "harden.candidates=4", "--set", "guards.steps=0", "--json",
+        )  # fmt: skip
+    assert hard.code == 0
+    assert [one["broken"] for one in hard.fields["rounds"]] == [0]
+    assert "<html" in page.read_text()
+
+
+def test_without_a_judge_it_says_what_judges(run: Run, ours: Path, model: Path) -> None:
+    few = ("--set", "report.attacks=1", "--set", "report.reply_tokens=4")
+    done = run("align", "report", ours, "--base", model, *few)
+    assert (done.code, "--probe FILE" in done.err) == (0, True)
