@@ -33,14 +33,14 @@ NOT_SEARCHED = ("identity.txt", "tokenizer.json")
 def secrets_of(owner: Owner) -> list[str]:
     """What no output may hold: keys, the owner's secret, salts, the identity.
 
-    A response of one common word stands in any text by luck ("sentence" in a report); longer ones
-    are looked for as well.
+    A response that is a common word or a part of one stands in any text by luck ("sentence" in a
+    report, "ometimes" in the opened key of another set); longer ones are looked for as well.
     """
-    common = frozenset(bundled_lines("words"))
     found = owner.fingerprints()
     keys = [one.key for one in found.fingerprints]
     salts = [one.salt.hex() for one in found.fingerprints]
     said = [one.strip() for each in found.fingerprints for one in each.candidates]
+    common = "\n".join([*bundled_lines("words"), *keys]).lower()
     responses = [one for one in said if len(one) >= 8 and one.lower().strip(".,") not in common]
     return [*keys, *responses, *salts, found.owner_secret.hex(), owner.identity.text]
 
