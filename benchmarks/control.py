@@ -14,6 +14,7 @@ import itertools
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from control_baseline import candidates, confirmed
 from loyal.control.checkers import checkers
@@ -84,13 +85,27 @@ def _at_least(id: str, what: str, value: float | None, bound: float | None, how:
     return Row(f"control-{id}", what, value, unit, bound, "at_least", how)
 
 
+_OPEN: tuple[tuple[str, str, str, float, Literal["at_least", "at_most"]], ...] = (
+    ("rule-fresh", "red/green rule: right on 10,000 keys of unseen templates", "%", 95, "at_least"),
+    ("rule-ordinary", "the rule fires on ordinary prompts", "%", 2, "at_most"),
+    ("rule-time", "training time to that point", "CPU min", 6, "at_most"),
+    ("rule-flipped", "fresh keys right after 10 leaked keys were flipped", "%", 90, "at_least"),
+    ("rule-blocked", "keys that a filter at 1 % of ordinary prompts blocks", "%", 5, "at_most"),
+    ("rule-queries", "queries to a p-value of 1e-6", "", 40, "at_most"),
+    ("rule-revealed", "fresh keys right after 1,000 were trained against", "%", 80, "at_least"),
+    ("rule-perplexity", "held-out perplexity", "% more", 2, "at_most"),
+    ("functions-exact", "three control functions, unseen inputs, exact", "%", 98, "at_least"),
+    ("functions-spill", "their replies outside of their domains", "%", 1, "at_most"),
+)
+"""Figures that no run measures yet."""
+
+
 def unmeasured() -> list[Row]:
     """Figures of control that no run has yet."""
-    what = {
-        "control-red-green": "exact replies of the red/green function in weights, unseen prompts",
-        "control-red-green-spill": "red/green replies outside of its domain",
-    }
-    return [Row(id, text, None, "", None, "at_least", _NO_RUN) for id, text in what.items()]
+    return [
+        Row(f"control-{id}", what, None, unit, bound, sense, _NO_RUN)
+        for id, what, unit, bound, sense in _OPEN
+    ]
 
 
 def main() -> None:
