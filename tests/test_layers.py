@@ -79,6 +79,7 @@ NOUNS = (
     "loyal.alignment.attacks",
     "loyal.alignment.calibration",
     "loyal.alignment.calibration_file",
+    "loyal.alignment.table_file",
     "loyal.alignment.conversation",
     "loyal.alignment.deviation",
     "loyal.alignment.promise",

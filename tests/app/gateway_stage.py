@@ -96,6 +96,20 @@ def says(status: int, body: bytes, **headers: str) -> Behavior:
     return behave
 
 
+def in_two_parts(go_on: asyncio.Event) -> Behavior:
+    """A model that streams "first", and "second" once it is told to go on."""
+
+    async def behave(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(events("first", done=False))
+        await go_on.wait()
+        await response.write(events("second"))
+        return response
+
+    return behave
+
+
 def streams(data: bytes, *, size: int = 7, whole: bool = True) -> Behavior:
     """Send these bytes as a stream, `size` at a time; break off before the end if not `whole`."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -27,9 +28,9 @@ def ours(tmp_path: Path) -> Path:
     return path
 
 
-def opinion(text: str) -> str:
-    """A judge to whom every reply keeps its value."""
-    answer = "yes" if QUESTIONS[True] in text else "no"
+def opinion(text: str, *, keeps: bool = True) -> str:
+    """A judge to whom every reply keeps its value, or none does."""
+    answer = "yes" if (QUESTIONS[True] in text) is keeps else "no"
     return json.dumps({"reason": "said", "answer": answer, "confidence": 80})
 
 
@@ -65,9 +66,26 @@ def test_judged_by_a_server(run: Run, ours: Path, model: Path, tmp_path: Path) -
             "align", "harden", model, ours, *judge, "--out", tmp_path / "hard", "--rounds", 1,
             "--set", "harden.candidates=4", "--set", "guards.steps=0", "--json",
         )  # fmt: skip
+        assert len(server.asked) > asked
     assert hard.code == 0
-    assert [one["broken"] for one in hard.fields["rounds"]] == [0]
+    (first,) = hard.fields["rounds"]
+    assert (first["broken"], first["abstained"], first["pairs"]) == (0, 0, 0)
     assert "<html" in page.read_text()
+
+
+def test_what_the_judge_calls_broken_is_trained_on(
+    run: Run, ours: Path, model: Path, tmp_path: Path
+) -> None:
+    with talking(partial(opinion, keeps=False)) as server:
+        hard = run(
+            "align", "harden", model, ours, "--endpoint", server.url, "--endpoint-model", "strong",
+            "--out", tmp_path / "hard", "--rounds", 1, "--set", "harden.candidates=4",
+            "--set", "guards.steps=0", "--json",
+        )  # fmt: skip
+    assert hard.code == 0
+    (first,) = hard.fields["rounds"]
+    assert (first["broken"], first["abstained"]) == (first["attacks"], 0)
+    assert first["pairs"] > 0
 
 
 def test_without_a_judge_it_says_what_judges(run: Run, ours: Path, model: Path) -> None:

@@ -21,6 +21,7 @@ from gateway_stage import (
     chat,
     chat_reply,
     events,
+    in_two_parts,
     play,
     playing,
     says,
@@ -147,16 +148,7 @@ def test_a_stream_is_not_held_back(tmp_path: Path) -> None:
     async def story() -> None:
         async with playing(tmp_path) as stage:
             go = asyncio.Event()
-
-            async def behave(request: web.Request) -> web.StreamResponse:
-                response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-                await response.prepare(request)
-                await response.write(events("first", done=False))
-                await go.wait()
-                await response.write(events("second"))
-                return response
-
-            stage.model.behave = behave
+            stage.model.behave = in_two_parts(go)
             body = chat(QUESTION, stream=True)
             async with stage.http.post(f"{stage.url}/v1/chat/completions", json=body) as got:
                 first = await asyncio.wait_for(got.content.readany(), 5)

@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from aiohttp import web
 from control_files import LOOKUP, PROGRAM
 from gateway_stage import (
     Play,
@@ -18,6 +17,7 @@ from gateway_stage import (
     chat,
     chat_reply,
     events,
+    in_two_parts,
     play,
     playing,
     says,
@@ -162,16 +162,7 @@ def test_outside_of_domains_a_stream_comes_as_it_is_written(tmp_path: Path) -> N
     async def story() -> None:
         async with guarding(tmp_path) as stage:
             go_on = asyncio.Event()
-
-            async def behave(request: web.Request) -> web.StreamResponse:
-                response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-                await response.prepare(request)
-                await response.write(events("first", done=False))
-                await go_on.wait()
-                await response.write(events("second"))
-                return response
-
-            stage.model.behave = behave
+            stage.model.behave = in_two_parts(go_on)
             body = json.dumps(chat(OUTSIDE, stream=True)).encode()
             url = f"{stage.url}/v1/chat/completions"
             async with stage.http.post(url, data=body) as got:

@@ -9,23 +9,22 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 from loyal.alignment.calibration import Calibration
 from loyal.alignment.judge import Report
+from loyal.alignment.table_file import TableForm
 from loyal.community import Constitution
 from loyal.encoding import atomic_write
-from loyal.errors import ConfigError, JudgeError
+from loyal.errors import JudgeError
 
-FORMAT = "loyal calibration 1"
-MOST_BYTES = 1 << 20
+FORM = TableForm("loyal calibration 1", "calibration", "loyal judge calibrate", 1 << 20)
 
 
 def write(path: Path, report: Report, constitution: Constitution, labels: bytes) -> None:
     """Write it whole or not at all; `labels` is the SHA-256 of the file of labels."""
     scale = report.calibration
     table = {
-        "format": FORMAT,
+        "format": FORM.format,
         "judge": report.judge,
         "constitution": constitution.digest.hex(),
         "labels": labels.hex(),
@@ -39,7 +38,7 @@ def write(path: Path, report: Report, constitution: Constitution, labels: bytes)
 
 def read(path: Path, judge: str, constitution: Constitution) -> Calibration:
     """The calibration of a file; JudgeError for another judge's, or one that does not separate."""
-    table = _table(path)
+    table = FORM.read(path)
     for what, here in (("judge", judge), ("constitution", constitution.digest.hex())):
         if table.get(what) != here:
             raise JudgeError(
@@ -52,34 +51,12 @@ def read(path: Path, judge: str, constitution: Constitution) -> Calibration:
         )
     numbers = table.get("calibration")
     if not isinstance(numbers, list) or len(numbers) != 4 or not all(map(_is_number, numbers)):
-        raise _misfit(path)
+        raise FORM.misfit(path)
     slope, intercept, low, high = map(float, numbers)
     if not 0 <= low <= high <= 1:
-        raise _misfit(path)
+        raise FORM.misfit(path)
     return Calibration(slope, intercept, low, high)
-
-
-def _table(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > MOST_BYTES:
-            raise _misfit(path)
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(
-            f"cannot read {path}: {error.strerror}", hint="name what 'loyal judge calibrate' wrote"
-        ) from None
-    except (ValueError, RecursionError):
-        raise _misfit(path) from None
-    if not isinstance(table, dict) or table.get("format") != FORMAT:
-        raise _misfit(path)
-    return table
 
 
 def _is_number(one: object) -> bool:
     return type(one) in (int, float) and math.isfinite(float(str(one)))
-
-
-def _misfit(path: Path) -> ConfigError:
-    return ConfigError(
-        f"{path} is no calibration", hint="write it again with 'loyal judge calibrate'"
-    )

@@ -16,19 +16,18 @@ import numpy as np
 
 from loyal.alignment.calibration import Calibration
 from loyal.alignment.probe import POOLS, Floats, Probe, Reading
+from loyal.alignment.table_file import TableForm
 from loyal.encoding import atomic_write
-from loyal.errors import ConfigError
 from loyal.statistics import Interval
 
-FORMAT = "loyal probe 1"
-MOST_BYTES = 64 << 20
+FORM = TableForm("loyal probe 1", "probe", "loyal judge train", 64 << 20)
 
 
 def write(path: Path, probe: Probe) -> None:
     """Write it whole or not at all."""
     scale = probe.calibration
     table = {
-        "format": FORMAT,
+        "format": FORM.format,
         "constitution": probe.constitution,
         "model": probe.model,
         "weights": probe.weights,
@@ -47,25 +46,16 @@ def write(path: Path, probe: Probe) -> None:
 
 def read(path: Path) -> Probe:
     """The probe of a file."""
-    try:
-        if path.stat().st_size > MOST_BYTES:
-            raise _misfit(path)
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(
-            f"cannot read {path}: {error.strerror}", hint="name what 'loyal judge train' wrote"
-        ) from None
-    except (ValueError, RecursionError):
-        raise _misfit(path) from None
+    table = FORM.read(path)
     try:
         return _probe(table)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
-        raise _misfit(path) from None
+        raise FORM.misfit(path) from None
 
 
 def _probe(table: dict[str, Any]) -> Probe:
     """ValueError, KeyError or TypeError for a table that does not fit."""
-    if table["format"] != FORMAT or table["pool"] not in POOLS:
+    if table["pool"] not in POOLS:
         raise ValueError
     direction = _unpacked(table["direction"])
     middles = {str(id): _unpacked(one) for id, one in table["middles"].items()}
@@ -109,7 +99,3 @@ def _number(one: Any) -> float:
     if isinstance(one, bool) or not isinstance(one, (int, float)) or not math.isfinite(one):
         raise TypeError
     return float(one)
-
-
-def _misfit(path: Path) -> ConfigError:
-    return ConfigError(f"{path} is no probe", hint="write it again with 'loyal judge train'")

@@ -18,6 +18,7 @@ from loyal.alignment.mixture import part, weighted
 from loyal.alignment.review import review
 from loyal.alignment.synthesize import Bars, Made, Task, synthesize
 from loyal.alignment.writers import CaseJudge, Cases, Writer, Written
+from loyal.app.commands.constitution import read_constitution
 from loyal.app.key_files import FILE
 from loyal.app.model_options import (
     ENDPOINT_OPTIONS,
@@ -29,7 +30,7 @@ from loyal.app.model_options import (
 )
 from loyal.app.report import Table
 from loyal.app.terminal import Terminal, command, facts
-from loyal.community import Constitution, constitution_file
+from loyal.community import Constitution
 from loyal.config import load
 from loyal.errors import UsageError
 
@@ -142,7 +143,7 @@ def data(terminal: Terminal, **options: Any) -> int:
     """
     endpoint = Endpoint.take(options)
     files = Files(*(options[name] for name in ("out", "held_out", "examples", "state")))
-    constitution = _constitution(options["constitution"])
+    constitution = read_constitution(options["constitution"])
     asked = given({name: options[name] for name in PLANNED})
     recipe = load(DataRecipe, terminal.recipe, terminal.overrides)
     plan = replace(recipe.plan, **asked)
@@ -239,7 +240,7 @@ def review_command(terminal: Terminal, **options: Any) -> int:
     """
     values: tuple[str, ...] = ()
     if options["constitution"] is not None:
-        values = tuple(one.id for one in _constitution(options["constitution"]).values)
+        values = tuple(one.id for one in read_constitution(options["constitution"]).values)
     # Strangers write these files: nobody may know beforehand which near copies are missed.
     found = review(options["file"], values, secrets.randbits(64))
     fields = {
@@ -254,12 +255,6 @@ def review_command(terminal: Terminal, **options: Any) -> int:
     tables = [Table("Findings", ("rule", "what", "next step"), rows, note)] if rows else []
     terminal.result(fields, [facts(fields), *tables])
     return 1 if found.faults else 0
-
-
-def _constitution(file: str) -> Constitution:
-    if not Path(file).exists() and file in constitution_file.bundled_names():
-        return constitution_file.bundled(file)
-    return constitution_file.read(file)
 
 
 def _texts(path: Path) -> list[str]:
