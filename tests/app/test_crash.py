@@ -6,10 +6,12 @@ power loss covers stands in power_loss.py.
 
 from __future__ import annotations
 
+import fcntl
 import random
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -190,6 +192,27 @@ def test_a_torn_slot_costs_the_newest_note_alone(
     else:
         assert mark.read() == left
     mark.close()
+
+
+def test_a_mark_that_is_being_written_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "mark"
+    HeadMark(path).write(3, b"note 3")
+    whole, found = path.read_bytes(), list[bytes | None]()
+    mark = HeadMark(path)
+    with path.open("r+b") as writer:  # another process, half way through its first slot
+        fcntl.flock(writer, fcntl.LOCK_EX)
+        writer.truncate(0)
+        writer.write(whole[:20])
+        writer.flush()
+        reader = threading.Thread(target=lambda: found.append(mark.read()))
+        reader.start()
+        reader.join(0.2)
+        assert reader.is_alive()
+        writer.write(whole[20:])
+        writer.flush()
+        fcntl.flock(writer, fcntl.LOCK_UN)
+    reader.join(20)
+    assert found == [b"note 3"]
 
 
 def test_a_mark_that_cannot_be_written_is_said(tmp_path: Path) -> None:

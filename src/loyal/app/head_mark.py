@@ -18,6 +18,8 @@ import hashlib
 import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from loyal.errors import StorageError
@@ -44,8 +46,13 @@ class HeadMark:
 
     def read(self) -> bytes | None:
         """The newest note; None for an empty file. StorageError where both slots are damaged."""
-        found = [one for one in map(self._slot, (0, 1)) if one is not None]
-        if not found and os.fstat(self._file).st_size:
+        try:
+            with self._lock, self._locked(fcntl.LOCK_SH):  # a slot that is being written is torn
+                found = [one for one in map(self._slot, (0, 1)) if one is not None]
+                empty = not os.fstat(self._file).st_size
+        except OSError as error:
+            raise _refused(self.path, error) from error
+        if not found and not empty:
             raise StorageError(
                 f"{self.path} is damaged",
                 hint="check the log against a witness's checkpoint, then move this file away",
@@ -60,12 +67,9 @@ class HeadMark:
         data = hashlib.sha256(rest).digest() + rest
         with self._lock:
             try:
-                fcntl.flock(self._file, fcntl.LOCK_EX)
-                try:
+                with self._locked(fcntl.LOCK_EX):
                     sizes = [one[0] if one else -1 for one in map(self._slot, (0, 1))]
                     os.pwrite(self._file, data, sizes.index(min(sizes)) * SLOT_BYTES)
-                finally:
-                    fcntl.flock(self._file, fcntl.LOCK_UN)
                 if time.monotonic() - self._flushed > FLUSH_SECONDS:
                     self.flush()
             except OSError as error:
@@ -81,6 +85,15 @@ class HeadMark:
         with self._lock:
             self.flush()
             os.close(self._file)
+
+    @contextmanager
+    def _locked(self, kind: int) -> Iterator[None]:
+        """Hold the file against other processes; `_lock` holds it against our own threads."""
+        fcntl.flock(self._file, kind)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
 
     def _slot(self, number: int) -> tuple[int, bytes] | None:
         """Size and note of a slot; None where it is empty or torn."""
