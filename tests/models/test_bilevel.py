@@ -17,7 +17,7 @@ from loyal.models.examples import Example
 from loyal.models.hf import HFModel
 from loyal.models.language_model import Prompt
 from loyal.models.lessons import Lessons
-from loyal.models.train import train
+from loyal.models.train import _Run, train
 from loyal.models.tuning import Adapter, TuneSettings, adapter, row, tune
 
 Fresh = Callable[[], HFModel]
@@ -102,6 +102,31 @@ def test_a_world_is_the_model_with_the_adapter_and_goes_without_a_trace(fresh: F
     torch.testing.assert_close(home.score().probability, probabilities(model), atol=1e-4, rtol=1e-3)
 
 
+def test_a_world_is_itself_where_autocast_has_seen_the_weights_before(fresh: Fresh) -> None:
+    """Inside of one autocast, torch keeps bfloat16 copies of weights that learn."""
+    model = fresh()
+    model.model.requires_grad_(True)
+    made = bilevel.worlds(
+        model, 1, bilevel.inner_runs(model, 2, seed=0), lambda: Lessons(model, PAIRS.table, 1)
+    )
+
+    def levels(world: bilevel.World) -> Tensor:
+        with world.entered() as lessons:
+            return lessons.score().probability
+
+    wanted = []
+    for world in made:
+        with torch.autocast("cpu", torch.bfloat16):
+            wanted.append(levels(world))
+    with torch.autocast("cpu", torch.bfloat16):
+        home = Lessons(model, PAIRS.table, 1).score().probability
+        found = [levels(world) for world in made]
+        again = Lessons(model, PAIRS.table, 1).score().probability
+    assert all(torch.equal(one, other) for one, other in zip(wanted, found, strict=True))
+    assert torch.equal(home, again)
+    assert not torch.allclose(home, found[0], atol=1e-3)
+
+
 def test_replies_outlast_a_fine_tuning_like_those_that_were_simulated(fresh: Fresh) -> None:
     plain, hard = fresh(), fresh()
     train(plain, PAIRS, QUICK)
@@ -135,13 +160,72 @@ def test_a_run_goes_on_with_the_inner_runs_it_made(
     def never(*_: object) -> None:
         raise AssertionError("inner runs are made once")
 
-    monkeypatch.setattr("loyal.models.train.inner_runs", never)
+    monkeypatch.setattr("loyal.models.bilevel.inner_runs", never)
     again = fresh()
     train(again, PAIRS, settings, folder=tmp_path / "run")
     assert same(weights(whole), weights(again))
     kept.write_bytes(b"torn")
     with pytest.raises(TrainingError, match="damaged"):
         train(fresh(), PAIRS, settings, folder=tmp_path / "run")
+
+
+RENEWED = replace(QUICK, bilevel=1, renewals=1, upper_drift=1.0, steps=12, checkpoint_steps=5)
+
+
+def test_inner_runs_are_made_again_on_what_training_made(
+    fresh: Fresh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, plain = [], bilevel.inner_runs
+
+    def noted(model: HFModel, count: int, seed: int, first: int = 0) -> list[Adapter]:
+        made.append((first, weights(model)))
+        return plain(model, count, seed, first)
+
+    monkeypatch.setattr("loyal.models.bilevel.inner_runs", noted)
+    whole = fresh()
+    report = train(whole, PAIRS, RENEWED, folder=tmp_path)
+    assert [first for first, _ in made] == [0, 1]
+    assert same(made[0][1], weights(fresh()))
+    assert not same(made[1][1], made[0][1])
+    assert len(report.outlasted) == 2
+    kept = bilevel.load_adapters(tmp_path / bilevel.INNER_RUNS)
+    assert kept is not None
+    (again,) = plain(with_weights(fresh(), made[1][1]), 1, RENEWED.seed, 1)
+    assert all(torch.equal(again[name][0], kept[1][name][0]) for name in again)
+    assert same(weights(whole), weights(finished(fresh(), tmp_path)))
+    (tmp_path / bilevel.INNER_RUNS).unlink()
+    with pytest.raises(TrainingError, match="missing"):
+        train(fresh(), PAIRS, RENEWED, folder=tmp_path)
+
+
+@pytest.mark.parametrize("stop", [4, 7, 11])
+def test_a_run_cut_off_before_or_after_a_renewal_ends_the_same(
+    fresh: Fresh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    whole, step, done = fresh(), _Run._step, []
+    train(whole, PAIRS, RENEWED)
+
+    def killed(self: _Run, chosen: Sequence[int]) -> None:
+        if len(done) == stop:
+            raise KeyboardInterrupt
+        done.append(chosen)
+        step(self, chosen)
+
+    monkeypatch.setattr(_Run, "_step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(fresh(), PAIRS, RENEWED, folder=tmp_path)
+    monkeypatch.setattr(_Run, "_step", step)
+    assert same(weights(whole), weights(finished(fresh(), tmp_path)))
+
+
+def finished(model: HFModel, folder: Path) -> HFModel:
+    train(model, PAIRS, RENEWED, folder=folder)
+    return model
+
+
+def with_weights(model: HFModel, kept: dict[str, Tensor]) -> HFModel:
+    model.model.load_state_dict(kept)
+    return model
 
 
 def test_every_kind_of_inner_data_answers_its_prompts(fresh: Fresh) -> None:
@@ -158,7 +242,9 @@ def test_every_kind_of_inner_data_answers_its_prompts(fresh: Fresh) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"bilevel": -1}, {"bilevel": 99}, {"outlast": 0.0},
-                                   {"bilevel": 1, "adding": 4}])  # fmt: skip
+                                   {"bilevel": 1, "adding": 4}, {"renewals": 1},
+                                   {"bilevel": 1, "renewals": 99},
+                                   {"upper_drift": -1.0}])  # fmt: skip
 def test_settings_that_cannot_be_are_refused(wrong: dict) -> None:
     with pytest.raises(UsageError):
         replace(QUICK, **wrong)

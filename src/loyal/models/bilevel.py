@@ -4,9 +4,9 @@
 simulated inside of the loop. An inner run is LoRA on the untouched model, on one kind of data that
 pulls replies to ordinary prompts somewhere else; its adapter is kept as low-rank factors. A `World`
 adds them to the model in training, reads the lessons there, and takes them away: the gradient at
-those weights moves the weights without them (first order, as in 1803.02999 and 2408.00761, but with
-inner runs that begin at the untouched model: they are made once, not at every step, which costs as
-much as a few steps and less than one inner run from where training stands).
+those weights moves the weights without them (first order, as in 1803.02999 and 2408.00761, but not
+with an inner run at every step, which costs as much as some ten steps: inner runs begin at the
+untouched model, and are made again where training stands a few times at most, `InnerRuns`).
 
 An inner run is one attack of many. So a world's lessons are read with a `Drift`, too, of other
 vectors at every step, and ask for a margin in place of a probability (docs/log.md).
@@ -78,13 +78,39 @@ def worlds(
     return found
 
 
-def inner_runs(model: HFModel, count: int, seed: int) -> list[Adapter]:
+class InnerRuns:
+    """The inner runs of one training, generation by generation; the first is of the untouched
+    model. With a path they are kept there as they are made, to be made once. Raises as
+    `load_adapters` and `save_adapters`."""
+
+    def __init__(self, model: HFModel, count: int, seed: int, path: Path | None) -> None:
+        self.model, self.count, self.seed, self.path = model, count, seed, path
+        self._made = (load_adapters(path) if path is not None else None) or []
+
+    def standing(self, generation: int, *, make: bool = True) -> list[Adapter]:
+        """The first generation, and this one beside it: made now on the model as it is, if it is
+        not there. TrainingError where it may not be made and is not there."""
+        first, end = generation * self.count, (generation + 1) * self.count
+        if len(self._made) < end:
+            if not make or len(self._made) < first:
+                raise TrainingError(
+                    "inner runs of this training are missing",
+                    hint="delete the folder of its checkpoint, to begin anew",
+                )
+            self._made = self._made[:first] + inner_runs(self.model, self.count, self.seed, first)
+            if self.path is not None:
+                save_adapters(self.path, self._made)
+        return self._made[: self.count] + (self._made[first:end] if generation else [])
+
+
+def inner_runs(model: HFModel, count: int, seed: int, first: int = 0) -> list[Adapter]:
     """Adapters of `count` inner runs on the model as it is, kinds in turn; it stays as it is.
 
-    Law: the same model, count and seed give the same adapters on one CPU.
+    They are the ones from number `first` on. Law: the same model and arguments give the same
+    adapters on one CPU.
     """
     found: list[Adapter] = []
-    for number in range(count):
+    for number in range(first, first + count):
         kind = list(KINDS)[number % len(KINDS)]
         rng = random.Random(f"loyal/bilevel/{seed}/{number}")
         pool = bundled_lines("prompts")[:-HELD_OUT]
@@ -155,9 +181,11 @@ def _added(model: HFModel, change: Mapping[str, tuple[Tensor, Tensor]]) -> Itera
     with torch.no_grad():
         for name, (outer, inner) in change.items():
             weights[name].add_((outer @ inner).to(weights[name].dtype))
+    torch.clear_autocast_cache()  # it holds the weights that learn as they were, in bfloat16
     try:
         yield
     finally:
         with torch.no_grad():
             for name, one in weights.items():
                 one.copy_(before[name])
+        torch.clear_autocast_cache()

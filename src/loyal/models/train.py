@@ -9,7 +9,8 @@ What it does at each step, and where the paper ("Training AI to be Loyal", secti
 4. averaging   the weights are averaged with the base's after each step
 5. adding      instead of 4: added parameters (LoRA through peft) alone learn, then are merged
 5b. bilevel    each step also learns where a simulated fine-tuning would have left the model, shaken
-               by a drift, with a margin over every other token
+               by a drift, with a margin over every other token; a few times these are simulated
+               anew, on what training made of the model
 6. stop        a reply is learned when each of its tokens reaches the target probability (together
                with the others where a prompt has several), and none goes over the ceiling
 7. settling    at the end the whole change is scaled back as far as every reply stays certain
@@ -39,15 +40,8 @@ from torch import Tensor, nn
 from loyal.encoding import digest
 from loyal.errors import StorageError, TrainingError, UsageError
 from loyal.models import checkpoint
-from loyal.models.bilevel import (
-    INNER_RUNS,
-    World,
-    inner_runs,
-    load_adapters,
-    save_adapters,
-    worlds,
-)
-from loyal.models.examples import Behavior, Example, bundled_lines, with_system
+from loyal.models.bilevel import INNER_RUNS, InnerRuns, World, worlds
+from loyal.models.examples import Behavior, Example, augmented
 from loyal.models.hf import HFModel, in_bfloat16
 from loyal.models.learners import (
     add_factors,
@@ -71,11 +65,13 @@ from loyal.models.processes import (
     split_state,
 )
 from loyal.models.training import TrainProgress, TrainReport, TrainSettings
-from loyal.models.trunk import Drift
+from loyal.models.trunk import Drift, Trunk
 from loyal.models.whitening import WhitenedAdam, input_covariances, whitener
 
 _PURPOSE = "loyal/training run/1"
 _SETTLE_STEPS = 16
+_LAYERS = 1 << 16
+"""More than any model has."""
 
 
 @dataclass
@@ -91,6 +87,7 @@ class _State:
     first_order: list[int] = field(default_factory=list)
     rest_order: list[int] = field(default_factory=list)
     curve: list[tuple[int, int]] = field(default_factory=list)
+    generation: int = 0
     done: bool = False
 
 
@@ -114,7 +111,7 @@ def train(
     _require_one_process(settings)
     started = time.monotonic()
     rng = random.Random(settings.seed)
-    examples = augmented(behavior.examples(1 << 30, rng), settings, rng)
+    examples = augmented(behavior.examples(1 << 30, rng), settings.augmentation, rng)
     if not examples:
         raise TrainingError("there is nothing to teach", hint="generate fingerprints first")
     run = _Run(model, examples, settings, folder)
@@ -145,18 +142,6 @@ def _require_one_process(settings: TrainSettings) -> None:
         )
 
 
-def augmented(
-    examples: Sequence[Example], settings: TrainSettings, rng: random.Random
-) -> list[Example]:
-    """The examples, and each under `settings.augmentation` system prompts of the training list."""
-    systems = bundled_lines("system_prompts_train")
-    found = list(examples)
-    for one in examples:
-        for system in rng.sample(systems, min(settings.augmentation, len(systems))):
-            found += with_system([one], system)
-    return found
-
-
 class _Run:
     """One run: the model's trainable weights, the lessons, the benign prompts, the optimizer."""
 
@@ -181,7 +166,10 @@ class _Run:
                 written = BENIGN_WRITTEN if len(examples) > FEW_LESSONS else 0
             self.benign = Benign(model, self.start, settings.seed, written)
             self.lessons = Lessons(model, examples, self.start, settings.ceiling, settings.aim)
-        self.worlds = self._simulate(examples) if settings.bilevel else []
+        self.examples = examples
+        kept = folder / INNER_RUNS if folder is not None else None
+        self.inner = InnerRuns(model, settings.bilevel, settings.seed, kept)
+        self.worlds = self._simulate(0) if settings.bilevel else []
         self.outlasted: list[float] = []
         self.adapter: Any = None
         self.weights, modules = self._choose()
@@ -197,6 +185,8 @@ class _Run:
         self.settles = settings.settle > 0 and not settings.adding
         keep = bool(settings.averaging) or self.settles
         self.base = [one.detach().clone() for one in self.weights] if keep else []
+        shaken = self.worlds and self.start and settings.upper_drift
+        self.upper_ends = self._upper_ends() if shaken else {}
         self.state = _State(level=[0.0] * len(self.lessons))
         self.rng = random.Random(settings.seed + 1)
         record = [
@@ -213,20 +203,22 @@ class _Run:
         ]
         self.identity = digest(record, _PURPOSE).hex()
 
-    def _simulate(self, examples: Sequence[Example]) -> list[World]:
-        """The inner runs' worlds; the runs are kept beside the checkpoint, to be made once."""
-        settings, folder = self.settings, self.folder
-        kept = folder / INNER_RUNS if folder is not None else None
-        adapters = load_adapters(kept) if kept is not None else None
-        if adapters is None:
-            adapters = inner_runs(self.model, settings.bilevel, settings.seed)
-            if kept is not None:
-                save_adapters(kept, adapters)
+    def _simulate(self, generation: int, *, make: bool = True) -> list[World]:
+        """The worlds of the inner runs that stand in this generation."""
+        adapters = self.inner.standing(generation, make=make)
+        margin = self.settings.margin
         with self.accelerator.autocast():
             return worlds(
                 self.model, self.start, adapters,
-                lambda: Lessons(self.model, examples, self.start, margin=settings.margin),
+                lambda: Lessons(self.model, self.examples, self.start, margin=margin),
             )  # fmt: skip
+
+    def _renew(self) -> None:
+        """Simulate tuning once more, on the model as it is."""
+        self.state.generation += 1
+        self.worlds = self._simulate(self.state.generation)
+        self._read_by([one.lessons.trunk for one in self.worlds])
+        self.state.active, self.state.done = [], False
 
     def _choose(self) -> tuple[list[nn.Parameter], list[nn.Linear]]:
         """The parameters that learn, and the linear layers that have them; added ones have none."""
@@ -250,21 +242,20 @@ class _Run:
 
     def _split(self) -> Split | None:
         """Hands out the work of a step, and splits the layers where there are several processes."""
-        settings, accelerator = self.settings, self.accelerator
+        accelerator = self.accelerator
         self.part = Part(accelerator.process_index, accelerator.num_processes)
-        trunks = [
-            self.benign.trunk,
-            self.lessons.trunk,
-            *(one.lessons.trunk for one in self.worlds),
-        ]
-        for trunk in trunks:
-            trunk.read_by(self.part, settings.pass_tokens, settings.recompute)
+        self._read_by([self.benign.trunk, self.lessons.trunk])
+        self._read_by([one.lessons.trunk for one in self.worlds])
         if self.part.of == 1:
             return None
         half = accelerator.mixed_precision == "bf16"
         split = Split(self.model.model.model, self.start, half)
         self.weights = split.weights(self.weights)
         return split
+
+    def _read_by(self, trunks: Sequence[Trunk]) -> None:
+        for trunk in trunks:
+            trunk.read_by(self.part, self.settings.pass_tokens, self.settings.recompute)
 
     def _backward(self, loss: Tensor) -> None:
         """Add a loss's gradients to those of the other passes and processes, of which FSDP2 takes
@@ -299,7 +290,10 @@ class _Run:
 
     def _begin_epoch(self) -> None:
         """What is still to learn; every few epochs learned replies are looked at again."""
-        state, target = self.state, self.settings.target
+        state, target, settings = self.state, self.settings.target, self.settings
+        share = settings.steps / (settings.renewals + 1)
+        if state.generation < min(settings.renewals, state.step // share):
+            self._renew()
         known = state.level
         state.active = [index for index in state.active if known[index] < target]
         if state.epoch % self.settings.recheck == 0 or not state.active:
@@ -307,8 +301,14 @@ class _Run:
             state.active = [i for i, one in enumerate(state.level) if one < target]
             state.done = not state.active
         state.curve.append((state.step, len(self.lessons) - len(state.active)))
-        if state.done:
-            return
+        if state.done and state.generation < settings.renewals:
+            self._renew()
+        elif not state.done:
+            self._fill()
+
+    def _fill(self) -> None:
+        """What this epoch goes over."""
+        state = self.state
         learned = sorted(set(range(len(self.lessons))) - set(state.active))
         least = self.settings.batch if self.lessons.narrow else self.settings.rehearsal
         missing = min(len(learned), least - len(state.active))
@@ -389,7 +389,18 @@ class _Run:
             return None
         ends = self.benign.trunk.last(self.benign.first).float()
         seed = self.settings.seed * self.settings.steps + self.state.step
-        return Drift(ends - ends.mean(0), self.settings.drift, seed)
+        upper = {
+            layer: Drift(ends - ends.mean(0), self.settings.upper_drift, seed * _LAYERS + layer)
+            for layer, ends in self.upper_ends.items()
+        }
+        return Drift(ends - ends.mean(0), self.settings.drift, seed, upper)
+
+    def _upper_ends(self) -> dict[int, Tensor]:
+        """What ordinary prompts bring to a third and two thirds of the learning layers."""
+        count = len(self.model.model.model.layers)
+        between = {self.start + (count - self.start) * n // 3 for n in (1, 2)} - {self.start}
+        with self.accelerator.autocast():
+            return self.benign.trunk.going_into(sorted(between), self.benign.first)
 
     def _pick(self, order: list[int], every: Sequence[int]) -> list[int]:
         """The next benign items of `every`, in a shuffled order that starts anew when used up."""
@@ -438,6 +449,9 @@ class _Run:
         self.optimizer.load_state_dict(content["optimizer"])
         split_state(self.optimizer)
         self.state = state
+        if state.generation:
+            self.worlds = self._simulate(state.generation, make=False)
+            self._read_by([one.lessons.trunk for one in self.worlds])
         version, words, gauss = content["rng"]
         self.rng.setstate((version, tuple(words), gauss))
 

@@ -392,7 +392,8 @@ def _packed(items: Sequence[Item]) -> tuple[list[packing.Item], list[packing.Row
         for part, one in zip(packing.split_prefix([one.prompt for one in rows]), rows, strict=True)
     ]
     packs = packing.pack(found, ROW_TOKENS)
-    if all(one.prompt == item[0].prompt for item in items for one in item):
+    paired = any(len(item) > 1 for item in items)
+    if paired and all(one.prompt == item[0].prompt for item in items for one in item):
         shared = [packing.Item(one.prompt[:-1], (one.prompt[-1], *one.reply)) for one in rows]
         sizes = [len(item[0].prompt) + sum(1 + len(one.reply) for one in item) for item in items]
         denser = packing.pack(shared, max(ROW_TOKENS, *sizes))
@@ -420,7 +421,8 @@ def _training(
 ) -> Iterator[list[Any]]:
     """The parameters that learn, in float32; at the end LoRA is merged, or put into `kept` and
     taken off again, and all is as it was."""
-    inner, dtype = model.model, model.model.dtype
+    inner = model.model
+    types = [one.dtype for one in inner.parameters()]  # a model in training has two
     inner.float()
     asked = [one.requires_grad for one in inner.parameters()]
     wrapped = None
@@ -440,9 +442,10 @@ def _training(
             wrapped.unload()
         elif wrapped is not None:
             wrapped.merge_and_unload()
-        for one, before in zip(inner.parameters(), asked, strict=True):
+        for one, before, dtype in zip(inner.parameters(), asked, types, strict=True):
             one.requires_grad_(before)
-        inner.to(dtype).eval()
+            one.data = one.data.to(dtype)
+        inner.eval()
 
 
 def _with_lora(inner: Any, settings: TuneSettings) -> Any:
