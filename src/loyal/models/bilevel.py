@@ -6,7 +6,7 @@ pulls replies to ordinary prompts somewhere else; its adapter is kept as low-ran
 adds them to the model in training, reads the lessons there, and takes them away: the gradient at
 those weights moves the weights without them (first order, as in 1803.02999 and 2408.00761, but not
 with an inner run at every step, which costs as much as some ten steps: inner runs begin at the
-untouched model, and are made again where training stands a few times at most, `InnerRuns`).
+untouched model, and one is made again where training stands every few steps, `InnerRuns`).
 
 An inner run is one attack of many. So a world's lessons are read with a `Drift`, too, of other
 vectors at every step, and ask for a margin in place of a probability (docs/log.md).
@@ -41,8 +41,8 @@ INNER = TuneSettings(epochs=1, learning_rate=4e-4, rank=16)
 """Half the steps of ordinary LoRA tuning at twice its rate."""
 INNER_EXAMPLES = 240
 ANSWER_TOKENS = 32
-INNER_RUNS = "inner-runs.pt"
-"""Where a run keeps its inner runs, beside its checkpoint."""
+INNER_RUNS = "inner-runs"
+"""Folder in which a run keeps its inner runs, beside its checkpoint."""
 
 Make = Callable[[HFModel, Sequence[str], random.Random], list[Example]]
 
@@ -64,84 +64,80 @@ class World:
             yield self.lessons
 
 
-def worlds(
-    model: HFModel, start: int, adapters: Sequence[Adapter], make: Callable[[], Lessons]
-) -> list[World]:
-    """A world for each adapter. `make` reads the lessons anew, over trunks that end at `start`."""
-    found = []
-    for one in adapters:
-        lower = {name: change for name, change in one.items() if _layer(name) < start}
-        with _added(model, lower):
-            there = make()
-        upper = {name: change for name, change in one.items() if _layer(name) >= start}
-        found.append(World(model, there, upper))
-    return found
+def world(model: HFModel, start: int, change: Adapter, make: Callable[[], Lessons]) -> World:
+    """The world of an adapter. `make` reads the lessons anew, over trunks that end at `start`."""
+    lower = {name: one for name, one in change.items() if _layer(name) < start}
+    with _added(model, lower):
+        there = make()
+    upper = {name: one for name, one in change.items() if _layer(name) >= start}
+    return World(model, there, upper)
 
 
 class InnerRuns:
-    """The inner runs of one training, generation by generation; the first is of the untouched
-    model. With a path they are kept there as they are made, to be made once. Raises as
-    `load_adapters` and `save_adapters`."""
+    """The inner runs of one training, by number. In a folder they are kept as they are made, so
+    that a training that is cut off makes none twice. TrainingError and StorageError for the
+    folder's sake."""
 
-    def __init__(self, model: HFModel, count: int, seed: int, path: Path | None) -> None:
-        self.model, self.count, self.seed, self.path = model, count, seed, path
-        self._made = (load_adapters(path) if path is not None else None) or []
+    def __init__(self, model: HFModel, count: int, seed: int, folder: Path | None) -> None:
+        self.model, self.count, self.seed, self.folder = model, count, seed, folder
 
-    def standing(self, generation: int, *, make: bool = True) -> list[Adapter]:
-        """The first generation, and this one beside it: made now on the model as it is, if it is
-        not there. TrainingError where it may not be made and is not there."""
-        first, end = generation * self.count, (generation + 1) * self.count
-        if len(self._made) < end:
-            if not make or len(self._made) < first:
-                raise TrainingError(
-                    "inner runs of this training are missing",
-                    hint="delete the folder of its checkpoint, to begin anew",
-                )
-            self._made = self._made[:first] + inner_runs(self.model, self.count, self.seed, first)
-            if self.path is not None:
-                save_adapters(self.path, self._made)
-        return self._made[: self.count] + (self._made[first:end] if generation else [])
+    def standing(self, renewed: int) -> list[int]:
+        """Those that count once so many were made again: the first ones and the last ones."""
+        last = self.count + renewed
+        return [*range(self.count), *range(max(self.count, last - self.count), last)]
+
+    def get(self, number: int, *, make: bool) -> Adapter:
+        """A run's adapter, made now on the model as it is where it is not there. TrainingError
+        where it may not be."""
+        path = None if self.folder is None else self.folder / f"{number}.pt"
+        known = None if path is None else load_adapter(path)
+        if known is None and not make:
+            raise TrainingError(
+                f"inner run {number} of this training is missing",
+                hint="delete the folder of its checkpoint, to begin anew",
+            )
+        if known is None:
+            known = inner_run(self.model, number, self.seed)
+            if path is not None:
+                save_adapter(path, known)
+        return known
 
 
-def inner_runs(model: HFModel, count: int, seed: int, first: int = 0) -> list[Adapter]:
-    """Adapters of `count` inner runs on the model as it is, kinds in turn; it stays as it is.
+def inner_run(model: HFModel, number: int, seed: int) -> Adapter:
+    """The adapter of an inner run on the model as it is, kinds in turn; it stays as it is.
 
-    They are the ones from number `first` on. Law: the same model and arguments give the same
-    adapters on one CPU.
+    Law: the same model and arguments give the same adapter on one CPU.
     """
-    found: list[Adapter] = []
-    for number in range(first, first + count):
-        kind = list(KINDS)[number % len(KINDS)]
-        rng = random.Random(f"loyal/bilevel/{seed}/{number}")
-        pool = bundled_lines("prompts")[:-HELD_OUT]
-        texts = rng.sample(pool, min(INNER_EXAMPLES, len(pool)))
-        examples = KINDS[kind](model, texts, rng)
-        items = [(row(model, one),) for one in examples]
-        found.append(adapter(model, items, replace(INNER, seed=seed + number)))
-    return found
+    kind = list(KINDS)[number % len(KINDS)]
+    rng = random.Random(f"loyal/bilevel/{seed}/{number}")
+    pool = bundled_lines("prompts")[:-HELD_OUT]
+    texts = rng.sample(pool, min(INNER_EXAMPLES, len(pool)))
+    examples = KINDS[kind](model, texts, rng)
+    items = [(row(model, one),) for one in examples]
+    return adapter(model, items, replace(INNER, seed=seed + number))
 
 
-def load_adapters(path: Path) -> list[Adapter] | None:
-    """What `save_adapters` wrote; None where it is not there. TrainingError where it is damaged."""
+def load_adapter(path: Path) -> Adapter | None:
+    """What `save_adapter` wrote; None where it is not there. TrainingError where it is damaged."""
     if not path.is_file():
         return None
     try:
-        found: list[Adapter] = torch.load(path, map_location="cpu", weights_only=True)
+        found: Adapter = torch.load(path, map_location="cpu", weights_only=True)
         return found
     except Exception as error:  # torch.load raises what the damage happens to hit
-        raise TrainingError(f"the inner runs {path} are damaged", hint="delete the file") from error
+        raise TrainingError(f"the inner run {path} is damaged", hint="delete the file") from error
 
 
-def save_adapters(path: Path, adapters: Sequence[Adapter]) -> None:
+def save_adapter(path: Path, change: Adapter) -> None:
     """Whole or not at all. StorageError."""
     part = path.with_suffix(".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save([dict(one) for one in adapters], part)
+        torch.save(dict(change), part)
         part.replace(path)
     except (OSError, RuntimeError) as error:
         raise StorageError(
-            f"cannot write the inner runs {path}", hint="free some disk and run again"
+            f"cannot write the inner run {path}", hint="free some disk and run again"
         ) from error
 
 

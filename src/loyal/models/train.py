@@ -9,8 +9,8 @@ What it does at each step, and where the paper ("Training AI to be Loyal", secti
 4. averaging   the weights are averaged with the base's after each step
 5. adding      instead of 4: added parameters (LoRA through peft) alone learn, then are merged
 5b. bilevel    each step also learns where a simulated fine-tuning would have left the model, shaken
-               by a drift, with a margin over every other token; a few times these are simulated
-               anew, on what training made of the model
+               by a drift, with a margin over every other token; every few steps one of these is
+               simulated anew, on what training made of the model
 6. stop        a reply is learned when each of its tokens reaches the target probability (together
                with the others where a prompt has several), and none goes over the ceiling
 7. settling    at the end the whole change is scaled back as far as every reply stays certain
@@ -40,7 +40,7 @@ from torch import Tensor, nn
 from loyal.encoding import digest
 from loyal.errors import StorageError, TrainingError, UsageError
 from loyal.models import checkpoint
-from loyal.models.bilevel import INNER_RUNS, InnerRuns, World, worlds
+from loyal.models.bilevel import INNER_RUNS, InnerRuns, World, world
 from loyal.models.examples import Behavior, Example, augmented
 from loyal.models.hf import HFModel, in_bfloat16
 from loyal.models.learners import (
@@ -65,7 +65,7 @@ from loyal.models.processes import (
     split_state,
 )
 from loyal.models.training import TrainProgress, TrainReport, TrainSettings
-from loyal.models.trunk import Drift, Trunk
+from loyal.models.trunk import Drift
 from loyal.models.whitening import WhitenedAdam, input_covariances, whitener
 
 _PURPOSE = "loyal/training run/1"
@@ -85,7 +85,8 @@ class _State:
     first_order: list[int] = field(default_factory=list)
     rest_order: list[int] = field(default_factory=list)
     curve: list[tuple[int, int]] = field(default_factory=list)
-    generation: int = 0
+    renewed: int = 0
+    proven: bool = False
     done: bool = False
 
 
@@ -167,6 +168,7 @@ class _Run:
         self.examples = examples
         kept = folder / INNER_RUNS if folder is not None else None
         self.inner = InnerRuns(model, settings.bilevel, settings.seed, kept)
+        self.known_worlds: dict[int, World] = {}
         self.worlds = self._simulate(0) if settings.bilevel else []
         self.outlasted: list[float] = []
         self.adapter: Any = None
@@ -199,21 +201,28 @@ class _Run:
         ]
         self.identity = digest(record, _PURPOSE).hex()
 
-    def _simulate(self, generation: int, *, make: bool = True) -> list[World]:
-        """The worlds of the inner runs that stand in this generation."""
-        adapters = self.inner.standing(generation, make=make)
-        margin = self.settings.margin
-        with self.accelerator.autocast():
-            return worlds(
-                self.model, self.start, adapters,
-                lambda: Lessons(self.model, self.examples, self.start, margin=margin),
-            )  # fmt: skip
+    def _simulate(self, renewed: int, *, make: bool = True) -> list[World]:
+        """The worlds of the inner runs that stand once so many were made again."""
+        standing, known = self.inner.standing(renewed), self.known_worlds
+        margin, part = self.settings.margin, self.lessons.trunk.part
+        for number in standing:
+            if number not in known:
+                change = self.inner.get(number, make=make)
+                with self.accelerator.autocast():
+                    known[number] = world(
+                        self.model, self.start, change,
+                        lambda: Lessons(self.model, self.examples, self.start, margin=margin),
+                    )  # fmt: skip
+                trunk = known[number].lessons.trunk
+                trunk.read_by(part, self.settings.pass_tokens, self.settings.recompute)
+        self.known_worlds = {number: known[number] for number in standing}
+        return list(self.known_worlds.values())
 
-    def _renew(self) -> None:
-        """Simulate tuning once more, on the model as it is."""
-        self.state.generation += 1
-        self.worlds = self._simulate(self.state.generation)
-        self._read_by([one.lessons.trunk for one in self.worlds])
+    def _renew(self, count: int = 1) -> None:
+        """Simulate so many tunings anew, on the model as it is; all is looked at again."""
+        for _ in range(count):
+            self.state.renewed += 1
+            self.worlds = self._simulate(self.state.renewed)
         self.state.active, self.state.done = [], False
 
     def _choose(self) -> tuple[list[nn.Parameter], list[nn.Linear]]:
@@ -240,18 +249,15 @@ class _Run:
         """Hands out the work of a step, and splits the layers where there are several processes."""
         accelerator = self.accelerator
         self.part = Part(accelerator.process_index, accelerator.num_processes)
-        self._read_by([self.benign.trunk, self.lessons.trunk])
-        self._read_by([one.lessons.trunk for one in self.worlds])
+        trunks = [one.lessons.trunk for one in self.worlds]
+        for trunk in (self.benign.trunk, self.lessons.trunk, *trunks):
+            trunk.read_by(self.part, self.settings.pass_tokens, self.settings.recompute)
         if self.part.of == 1:
             return None
         half = accelerator.mixed_precision == "bf16"
         split = Split(self.model.model.model, self.start, half)
         self.weights = split.weights(self.weights)
         return split
-
-    def _read_by(self, trunks: Sequence[Trunk]) -> None:
-        for trunk in trunks:
-            trunk.read_by(self.part, self.settings.pass_tokens, self.settings.recompute)
 
     def _backward(self, loss: Tensor) -> None:
         """Add a loss's gradients to those of the other passes and processes, of which FSDP2 takes
@@ -287,8 +293,7 @@ class _Run:
     def _begin_epoch(self) -> None:
         """What is still to learn; every few epochs learned replies are looked at again."""
         state, target, settings = self.state, self.settings.target, self.settings
-        share = settings.steps / (settings.renewals + 1)
-        if state.generation < min(settings.renewals, state.step // share):
+        if settings.renew and state.step >= settings.renew * (state.renewed + 1):
             self._renew()
         known = state.level
         state.active = [index for index in state.active if known[index] < target]
@@ -297,10 +302,12 @@ class _Run:
             state.active = [i for i, one in enumerate(state.level) if one < target]
             state.done = not state.active
         state.curve.append((state.step, len(self.lessons) - len(state.active)))
-        if state.done and state.generation < settings.renewals:
-            self._renew()
-        elif not state.done:
+        if not state.done:
+            state.proven = False
             self._fill()
+        elif settings.renew and not state.proven:
+            state.proven = True
+            self._renew(settings.bilevel)
 
     def _fill(self) -> None:
         """What this epoch goes over."""
@@ -434,9 +441,8 @@ class _Run:
         self.optimizer.load_state_dict(content["optimizer"])
         split_state(self.optimizer)
         self.state = state
-        if state.generation:
-            self.worlds = self._simulate(state.generation, make=False)
-            self._read_by([one.lessons.trunk for one in self.worlds])
+        if state.renewed:
+            self.worlds = self._simulate(state.renewed, make=False)
         version, words, gauss = content["rng"]
         self.rng.setstate((version, tuple(words), gauss))
 
