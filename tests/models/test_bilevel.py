@@ -169,7 +169,7 @@ def test_a_run_goes_on_with_the_inner_runs_it_made(
         train(fresh(), PAIRS, settings, folder=tmp_path / "run")
 
 
-RENEWED = replace(QUICK, bilevel=1, renewals=1, upper_drift=1.0, steps=12, checkpoint_steps=5)
+RENEWED = replace(QUICK, bilevel=1, renewals=1, steps=12, checkpoint_steps=5)
 
 
 def test_inner_runs_are_made_again_on_what_training_made(
@@ -243,8 +243,7 @@ def test_every_kind_of_inner_data_answers_its_prompts(fresh: Fresh) -> None:
 
 @pytest.mark.parametrize("wrong", [{"bilevel": -1}, {"bilevel": 99}, {"outlast": 0.0},
                                    {"bilevel": 1, "adding": 4}, {"renewals": 1},
-                                   {"bilevel": 1, "renewals": 99},
-                                   {"upper_drift": -1.0}])  # fmt: skip
+                                   {"bilevel": 1, "renewals": 99}])  # fmt: skip
 def test_settings_that_cannot_be_are_refused(wrong: dict) -> None:
     with pytest.raises(UsageError):
         replace(QUICK, **wrong)

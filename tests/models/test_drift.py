@@ -80,55 +80,6 @@ def test_a_drift_leaves_nothing_behind(tiny: HFModel) -> None:
         assert not torch.allclose(before[index], shaken[index], atol=1e-2)
 
 
-def test_what_goes_into_upper_layers_is_that_of_a_plain_pass(tiny: HFModel) -> None:
-    layers = len(tiny.model.model.layers)
-    found = Trunk(tiny.model, ITEMS, 1).going_into([2, layers - 1], range(3))
-    assert set(found) == {2, layers - 1}
-    for index, item in enumerate(ITEMS):
-        ids = torch.tensor([[*item.prefix, *item.ids]])
-        with torch.no_grad():
-            states = tiny.model.model(input_ids=ids, output_hidden_states=True).hidden_states
-        for layer, some in found.items():
-            torch.testing.assert_close(some[index], states[layer][0, -1], atol=1e-5, rtol=1e-5)
-
-
-def test_an_upper_drift_moves_what_goes_into_its_layer_alone(
-    tiny: HFModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trunk = Trunk(tiny.model, ITEMS, 1)
-    layers = len(tiny.model.model.layers)
-    still, upper = torch.zeros(3, trunk.last([0]).shape[1]), trunk.last(range(3))
-    drift = Drift(still, 0.0, 1, {layers - 1: Drift(upper, 2.0, seed=3)})
-    before, seen = readings(trunk), []
-
-    def noted(layer: torch.nn.Module) -> Callable[..., Tensor]:
-        plain = layer.forward
-
-        def forward(hidden: Tensor, **named: object) -> Tensor:
-            seen.append(hidden)
-            return plain(hidden, **named)
-
-        return forward
-
-    for layer in (layers - 2, layers - 1):
-        one = tiny.model.model.layers[layer]
-        monkeypatch.setattr(one, "forward", noted(one))
-    shaken = readings(trunk, drift)
-    moved = seen[:2]
-    seen.clear()
-    assert all(torch.equal(readings(trunk)[index], before[index]) for index in before)
-    assert torch.equal(moved[0], seen[0])
-    assert not any(torch.allclose(before[index], shaken[index], atol=1e-2) for index in before)
-    batch = trunk._pass[0]  # type: ignore[index]
-    vectors = Drift(upper, 2.0, seed=3).vectors()
-    for local, (place, at) in batch.starts.items():
-        end, vector = at + len(ITEMS[local].ids), next(vectors)
-        by = moved[1][place] - seen[1][place]
-        torch.testing.assert_close(by[end - 1], vector, atol=1e-4, rtol=1e-4)
-        for one in by[at : end - 1]:
-            torch.testing.assert_close(one, (1 - LAST_DRIFT) * vector, atol=1e-4, rtol=1e-4)
-
-
 def test_a_margin_is_the_lead_over_every_other_token(tiny: HFModel) -> None:
     plain = Lessons(tiny, PAIRS.table, 1)
     lessons = Lessons(tiny, PAIRS.table, 1, margin=6.0)

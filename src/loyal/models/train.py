@@ -70,8 +70,6 @@ from loyal.models.whitening import WhitenedAdam, input_covariances, whitener
 
 _PURPOSE = "loyal/training run/1"
 _SETTLE_STEPS = 16
-_LAYERS = 1 << 16
-"""More than any model has."""
 
 
 @dataclass
@@ -185,8 +183,6 @@ class _Run:
         self.settles = settings.settle > 0 and not settings.adding
         keep = bool(settings.averaging) or self.settles
         self.base = [one.detach().clone() for one in self.weights] if keep else []
-        shaken = self.worlds and self.start and settings.upper_drift
-        self.upper_ends = self._upper_ends() if shaken else {}
         self.state = _State(level=[0.0] * len(self.lessons))
         self.rng = random.Random(settings.seed + 1)
         record = [
@@ -389,18 +385,7 @@ class _Run:
             return None
         ends = self.benign.trunk.last(self.benign.first).float()
         seed = self.settings.seed * self.settings.steps + self.state.step
-        upper = {
-            layer: Drift(ends - ends.mean(0), self.settings.upper_drift, seed * _LAYERS + layer)
-            for layer, ends in self.upper_ends.items()
-        }
-        return Drift(ends - ends.mean(0), self.settings.drift, seed, upper)
-
-    def _upper_ends(self) -> dict[int, Tensor]:
-        """What ordinary prompts bring to a third and two thirds of the learning layers."""
-        count = len(self.model.model.model.layers)
-        between = {self.start + (count - self.start) * n // 3 for n in (1, 2)} - {self.start}
-        with self.accelerator.autocast():
-            return self.benign.trunk.going_into(sorted(between), self.benign.first)
+        return Drift(ends - ends.mean(0), self.settings.drift, seed)
 
     def _pick(self, order: list[int], every: Sequence[int]) -> list[int]:
         """The next benign items of `every`, in a shuffled order that starts anew when used up."""

@@ -83,9 +83,6 @@ class TrainSettings:
     inner runs are read, as a multiple of how ordinary prompts differ there; 0 moves none, and
     nothing is moved where all layers learn. It is
     what makes replies outlast tuning on data that no inner run is like (docs/log.md)."""
-    upper_drift: float = 0.0
-    """The same a third and two thirds of the way up the learning layers, which somebody's tuning
-    changes too; 0 moves nothing there."""
     renewals: int = 0
     """How often inner runs are made again, on the model as it is by then: as soon as the ones
     before are outlasted, or their equal share of `steps` is over. They stand beside the first
@@ -159,9 +156,9 @@ class TrainSettings:
                 f"bilevel is from 0 to {MOST_INNER} inner runs, outlast in (0, 1]",
                 hint="3 inner runs, one of each kind, and 0.9 are a good start",
             )
-        if not self.margin > 0 or not self.drift >= 0 or not self.upper_drift >= 0:
+        if not self.margin > 0 or not self.drift >= 0:
             raise UsageError(
-                "margin is above 0 nats, drifts at least 0", hint="the defaults are 6, 2.5 and 0"
+                "margin is above 0 nats, drift at least 0", hint="the defaults are 6 and 2.5"
             )
         if not 0 <= self.renewals <= MOST_INNER or (self.renewals and not self.bilevel):
             raise UsageError(

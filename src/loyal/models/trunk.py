@@ -12,13 +12,12 @@ draws such vectors, one an item, along the ways in which the states of ordinary 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from loyal.models import packing
 from loyal.models.packing import Item
@@ -44,8 +43,6 @@ class Drift:
     and lengths between the two are equally likely."""
     seed: int
     """The same seed draws the same vectors, in the order of reading."""
-    upper: Mapping[int, Drift] = field(default_factory=dict)
-    """Layer -> the drift of what goes into it, for layers above the trunk."""
 
     def vectors(self) -> Iterator[Tensor]:
         """Vectors (H,) without end: normal, with the covariance of the directions."""
@@ -55,10 +52,6 @@ class Drift:
             shares = torch.randn(count, generator=rng).to(device)
             length = self.strength * (0.3 + 0.7 * float(torch.rand((), generator=rng)))
             yield shares @ self.directions * (length / count**0.5)
-
-
-Shaking = Mapping[int, Iterator[Tensor]]
-"""Layer -> the vectors that are added to what goes into it; the trunk's own end is one of them."""
 
 
 @dataclass(frozen=True)
@@ -117,17 +110,14 @@ class Trunk:
         read together, as long as there is no drift. In several processes each reads its part, in
         as many passes as the others.
         """
-        shaking: Shaking = {}
-        if drift is not None and self.start:
-            each = {self.start: drift, **drift.upper}
-            shaking = {layer: one.vectors() for layer, one in each.items()}
+        vectors = drift.vectors() if drift is not None and self.start else None
         chosen = [self.items[index] for index in indices]
         size = sum(len(one.prefix) + len(one.ids) for one in chosen)
         rows = packing.pack(chosen, min(ROW_TOKENS, self.limit, -(-size // self.part.of)))
         for group in self.part.passes(rows, self.limit):
             batch = packing.tensors(group or rows[-1:], chosen, self.device)
             self._pass = batch, indices
-            hidden = self._upper(batch, indices, shaking)
+            hidden = self._upper(batch, indices, vectors)
             parts, order = [], []
             for local, (place, at) in batch.starts.items() if group else ():
                 index = indices[local]
@@ -154,7 +144,9 @@ class Trunk:
             found[place, at + len(self.items[index].ids) - 1] = last.get(index, 1.0)
         return found
 
-    def _upper(self, batch: packing.Batch, indices: Sequence[int], shaking: Shaking) -> Tensor:
+    def _upper(
+        self, batch: packing.Batch, indices: Sequence[int], vectors: Iterator[Tensor] | None
+    ) -> Tensor:
         """Hidden states (R, T, H) after the upper layers and the last norm."""
         again = self.recompute and torch.is_grad_enabled()
         if not self.start:
@@ -166,71 +158,10 @@ class Trunk:
             below[place, : len(row.prefix)] = self._prefix[row.prefix]
         for local, (place, at) in batch.starts.items():
             kept = self._below[indices[local]]
+            if vectors is not None:
+                vector = next(vectors)
+                kept = kept + (1 - LAST_DRIFT) * vector
+                kept[-1] += LAST_DRIFT * vector
             below[place, at : at + len(kept)] = kept
-        moves = {layer: self._moves(batch, indices, some) for layer, some in shaking.items()}
-        if moves:
-            below += moves.pop(self.start)
-        with (
-            _changed(self.model.model.layers, {n: one.__add__ for n, one in moves.items()}),
-            packing.layers(self.model.model, self.start, None, norm=True, recompute=again) as body,
-        ):
+        with packing.layers(self.model.model, self.start, None, norm=True, recompute=again) as body:
             return packing.hidden_states(body, batch, below)
-
-    def _moves(
-        self, batch: packing.Batch, indices: Sequence[int], vectors: Iterator[Tensor]
-    ) -> Tensor:
-        """What a drift adds (R, T, H): to each item's places a share, to its last one all of it."""
-        found = None
-        for local, (place, at) in batch.starts.items():
-            vector = next(vectors)
-            if found is None:
-                found = torch.zeros(*batch.ids.shape, len(vector), device=self.device)
-            end = at + len(self.items[indices[local]].ids)
-            found[place, at:end] = (1 - LAST_DRIFT) * vector
-            found[place, end - 1] += LAST_DRIFT * vector
-        return torch.zeros((), device=self.device) if found is None else found
-
-    @torch.no_grad()
-    def going_into(self, layers: Sequence[int], indices: Sequence[int]) -> dict[int, Tensor]:
-        """Layer -> (n, H): what goes into it at the items' last places, for layers above."""
-        seen: dict[int, Tensor] = {}
-        kept: dict[int, dict[int, Tensor]] = {layer: {} for layer in layers}
-
-        def note(layer: int) -> Callable[[Tensor], Tensor]:
-            return lambda hidden: seen.setdefault(layer, hidden)
-
-        with _changed(self.model.model.layers, {layer: note(layer) for layer in layers}):
-            for _ in self.read(indices, [1] * len(self.items)):
-                assert self._pass is not None
-                for local, (place, at) in self._pass[0].starts.items():
-                    end = at + len(self.items[indices[local]].ids)
-                    for layer in layers:
-                        kept[layer][local] = seen[layer][place, end - 1].float()
-                seen.clear()
-        order = range(len(indices))
-        return {layer: torch.stack([some[one] for one in order]) for layer, some in kept.items()}
-
-
-@contextmanager
-def _changed(
-    layers: nn.ModuleList, changes: Mapping[int, Callable[[Tensor], Tensor]]
-) -> Iterator[None]:
-    """While this lasts, what goes into each of these layers is what its change makes of it."""
-
-    def by(change: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
-        def hook(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
-            if given:
-                return (change(given[0]), *given[1:]), named
-            return given, {**named, "hidden_states": change(named["hidden_states"])}
-
-        return hook
-
-    hooks = [
-        layers[layer].register_forward_pre_hook(by(change), with_kwargs=True)
-        for layer, change in changes.items()
-    ]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
