@@ -97,6 +97,7 @@ NOUNS = (
     "loyal.alignment.review",
     "loyal.alignment.asks",
     "loyal.alignment.mixture",
+    "loyal.alignment.search_table",
     "loyal.alignment.synthesize",
     "loyal.alignment.synthesis_state",
     "loyal.alignment.writers",

@@ -92,3 +92,35 @@ def test_without_a_judge_it_says_what_judges(run: Run, ours: Path, model: Path) 
     few = ("--set", "report.attacks=1", "--set", "report.reply_tokens=4")
     done = run("align", "report", ours, "--base", model, *few)
     assert (done.code, "--probe FILE" in done.err) == (0, True)
+
+
+def test_a_mixture_is_searched_for_and_trained_on(
+    run: Run, ours: Path, model: Path, tmp_path: Path
+) -> None:
+    pairs, shown, table = (tmp_path / name for name in ("pairs", "shown", "table.json"))
+    made = run("align", "data", ours, "--out", pairs, "--examples", shown, "--pairs", 24,
+               "--general", 8, "--safety", 8)  # fmt: skip
+    assert made.code == 0
+    small = ("--set", "guards.steps=0", "--set", "align.batch=8", "--set", "guards.prompts=2",
+             "--set", "guards.tokens=100", "--set", "search.reply_tokens=2")  # fmt: skip
+    call = ("align", "search", model, pairs, shown, "--out", table, *small)
+    alone = run(*call[:4], *call[5:])
+    assert (alone.code, "nothing to mix" in alone.err, table.exists()) == (2, True, False)
+    done = run(*call, "--runs", 1, "--json")
+    assert done.code == 0
+    (only,) = done.fields["runs"]
+    best = {"value": 700_000, "general": 200_000, "safety": 100_000}
+    assert done.fields["best"] == only["mixture"] == best
+    again = run(*call, "--runs", 1)
+    assert (again.code, "mixture.general=200000" in again.out) == (0, True)
+    other = run(*call, "--runs", 1, "--set", "goal.safety=2")
+    assert (other.code, "another search" in other.err) == (2, True)
+    mixed = [word for one in done.fields["set"] for word in ("--set", one)]
+    out = tmp_path / "mixed"
+    done = run("align", "train", model, pairs, shown, "--out", out, *small, *mixed, "--json")
+    assert (done.code, done.fields["general"]) == (0, made_examples(shown))
+
+
+def made_examples(path: Path) -> int:
+    """Lines of a file."""
+    return len(path.read_text().splitlines())

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import loyal
-from loyal.alignment import Judge, Preference, preferences
-from loyal.alignment.preference import Demonstration
+from loyal.alignment import Judge
+from loyal.alignment.mixture import blend
 from loyal.alignment.settings import Recipe
 from loyal.app import align_page, report
+from loyal.app.align_files import balanced_records, examples_of, pairs_of, read_records
 from loyal.app.commands.constitution import read_constitution
 from loyal.app.judge_options import CALIBRATION, JUDGE_OPTIONS, calibrated, judge_of
 from loyal.app.key_files import FILE
@@ -27,11 +28,9 @@ from loyal.app.report import Table
 from loyal.app.terminal import Terminal, command, facts
 from loyal.community import Constitution
 from loyal.config import load as load_config
-from loyal.errors import UsageError
 
 if TYPE_CHECKING:
     from loyal.alignment.align import Run
-    from loyal.models.examples import Example
     from loyal.models.hf import HFModel
 
 OUT = click.option("--out", type=FILE, required=True, metavar="DIR", help="Folder for the model.")
@@ -60,17 +59,23 @@ def train(terminal: Terminal, **options: Any) -> int:
     PREFERENCES are files of 'loyal align data', or any in TRL's form; each pair's weight is a
     factor on its loss. Demonstrations in them take the place of the untouched model's own replies.
     The same command again goes on from the last checkpoint. --set objective.kind=simpo changes the
-    loss, --set guards.perplexity=1.02 what may be lost, --set latent.steps=4 adds an adversary.
+    loss, --set guards.perplexity=1.02 what may be lost, --set latent.steps=4 adds an adversary;
+    --set mixture.value=600000 with mixture.general and mixture.safety gives each kind of data its
+    share of the weight, in millionths ('loyal align search' finds one).
     """
     from loyal.alignment.align import align
-    from loyal.alignment.objectives import balanced
 
     recipe = load_config(Recipe, terminal.recipe, terminal.overrides)
     named = given({name: options[name] for name in ("epochs", "rank")})
     recipe = replace(recipe, align=replace(recipe.align, **named))
-    pairs, general = _read(options["files"])
+    records = read_records(options["files"])
     if options["constitution"] is not None:
-        pairs = balanced(pairs, read_constitution(options["constitution"]))
+        records = balanced_records(records, read_constitution(options["constitution"]))
+    pairs, general = pairs_of(records), examples_of(records)
+    if recipe.mixture is not None:
+        mixed = blend(records, recipe.mixture)
+        pairs, general = list(mixed.pairs), list(mixed.examples)
+        recipe = replace(recipe, align=replace(recipe.align, mixed=True))
     with _training(terminal, options["out"], options["model"], "aligning") as (model, run):
         found = align(model, pairs, recipe, general, run)
     fields = {
@@ -174,7 +179,7 @@ def report_command(terminal: Terminal, **options: Any) -> int:
     settings = replace(recipe.report, **given({"attacks": options["attacks"]}))
     constitution = read_constitution(options["constitution"])
     judge = _judge(terminal, constitution, options)
-    pairs = tuple(_read(options["files"], held_out=True)[0])
+    pairs = tuple(pairs_of(read_records(options["files"], held_out=True)))
     exam = Exam(constitution, judge, settings, pairs)
     names = (options["base"], *options["models"])
     labels = _labels(names)
@@ -208,28 +213,6 @@ def _training(
 
 def _shown(update: Callable[[int, int, str], None]) -> Callable[[int, int], None]:
     return lambda done, of: update(done, of, "steps")
-
-
-def _read(
-    files: Sequence[Path], *, held_out: bool = False
-) -> tuple[list[Preference], list[Example]]:
-    """Pairs, and demonstrations as examples. UsageError for held-out pairs where none may be."""
-    pairs: list[Preference] = []
-    general: list[Example] = []
-    for path in files:
-        for record in preferences.read(path):
-            origin = record.provenance
-            if origin is not None and origin.split == "held-out" and not held_out:
-                raise UsageError(
-                    f"{path} holds pairs that are to be measured on",
-                    hint="train on the other file of 'loyal align data', and give this one to "
-                    "'loyal align report --preferences'",
-                )
-            if isinstance(record.content, Demonstration):
-                general.append(record.content.example)
-            else:
-                pairs.append(record.content)
-    return pairs, general
 
 
 def _judge(terminal: Terminal, constitution: Constitution, options: dict[str, Any]) -> Judge:
