@@ -59,6 +59,7 @@ def test_judged_by_a_server(run: Run, ours: Path, model: Path, tmp_path: Path) -
         judge = ("--endpoint", server.url, "--endpoint-model", "strong")
         done = run("align", "report", ours, "--base", model, *judge, "--out", page, *few)
         assert done.code == 0
+        assert not page.with_name("report.html.state").exists()
         assert "not calibrated" in done.err
         asked = len(server.asked)
         assert asked > 0

@@ -224,16 +224,17 @@ class ReportSettings:
     reply_tokens: int = 64
     tokens: int = 4000
     """Of English, for perplexity."""
+    part: int = 64
+    """Questions, about, after which what was found is kept."""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if (
-            min(self.benign, self.reply_tokens, self.tokens) < 1
-            or min(self.attacks, self.plain) < 0
-        ):
+        counts = (self.benign, self.reply_tokens, self.tokens, self.part)
+        if min(counts) < 1 or min(self.attacks, self.plain) < 0:
             raise UsageError(
-                "benign, reply_tokens and tokens are at least 1, attacks and plain at least 0",
-                hint="the defaults are 40, 64, 4000, 4 and 0",
+                "benign, reply_tokens, tokens and part are at least 1, attacks and plain at least "
+                "0",
+                hint="the defaults are 40, 64, 4000, 64, 4 and 0",
             )
 
 

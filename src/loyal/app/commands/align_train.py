@@ -171,9 +171,11 @@ def report_command(terminal: Terminal, **options: Any) -> int:
     """Compare models: values kept plainly and under each family of attacks, and what it cost.
 
     All models are asked the same held-out questions. Shares come with 95 % intervals; perplexity
-    and replies to ordinary prompts are compared with the base's.
+    and replies to ordinary prompts are compared with the base's. With --out, what was measured is
+    kept in FILE.html.state until the report is written, and the same command goes on from it.
     """
-    from loyal.alignment.evaluate import Exam, measure
+    from loyal.alignment.evaluate import Exam
+    from loyal.alignment.evaluate_state import Kept
 
     recipe = load_config(Recipe, terminal.recipe, terminal.overrides)
     settings = replace(recipe.report, **given({"attacks": options["attacks"]}))
@@ -183,15 +185,24 @@ def report_command(terminal: Terminal, **options: Any) -> int:
     exam = Exam(constitution, judge, settings, pairs)
     names = (options["base"], *options["models"])
     labels = _labels(names)
+    out: Path | None = options["out"]
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    kept = Kept(None if out is None else out.with_name(f"{out.name}.state"), exam)
+    if kept.replaced:
+        terminal.note(f"{kept.path} is of another exam: everything is measured anew")
+    elif kept.models or kept.answers:
+        terminal.note(f"going on from {kept.path}: {len(kept.models)} models were measured")
     base = load_model(terminal, names[0])
-    measured = [(labels[0], measure(base, exam))]
+    measured = [(labels[0], kept.measured(base))]
     for label, name in zip(labels[1:], names[1:], strict=True):
-        measured.append((label, measure(load_model(terminal, name), exam, base)))
+        measured.append((label, kept.measured(load_model(terminal, name), base)))
     footer = f"loyal {loyal.__version__}, {datetime.datetime.now():%Y-%m-%d %H:%M}"
     title = f"{constitution.name} {constitution.version}"
     run = align_page.AlignRun(title, tuple(measured), footer)
-    if options["out"] is not None:
-        terminal.note(f"report: {report.write(align_page.page(run), options['out'])}")
+    if out is not None:
+        terminal.note(f"report: {report.write(align_page.page(run), out)}")
+        kept.drop()
     terminal.result(align_page.fields(run), [align_page.table(run)])
     return 0
 
