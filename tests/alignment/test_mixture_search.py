@@ -189,7 +189,7 @@ def test_requests_that_measure_are_not_trained_on() -> None:
 
 def records() -> list[Record]:
     """Pairs of the tiny model's world, greetings, and harm that is declined."""
-    pairs = [Record(one) for one in discreet()]
+    pairs = [Record(one) for one in discreet()[::2]]
     general = [demonstration(f"Hello {at}!", "Hello! How are you?", "general") for at in range(8)]
     harm = [demonstration(f"Hurt {at}!", "I won't help to hurt.", "safety") for at in range(8)]
     return [*pairs, *general, *harm]
@@ -233,7 +233,7 @@ def test_a_search_that_was_cut_off_goes_on_to_the_same_table(
     assert told == []  # nothing was left to do
     heavier = [replace(one, content=replace(one.content, weight_ppm=7)) for one in records()]
     with pytest.raises(UsageError, match="another search"):
-        search(model, heavier[:50] + records()[50:], QUICK, path)
+        search(model, heavier[:20] + records()[20:], QUICK, path)
     with pytest.raises(UsageError, match="another search"):
         search(model, records(), replace(QUICK, goal=Goal(2.0)), path)
 
@@ -251,7 +251,7 @@ def test_a_run_is_a_plain_training_with_these_weights(base: HFModel, fresh: Fres
     assert (outcome.perplexity, outcome.agreement) == (read.perplexity, read.agreement)
     items = [item for one in data.compared if (item := pair(model, one, 512)) is not None]
     nats = margins(model, items, "float32")
-    assert (outcome.margin, outcome.pairs) == (sum(nats) / len(nats), 19)
+    assert (outcome.margin, outcome.pairs) == (sum(nats) / len(nats), 10)
     assert outcome.margin > found.table.untouched.margin + 0.5
 
 

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import loyal
-from loyal.alignment import Judge
+from loyal.alignment import Judge, hardening_file
+from loyal.alignment.hardening_file import Hardening
+from loyal.alignment.judge import made_of
 from loyal.alignment.mixture import blend
 from loyal.alignment.settings import Recipe
 from loyal.app import align_page, report
@@ -28,6 +30,7 @@ from loyal.app.report import Table
 from loyal.app.terminal import Terminal, command, facts
 from loyal.community import Constitution
 from loyal.config import load as load_config
+from loyal.errors import JudgeError
 
 if TYPE_CHECKING:
     from loyal.alignment.align import Run
@@ -76,7 +79,7 @@ def train(terminal: Terminal, **options: Any) -> int:
         mixed = blend(records, recipe.mixture)
         pairs, general = list(mixed.pairs), list(mixed.examples)
         recipe = replace(recipe, align=replace(recipe.align, mixed=True))
-    with _training(terminal, options["out"], options["model"], "aligning") as (model, run):
+    with _training(terminal, options["out"], options["model"], "aligning") as (model, run, _):
         found = align(model, pairs, recipe, general, run)
     fields = {
         name: value for name, value in asdict(found).items() if not isinstance(value, dict | tuple)
@@ -110,7 +113,8 @@ def harden(terminal: Terminal, **options: Any) -> int:
 
     Each round attacks the model, keeps the replies that the judge scores lowest, and trains on
     them; what a round costs too much is taken back. Held-out cases and families of attacks stay
-    unseen, for 'loyal align report'. The same command again goes on where it was cut off.
+    unseen, for 'loyal align report'. The same command again goes on where it was cut off. Which
+    judge it was stands in the folder: the same one is not to measure what it trained.
     """
     from loyal.alignment import adversarial
 
@@ -119,8 +123,9 @@ def harden(terminal: Terminal, **options: Any) -> int:
     recipe = replace(recipe, harden=replace(recipe.harden, **named))
     constitution = read_constitution(options["constitution"])
     judge = _judge(terminal, constitution, options)
-    with _training(terminal, options["out"], options["model"], "hardening") as (model, run):
+    with _training(terminal, options["out"], options["model"], "hardening") as (model, run, past):
         found = adversarial.harden(model, constitution, judge, recipe, run=run)
+        past.append(Hardening(judge.name, made_of(judge), constitution.digest.hex()))
     rows = tuple(
         (
             one.number + 1, one.attacks, one.broken, one.abstained, one.pairs,
@@ -163,6 +168,12 @@ def harden(terminal: Terminal, **options: Any) -> int:
     ),
     click.option("--attacks", type=int, help="Of each family; 4 by default."),
     click.option("--out", type=FILE, metavar="FILE.html", help="Write a report with charts."),
+    click.option(
+        "--same-judge",
+        is_flag=True,
+        help="Measure although the judge shares a model or data with one that hardened a model; "
+        "the report says so.",
+    ),
     *JUDGE_OPTIONS,
     CALIBRATION,
     settings=True,
@@ -181,10 +192,20 @@ def report_command(terminal: Terminal, **options: Any) -> int:
     settings = replace(recipe.report, **given({"attacks": options["attacks"]}))
     constitution = read_constitution(options["constitution"])
     judge = _judge(terminal, constitution, options)
-    pairs = tuple(pairs_of(read_records(options["files"], held_out=True)))
-    exam = Exam(constitution, judge, settings, pairs)
     names = (options["base"], *options["models"])
     labels = _labels(names)
+    flattered = tuple(
+        label for label, name in zip(labels, names, strict=True) if _shares(judge, Path(name))
+    )
+    if flattered and not options["same_judge"]:
+        raise JudgeError(
+            f"the judge that is to measure {', '.join(flattered)} shares a model or data with one "
+            "that hardened it",
+            hint="give another --endpoint-model, or a --probe of other values; --same-judge "
+            "measures all the same",
+        )
+    pairs = tuple(pairs_of(read_records(options["files"], held_out=True)))
+    exam = Exam(constitution, judge, settings, pairs)
     out: Path | None = options["out"]
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -199,7 +220,7 @@ def report_command(terminal: Terminal, **options: Any) -> int:
         measured.append((label, kept.measured(load_model(terminal, name), base)))
     footer = f"loyal {loyal.__version__}, {datetime.datetime.now():%Y-%m-%d %H:%M}"
     title = f"{constitution.name} {constitution.version}"
-    run = align_page.AlignRun(title, tuple(measured), footer)
+    run = align_page.AlignRun(title, tuple(measured), footer, flattered)
     if out is not None:
         terminal.note(f"report: {report.write(align_page.page(run), out)}")
         kept.drop()
@@ -210,16 +231,20 @@ def report_command(terminal: Terminal, **options: Any) -> int:
 @contextmanager
 def _training(
     terminal: Terminal, out: Path, name: str, title: str
-) -> Iterator[tuple[HFModel, Run]]:
-    """The model and what goes on around its training; it is written to `out` in the end."""
+) -> Iterator[tuple[HFModel, Run, list[Hardening]]]:
+    """The model, what goes on around its training, and who hardened it so far.
+
+    It is written to `out` in the end, with those who hardened it by then.
+    """
     from loyal.alignment.align import Run
     from loyal.models.model_folder import require_room, work_folder, write
 
     require_room(out)
+    past = list(hardening_file.read(Path(name)))
     model = load_model(terminal, name)
     with terminal.progress(title) as update:
-        yield model, Run(work_folder(out), progress=_shown(update))
-    write(model, out)
+        yield model, Run(work_folder(out), progress=_shown(update)), past
+    write(model, out, {hardening_file.NAME: hardening_file.content(past)} if past else None)
 
 
 def _shown(update: Callable[[int, int, str], None]) -> Callable[[int, int], None]:
@@ -238,6 +263,11 @@ def _judge(terminal: Terminal, constitution: Constitution, options: dict[str, An
         "give --probe FILE or --endpoint URL"
     )
     return CaseJudge(constitution)
+
+
+def _shares(judge: Judge, folder: Path) -> bool:
+    """Whether the judge shares a model or data with one that hardened the folder's model."""
+    return any(made_of(judge) & one.made_of for one in hardening_file.read(folder))
 
 
 def _labels(names: Sequence[str]) -> tuple[str, ...]:
