@@ -15,7 +15,7 @@ from loyal.errors import ControlError
 
 SURE = Limits(cpu_seconds=5, seconds=600, memory_bytes=1 << 30)
 """The usual ones, but the clock decides nothing, however busy the machine is."""
-SOON = Limits(cpu_seconds=2, seconds=600, memory_bytes=1 << 30)
+SOON = Limits(cpu_seconds=1, seconds=600, memory_bytes=1 << 30)
 """What never ends is waited for no longer than this."""
 
 
