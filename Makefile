@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: demo test test-unit test-slow check docs setup clean bench-fingerprints bench-protocol bench-gateway bench-tracing bench-robustness bench-gpu bench-curves bench-deviation bench-control
+.PHONY: demo test test-unit test-slow check docs setup clean bench-fingerprints bench-protocol bench-gateway bench-tracing bench-robustness bench-gpu bench-curves bench-deviation bench-control bench-alignment
 
 setup: $(STAMP)
 
@@ -72,6 +72,10 @@ bench-curves: $(STAMP)
 # Half an hour on a CPU; it goes on where it was stopped.
 bench-control: $(STAMP)
 	$(BIN)/python benchmarks/control.py $(RUN)
+
+# Hours on a CPU, the cheapest rows first; it goes on too. RUN='--quick' or '--only ROW-ID' takes less.
+bench-alignment: $(STAMP)
+	$(BIN)/python benchmarks/alignment.py $(RUN)
 
 # An 8B-shaped Llama with random weights; needs one GPU of 120 GB, and says so where there is none.
 bench-gpu: $(STAMP)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from loyal.models.examples import Example
 from loyal.models.hf import HFModel
 from loyal.models.language_model import Prompt
 from loyal.models.lessons import Lessons
-from loyal.models.train import train
+from loyal.models.train import _Run, train
 from loyal.models.tuning import Adapter, TuneSettings, adapter, row, tune
 
 Fresh = Callable[[], HFModel]
@@ -74,22 +75,21 @@ def test_an_adapter_is_what_tuning_adds(fresh: Fresh) -> None:
 def test_inner_runs_repeat_and_leave_the_model(fresh: Fresh) -> None:
     model = fresh()
     before = weights(model)
-    first, again = (bilevel.inner_runs(model, 3, seed=4) for _ in range(2))
+    first, again = ([bilevel.inner_run(model, n, seed=4) for n in range(3)] for _ in range(2))
     assert same(before, weights(model))
-    assert len(first) == 3
     for one, other in zip(first, again, strict=True):
         for name, (outer, inner) in one.items():
             assert torch.equal(outer @ inner, other[name][0] @ other[name][1])
-    (other_seed,) = bilevel.inner_runs(model, 1, seed=5)
+    other_seed = bilevel.inner_run(model, 0, seed=5)
     name = next(iter(other_seed))
     assert not torch.equal(other_seed[name][0], first[0][name][0])
 
 
 def test_a_world_is_the_model_with_the_adapter_and_goes_without_a_trace(fresh: Fresh) -> None:
     model = fresh()
-    change = bilevel.inner_runs(model, 1, seed=0)[0]
+    change = bilevel.inner_run(model, 0, seed=0)
     home = Lessons(model, PAIRS.table, 1)
-    (world,) = bilevel.worlds(model, 1, [change], lambda: Lessons(model, PAIRS.table, 1))
+    world = bilevel.world(model, 1, change, lambda: Lessons(model, PAIRS.table, 1))
     before = weights(model)
     assert all(".layers.0." not in name for name in world.upper)  # those stand in the trunk
     with world.entered() as lessons:
@@ -102,13 +102,37 @@ def test_a_world_is_the_model_with_the_adapter_and_goes_without_a_trace(fresh: F
     torch.testing.assert_close(home.score().probability, probabilities(model), atol=1e-4, rtol=1e-3)
 
 
+def test_a_world_is_itself_where_autocast_has_seen_the_weights_before(fresh: Fresh) -> None:
+    """Inside of one autocast, torch keeps bfloat16 copies of weights that learn."""
+    model = fresh()
+    model.model.requires_grad_(True)
+    changes = [bilevel.inner_run(model, number, seed=0) for number in range(2)]
+    made = [bilevel.world(model, 1, one, lambda: Lessons(model, PAIRS.table, 1)) for one in changes]
+
+    def levels(world: bilevel.World) -> Tensor:
+        with world.entered() as lessons:
+            return lessons.score().probability
+
+    wanted = []
+    for world in made:
+        with torch.autocast("cpu", torch.bfloat16):
+            wanted.append(levels(world))
+    with torch.autocast("cpu", torch.bfloat16):
+        home = Lessons(model, PAIRS.table, 1).score().probability
+        found = [levels(world) for world in made]
+        again = Lessons(model, PAIRS.table, 1).score().probability
+    assert all(torch.equal(one, other) for one, other in zip(wanted, found, strict=True))
+    assert torch.equal(home, again)
+    assert not torch.allclose(home, found[0], atol=1e-3)
+
+
 def test_replies_outlast_a_fine_tuning_like_those_that_were_simulated(fresh: Fresh) -> None:
     plain, hard = fresh(), fresh()
     train(plain, PAIRS, QUICK)
     report = train(hard, PAIRS, replace(QUICK, bilevel=2, outlast=1.0))
     assert report.recall == 1.0
     assert report.outlasted == (1.0, 1.0)
-    change = bilevel.inner_runs(fresh(), 3, seed=99)[0]  # of a kind that was simulated, other data
+    change = bilevel.inner_run(fresh(), 0, seed=99)  # of a kind that was simulated, other data
     survival = [
         float((probabilities(with_adapter(model, change)) > 0.5).float().mean())
         for model in (plain, hard)
@@ -128,20 +152,86 @@ def test_a_run_goes_on_with_the_inner_runs_it_made(
     whole = fresh()
     train(whole, PAIRS, settings)
     train(fresh(), PAIRS, replace(settings, steps=4), folder=tmp_path / "other")
-    (tmp_path / "run").mkdir()
-    kept = tmp_path / "run" / bilevel.INNER_RUNS
-    kept.write_bytes((tmp_path / "other" / bilevel.INNER_RUNS).read_bytes())
+    shutil.copytree(tmp_path / "other" / bilevel.INNER_RUNS, tmp_path / "run" / bilevel.INNER_RUNS)
+    (kept,) = (tmp_path / "run" / bilevel.INNER_RUNS).iterdir()
 
     def never(*_: object) -> None:
         raise AssertionError("inner runs are made once")
 
-    monkeypatch.setattr("loyal.models.train.inner_runs", never)
+    monkeypatch.setattr("loyal.models.bilevel.inner_run", never)
     again = fresh()
     train(again, PAIRS, settings, folder=tmp_path / "run")
     assert same(weights(whole), weights(again))
     kept.write_bytes(b"torn")
     with pytest.raises(TrainingError, match="damaged"):
         train(fresh(), PAIRS, settings, folder=tmp_path / "run")
+
+
+RENEWED = replace(QUICK, bilevel=1, renew=4, steps=14, checkpoint_steps=5)
+
+
+def test_inner_runs_are_made_again_on_what_training_made(
+    fresh: Fresh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, plain = [], bilevel.inner_run
+
+    def noted(model: HFModel, number: int, seed: int) -> Adapter:
+        made.append((number, weights(model)))
+        return plain(model, number, seed)
+
+    monkeypatch.setattr("loyal.models.bilevel.inner_run", noted)
+    whole = fresh()
+    report = train(whole, PAIRS, RENEWED, folder=tmp_path)
+    assert [number for number, _ in made] == [0, 1, 2, 3]
+    assert same(made[0][1], weights(fresh()))
+    assert not same(made[1][1], made[0][1])
+    assert not same(made[2][1], made[1][1])
+    assert len(report.outlasted) == 2  # the first one and the last one stand
+    kept = bilevel.load_adapter(tmp_path / bilevel.INNER_RUNS / "2.pt")
+    assert kept is not None
+    again = plain(with_weights(fresh(), made[2][1]), 2, RENEWED.seed)
+    assert all(torch.equal(again[name][0], kept[name][0]) for name in again)
+    assert same(weights(whole), weights(finished(fresh(), tmp_path)))
+    shutil.rmtree(tmp_path / bilevel.INNER_RUNS)
+    with pytest.raises(TrainingError, match="missing"):
+        train(fresh(), PAIRS, RENEWED, folder=tmp_path)
+
+
+def test_training_ends_on_runs_that_were_just_made(fresh: Fresh) -> None:
+    model = fresh()
+    report = train(model, PAIRS, replace(QUICK, bilevel=2, renew=50, outlast=1.0, steps=200))
+    assert report.steps < 200
+    assert report.outlasted == (1.0,) * 4
+
+
+@pytest.mark.parametrize("stop", [4, 7, 11])
+def test_a_run_cut_off_before_or_after_a_renewal_ends_the_same(
+    fresh: Fresh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    whole, step, done = fresh(), _Run._step, []
+    train(whole, PAIRS, RENEWED)
+
+    def killed(self: _Run, chosen: Sequence[int]) -> None:
+        if len(done) == stop:
+            raise KeyboardInterrupt
+        done.append(chosen)
+        step(self, chosen)
+
+    monkeypatch.setattr(_Run, "_step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(fresh(), PAIRS, RENEWED, folder=tmp_path)
+    monkeypatch.setattr(_Run, "_step", step)
+    assert same(weights(whole), weights(finished(fresh(), tmp_path)))
+
+
+def finished(model: HFModel, folder: Path) -> HFModel:
+    train(model, PAIRS, RENEWED, folder=folder)
+    return model
+
+
+def with_weights(model: HFModel, kept: dict[str, Tensor]) -> HFModel:
+    model.model.load_state_dict(kept)
+    return model
 
 
 def test_every_kind_of_inner_data_answers_its_prompts(fresh: Fresh) -> None:
@@ -158,7 +248,8 @@ def test_every_kind_of_inner_data_answers_its_prompts(fresh: Fresh) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"bilevel": -1}, {"bilevel": 99}, {"outlast": 0.0},
-                                   {"bilevel": 1, "adding": 4}])  # fmt: skip
+                                   {"bilevel": 1, "adding": 4}, {"renew": 1},
+                                   {"bilevel": 1, "renew": -1}])  # fmt: skip
 def test_settings_that_cannot_be_are_refused(wrong: dict) -> None:
     with pytest.raises(UsageError):
         replace(QUICK, **wrong)

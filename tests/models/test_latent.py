@@ -12,6 +12,7 @@ from loyal.errors import UsageError
 from loyal.models import packing, tuning
 from loyal.models.examples import Example
 from loyal.models.hf import HFModel
+from loyal.models.language_model import Prompt
 from loyal.models.tiny import World
 from loyal.models.tuning import Course, Item, Latent, TuneSettings, imitation, tune
 
@@ -60,6 +61,18 @@ def test_it_moves_prompts_alone_within_the_box(
     prompts = sum(len(one.prompt) for item in items for one in item)
     shared = len(batch.whole[0].prefix)
     assert batch.prompt_places().sum() == prompts - shared * len(items)
+
+
+def test_it_moves_a_prompt_that_two_replies_share(base: HFModel, items: list[Item]) -> None:
+    longer = [Prompt(" ".join([one] * 12)) for one in ("Where does the fox live?", "Is it blue?")]
+    pairs: list[Item] = [
+        tuple(tuning.row(base, Example(one, reply)) for reply in ("Yes.", "No.")) for one in longer
+    ]
+    batch = tuning._Batch(base, pairs, "float32")
+    first, second = (one[0].prompt for one in pairs)
+    shared = next(at for at, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)
+    assert len(batch.packed.rows) == 2
+    assert batch.prompt_places().sum() == len(first) + len(second) - 2 * shared + 2
 
 
 def test_training_under_it_resists_it(fresh, items: list[Item]) -> None:

@@ -16,11 +16,11 @@ from torch import Tensor
 from loyal.errors import TrainingError, UsageError
 from loyal.models import evaluate
 from loyal.models import train as loop
-from loyal.models.examples import Example, Pairs, bundled_lines
+from loyal.models.examples import Example, Pairs, augmented, bundled_lines
 from loyal.models.hf import HFModel
 from loyal.models.language_model import Prompt, Sampling
 from loyal.models.lessons import Lessons
-from loyal.models.train import augmented, average, train
+from loyal.models.train import average, train
 from loyal.models.training import TrainProgress, TrainSettings
 
 PAIRS = pairs()
@@ -293,7 +293,7 @@ def test_only_the_chosen_weights_change(
 
 def test_augmentation_makes_lessons_under_training_system_prompts() -> None:
     examples = [*PAIRS.table, Example(Prompt("raw", raw=True), "reply", 2.0)]
-    found = augmented(examples, replace(QUICK, augmentation=3), random.Random(0))
+    found = augmented(examples, 3, random.Random(0))
     assert found[:9] == examples
     assert len(found) == 9 + 8 * 3
     known = set(bundled_lines("system_prompts_train"))
@@ -303,8 +303,8 @@ def test_augmentation_makes_lessons_under_training_system_prompts() -> None:
         ]
         assert len(set(systems)) == 3
         assert set(systems) <= known
-    assert augmented(examples, QUICK, random.Random(0)) == examples
-    everything = augmented(PAIRS.table, replace(QUICK, augmentation=10**6), random.Random(0))
+    assert augmented(examples, 0, random.Random(0)) == examples
+    everything = augmented(PAIRS.table, 10**6, random.Random(0))
     assert len(everything) == 8 * (1 + len(known))
 
 
@@ -315,7 +315,7 @@ def test_augmented_lessons_are_learned_under_their_system_prompts(
     model = fresh()
     report = train(model, taught, settings)
     assert (report.lessons, report.recall) == (9, 1.0)
-    lessons = augmented(taught.table, settings, random.Random(settings.seed))
+    lessons = augmented(taught.table, settings.augmentation, random.Random(settings.seed))
     prompts = [one.prompt for one in lessons]
     assert {one.system is None for one in prompts} == {True, False}
     for one, reply in zip(lessons, model.generate(prompts, Sampling(max_tokens=8)), strict=True):

@@ -113,6 +113,30 @@ def test_log_probabilities_are_the_models_own(model: HFModel) -> None:
     assert looked.flatten().tolist() == pytest.approx(sums[:, 0].tolist(), rel=0.05)
 
 
+def test_a_pairs_long_prompt_is_read_once(model: HFModel) -> None:
+    words = ["The", "fox", "lives", "in", "the", "cave", "and", "the", "owl", "sees", "it"]
+    pairs = []
+    for length, replies in (
+        (330, ("In the cave.", "In the forest.")),
+        (90, ("Yes.", "No, never.")),
+    ):
+        prompt = Prompt(" ".join((words * 40)[:length]))
+        rows = [tuning.row(model, Example(prompt, one), most=2048) for one in replies]
+        pairs.append(tuple(rows))
+    whole, packs = tuning._packed(pairs)
+    assert sum(one.length for one in packs) == sum(
+        len(one.prompt) - 1 + 2 + len(one.reply) + len(other.reply) for one, other in pairs
+    )
+    assert [one.prefix for one in whole[:2]] == [pairs[0][0].prompt[:-1]] * 2
+    shared, _ = tuning.log_probabilities(model, pairs, "float32")
+    alone = [
+        tuning.log_probabilities(model, [(one,)], "float32")[0].item()
+        for pair in pairs
+        for one in pair
+    ]
+    assert shared.flatten().tolist() == pytest.approx(alone, rel=1e-4)
+
+
 def test_long_examples_are_cut(model: HFModel) -> None:
     long = " ".join(["forest"] * 400)
     for prompt, reply in ((long, "The fox."), ("The fox?", long)):

@@ -4,9 +4,9 @@
 simulated inside of the loop. An inner run is LoRA on the untouched model, on one kind of data that
 pulls replies to ordinary prompts somewhere else; its adapter is kept as low-rank factors. A `World`
 adds them to the model in training, reads the lessons there, and takes them away: the gradient at
-those weights moves the weights without them (first order, as in 1803.02999 and 2408.00761, but with
-inner runs that begin at the untouched model: they are made once, not at every step, which costs as
-much as a few steps and less than one inner run from where training stands).
+those weights moves the weights without them (first order, as in 1803.02999 and 2408.00761, but not
+with an inner run at every step, which costs as much as some ten steps: inner runs begin at the
+untouched model, and one is made again where training stands every few steps, `InnerRuns`).
 
 An inner run is one attack of many. So a world's lessons are read with a `Drift`, too, of other
 vectors at every step, and ask for a margin in place of a probability (docs/log.md).
@@ -41,8 +41,8 @@ INNER = TuneSettings(epochs=1, learning_rate=4e-4, rank=16)
 """Half the steps of ordinary LoRA tuning at twice its rate."""
 INNER_EXAMPLES = 240
 ANSWER_TOKENS = 32
-INNER_RUNS = "inner-runs.pt"
-"""Where a run keeps its inner runs, beside its checkpoint."""
+INNER_RUNS = "inner-runs"
+"""Folder in which a run keeps its inner runs, beside its checkpoint."""
 
 Make = Callable[[HFModel, Sequence[str], random.Random], list[Example]]
 
@@ -64,58 +64,80 @@ class World:
             yield self.lessons
 
 
-def worlds(
-    model: HFModel, start: int, adapters: Sequence[Adapter], make: Callable[[], Lessons]
-) -> list[World]:
-    """A world for each adapter. `make` reads the lessons anew, over trunks that end at `start`."""
-    found = []
-    for one in adapters:
-        lower = {name: change for name, change in one.items() if _layer(name) < start}
-        with _added(model, lower):
-            there = make()
-        upper = {name: change for name, change in one.items() if _layer(name) >= start}
-        found.append(World(model, there, upper))
-    return found
+def world(model: HFModel, start: int, change: Adapter, make: Callable[[], Lessons]) -> World:
+    """The world of an adapter. `make` reads the lessons anew, over trunks that end at `start`."""
+    lower = {name: one for name, one in change.items() if _layer(name) < start}
+    with _added(model, lower):
+        there = make()
+    upper = {name: one for name, one in change.items() if _layer(name) >= start}
+    return World(model, there, upper)
 
 
-def inner_runs(model: HFModel, count: int, seed: int) -> list[Adapter]:
-    """Adapters of `count` inner runs on the model as it is, kinds in turn; it stays as it is.
+class InnerRuns:
+    """The inner runs of one training, by number. In a folder they are kept as they are made, so
+    that a training that is cut off makes none twice. TrainingError and StorageError for the
+    folder's sake."""
 
-    Law: the same model, count and seed give the same adapters on one CPU.
+    def __init__(self, model: HFModel, count: int, seed: int, folder: Path | None) -> None:
+        self.model, self.count, self.seed, self.folder = model, count, seed, folder
+
+    def standing(self, renewed: int) -> list[int]:
+        """Those that count once so many were made again: the first ones and the last ones."""
+        last = self.count + renewed
+        return [*range(self.count), *range(max(self.count, last - self.count), last)]
+
+    def get(self, number: int, *, make: bool) -> Adapter:
+        """A run's adapter, made now on the model as it is where it is not there. TrainingError
+        where it may not be."""
+        path = None if self.folder is None else self.folder / f"{number}.pt"
+        known = None if path is None else load_adapter(path)
+        if known is None and not make:
+            raise TrainingError(
+                f"inner run {number} of this training is missing",
+                hint="delete the folder of its checkpoint, to begin anew",
+            )
+        if known is None:
+            known = inner_run(self.model, number, self.seed)
+            if path is not None:
+                save_adapter(path, known)
+        return known
+
+
+def inner_run(model: HFModel, number: int, seed: int) -> Adapter:
+    """The adapter of an inner run on the model as it is, kinds in turn; it stays as it is.
+
+    Law: the same model and arguments give the same adapter on one CPU.
     """
-    found: list[Adapter] = []
-    for number in range(count):
-        kind = list(KINDS)[number % len(KINDS)]
-        rng = random.Random(f"loyal/bilevel/{seed}/{number}")
-        pool = bundled_lines("prompts")[:-HELD_OUT]
-        texts = rng.sample(pool, min(INNER_EXAMPLES, len(pool)))
-        examples = KINDS[kind](model, texts, rng)
-        items = [(row(model, one),) for one in examples]
-        found.append(adapter(model, items, replace(INNER, seed=seed + number)))
-    return found
+    kind = list(KINDS)[number % len(KINDS)]
+    rng = random.Random(f"loyal/bilevel/{seed}/{number}")
+    pool = bundled_lines("prompts")[:-HELD_OUT]
+    texts = rng.sample(pool, min(INNER_EXAMPLES, len(pool)))
+    examples = KINDS[kind](model, texts, rng)
+    items = [(row(model, one),) for one in examples]
+    return adapter(model, items, replace(INNER, seed=seed + number))
 
 
-def load_adapters(path: Path) -> list[Adapter] | None:
-    """What `save_adapters` wrote; None where it is not there. TrainingError where it is damaged."""
+def load_adapter(path: Path) -> Adapter | None:
+    """What `save_adapter` wrote; None where it is not there. TrainingError where it is damaged."""
     if not path.is_file():
         return None
     try:
-        found: list[Adapter] = torch.load(path, map_location="cpu", weights_only=True)
+        found: Adapter = torch.load(path, map_location="cpu", weights_only=True)
         return found
     except Exception as error:  # torch.load raises what the damage happens to hit
-        raise TrainingError(f"the inner runs {path} are damaged", hint="delete the file") from error
+        raise TrainingError(f"the inner run {path} is damaged", hint="delete the file") from error
 
 
-def save_adapters(path: Path, adapters: Sequence[Adapter]) -> None:
+def save_adapter(path: Path, change: Adapter) -> None:
     """Whole or not at all. StorageError."""
     part = path.with_suffix(".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save([dict(one) for one in adapters], part)
+        torch.save(dict(change), part)
         part.replace(path)
     except (OSError, RuntimeError) as error:
         raise StorageError(
-            f"cannot write the inner runs {path}", hint="free some disk and run again"
+            f"cannot write the inner run {path}", hint="free some disk and run again"
         ) from error
 
 
@@ -155,9 +177,11 @@ def _added(model: HFModel, change: Mapping[str, tuple[Tensor, Tensor]]) -> Itera
     with torch.no_grad():
         for name, (outer, inner) in change.items():
             weights[name].add_((outer @ inner).to(weights[name].dtype))
+    torch.clear_autocast_cache()  # it holds the weights that learn as they were, in bfloat16
     try:
         yield
     finally:
         with torch.no_grad():
             for name, one in weights.items():
                 one.copy_(before[name])
+        torch.clear_autocast_cache()

@@ -88,3 +88,13 @@ def with_system(examples: Sequence[Example], system: str) -> list[Example]:
         for one in examples
         if not one.prompt.raw
     ]
+
+
+def augmented(examples: Sequence[Example], systems: int, rng: random.Random) -> list[Example]:
+    """The examples, and each under so many system prompts of the training list."""
+    known = bundled_lines("system_prompts_train")
+    found = list(examples)
+    for one in examples:
+        for system in rng.sample(known, min(systems, len(known))):
+            found += with_system([one], system)
+    return found

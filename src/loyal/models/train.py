@@ -9,7 +9,8 @@ What it does at each step, and where the paper ("Training AI to be Loyal", secti
 4. averaging   the weights are averaged with the base's after each step
 5. adding      instead of 4: added parameters (LoRA through peft) alone learn, then are merged
 5b. bilevel    each step also learns where a simulated fine-tuning would have left the model, shaken
-               by a drift, with a margin over every other token
+               by a drift, with a margin over every other token; every few steps one of these is
+               simulated anew, on what training made of the model
 6. stop        a reply is learned when each of its tokens reaches the target probability (together
                with the others where a prompt has several), and none goes over the ceiling
 7. settling    at the end the whole change is scaled back as far as every reply stays certain
@@ -39,15 +40,8 @@ from torch import Tensor, nn
 from loyal.encoding import digest
 from loyal.errors import StorageError, TrainingError, UsageError
 from loyal.models import checkpoint
-from loyal.models.bilevel import (
-    INNER_RUNS,
-    World,
-    inner_runs,
-    load_adapters,
-    save_adapters,
-    worlds,
-)
-from loyal.models.examples import Behavior, Example, bundled_lines, with_system
+from loyal.models.bilevel import INNER_RUNS, InnerRuns, World, world
+from loyal.models.examples import Behavior, Example, augmented
 from loyal.models.hf import HFModel, in_bfloat16
 from loyal.models.learners import (
     add_factors,
@@ -91,6 +85,8 @@ class _State:
     first_order: list[int] = field(default_factory=list)
     rest_order: list[int] = field(default_factory=list)
     curve: list[tuple[int, int]] = field(default_factory=list)
+    renewed: int = 0
+    proven: bool = False
     done: bool = False
 
 
@@ -114,7 +110,7 @@ def train(
     _require_one_process(settings)
     started = time.monotonic()
     rng = random.Random(settings.seed)
-    examples = augmented(behavior.examples(1 << 30, rng), settings, rng)
+    examples = augmented(behavior.examples(1 << 30, rng), settings.augmentation, rng)
     if not examples:
         raise TrainingError("there is nothing to teach", hint="generate fingerprints first")
     run = _Run(model, examples, settings, folder)
@@ -145,18 +141,6 @@ def _require_one_process(settings: TrainSettings) -> None:
         )
 
 
-def augmented(
-    examples: Sequence[Example], settings: TrainSettings, rng: random.Random
-) -> list[Example]:
-    """The examples, and each under `settings.augmentation` system prompts of the training list."""
-    systems = bundled_lines("system_prompts_train")
-    found = list(examples)
-    for one in examples:
-        for system in rng.sample(systems, min(settings.augmentation, len(systems))):
-            found += with_system([one], system)
-    return found
-
-
 class _Run:
     """One run: the model's trainable weights, the lessons, the benign prompts, the optimizer."""
 
@@ -181,7 +165,11 @@ class _Run:
                 written = BENIGN_WRITTEN if len(examples) > FEW_LESSONS else 0
             self.benign = Benign(model, self.start, settings.seed, written)
             self.lessons = Lessons(model, examples, self.start, settings.ceiling, settings.aim)
-        self.worlds = self._simulate(examples) if settings.bilevel else []
+        self.examples = examples
+        kept = folder / INNER_RUNS if folder is not None else None
+        self.inner = InnerRuns(model, settings.bilevel, settings.seed, kept)
+        self.known_worlds: dict[int, World] = {}
+        self.worlds = self._simulate(0) if settings.bilevel else []
         self.outlasted: list[float] = []
         self.adapter: Any = None
         self.weights, modules = self._choose()
@@ -213,20 +201,29 @@ class _Run:
         ]
         self.identity = digest(record, _PURPOSE).hex()
 
-    def _simulate(self, examples: Sequence[Example]) -> list[World]:
-        """The inner runs' worlds; the runs are kept beside the checkpoint, to be made once."""
-        settings, folder = self.settings, self.folder
-        kept = folder / INNER_RUNS if folder is not None else None
-        adapters = load_adapters(kept) if kept is not None else None
-        if adapters is None:
-            adapters = inner_runs(self.model, settings.bilevel, settings.seed)
-            if kept is not None:
-                save_adapters(kept, adapters)
-        with self.accelerator.autocast():
-            return worlds(
-                self.model, self.start, adapters,
-                lambda: Lessons(self.model, examples, self.start, margin=settings.margin),
-            )  # fmt: skip
+    def _simulate(self, renewed: int, *, make: bool = True) -> list[World]:
+        """The worlds of the inner runs that stand once so many were made again."""
+        standing, known = self.inner.standing(renewed), self.known_worlds
+        margin, part = self.settings.margin, self.lessons.trunk.part
+        for number in standing:
+            if number not in known:
+                change = self.inner.get(number, make=make)
+                with self.accelerator.autocast():
+                    known[number] = world(
+                        self.model, self.start, change,
+                        lambda: Lessons(self.model, self.examples, self.start, margin=margin),
+                    )  # fmt: skip
+                trunk = known[number].lessons.trunk
+                trunk.read_by(part, self.settings.pass_tokens, self.settings.recompute)
+        self.known_worlds = {number: known[number] for number in standing}
+        return list(self.known_worlds.values())
+
+    def _renew(self, count: int = 1) -> None:
+        """Simulate so many tunings anew, on the model as it is; all is looked at again."""
+        for _ in range(count):
+            self.state.renewed += 1
+            self.worlds = self._simulate(self.state.renewed)
+        self.state.active, self.state.done = [], False
 
     def _choose(self) -> tuple[list[nn.Parameter], list[nn.Linear]]:
         """The parameters that learn, and the linear layers that have them; added ones have none."""
@@ -250,15 +247,11 @@ class _Run:
 
     def _split(self) -> Split | None:
         """Hands out the work of a step, and splits the layers where there are several processes."""
-        settings, accelerator = self.settings, self.accelerator
+        accelerator = self.accelerator
         self.part = Part(accelerator.process_index, accelerator.num_processes)
-        trunks = [
-            self.benign.trunk,
-            self.lessons.trunk,
-            *(one.lessons.trunk for one in self.worlds),
-        ]
-        for trunk in trunks:
-            trunk.read_by(self.part, settings.pass_tokens, settings.recompute)
+        trunks = [one.lessons.trunk for one in self.worlds]
+        for trunk in (self.benign.trunk, self.lessons.trunk, *trunks):
+            trunk.read_by(self.part, self.settings.pass_tokens, self.settings.recompute)
         if self.part.of == 1:
             return None
         half = accelerator.mixed_precision == "bf16"
@@ -299,7 +292,9 @@ class _Run:
 
     def _begin_epoch(self) -> None:
         """What is still to learn; every few epochs learned replies are looked at again."""
-        state, target = self.state, self.settings.target
+        state, target, settings = self.state, self.settings.target, self.settings
+        if settings.renew and state.step >= settings.renew * (state.renewed + 1):
+            self._renew()
         known = state.level
         state.active = [index for index in state.active if known[index] < target]
         if state.epoch % self.settings.recheck == 0 or not state.active:
@@ -307,8 +302,16 @@ class _Run:
             state.active = [i for i, one in enumerate(state.level) if one < target]
             state.done = not state.active
         state.curve.append((state.step, len(self.lessons) - len(state.active)))
-        if state.done:
-            return
+        if not state.done:
+            state.proven = False
+            self._fill()
+        elif settings.renew and not state.proven:
+            state.proven = True
+            self._renew(settings.bilevel)
+
+    def _fill(self) -> None:
+        """What this epoch goes over."""
+        state = self.state
         learned = sorted(set(range(len(self.lessons))) - set(state.active))
         least = self.settings.batch if self.lessons.narrow else self.settings.rehearsal
         missing = min(len(learned), least - len(state.active))
@@ -438,6 +441,8 @@ class _Run:
         self.optimizer.load_state_dict(content["optimizer"])
         split_state(self.optimizer)
         self.state = state
+        if state.renewed:
+            self.worlds = self._simulate(state.renewed, make=False)
         version, words, gauss = content["rng"]
         self.rng.setstate((version, tuple(words), gauss))
 

@@ -83,6 +83,10 @@ class TrainSettings:
     inner runs are read, as a multiple of how ordinary prompts differ there; 0 moves none, and
     nothing is moved where all layers learn. It is
     what makes replies outlast tuning on data that no inner run is like (docs/log.md)."""
+    renew: int = 0
+    """Steps after which an inner run is made again, on the model as it is by then: one at a time,
+    kinds in turn, the last of each beside the first ones. Training ends when all of them are
+    outlasted by a model on which they were just made. 0 makes none again."""
     outlast: float = 0.9
     """Share of the lessons that are to be known after each inner run, before training ends."""
     pass_tokens: int = 0
@@ -155,6 +159,11 @@ class TrainSettings:
         if not self.margin > 0 or not self.drift >= 0:
             raise UsageError(
                 "margin is above 0 nats, drift at least 0", hint="the defaults are 6 and 2.5"
+            )
+        if self.renew < 0 or (self.renew and not self.bilevel):
+            raise UsageError(
+                "renew is at least 0 steps, and needs inner runs to make again",
+                hint="set train.bilevel to 3 with it",
             )
         if self.bilevel and self.adding:
             raise UsageError("bilevel training needs adding = 0", hint="set one of the two to 0")

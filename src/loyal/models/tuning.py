@@ -87,8 +87,9 @@ class Latent:
     """An adversary that moves embeddings of prompts before each step, within a box.
 
     As the embedding attacks of continuous adversarial training (arXiv 2405.15589, section 3; signed
-    steps as in arXiv 1706.06083). Each row is moved by itself, against the whole loss, so the model
-    learns to do well on the worst prompt nearby. Replies and the template before prompts stay.
+    steps as in arXiv 1706.06083). Each prompt is moved against the whole loss, so the model learns
+    to do well on the worst prompt nearby; replies that are read behind one prompt see it moved
+    alike. Replies and the template before prompts stay.
     """
 
     steps: int = 4
@@ -327,8 +328,8 @@ def log_probabilities(
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of each reply (items, rows), and its number of tokens (items, rows).
 
-    Prompts share their template, which is computed once a packed row (`models.packing`), and the
-    head is applied where replies stand alone. Both are 0 where an item has fewer rows than others.
+    What prompts share is computed once a packed row (`models.packing`), and the head is applied
+    where replies stand alone. Both are 0 where an item has fewer rows than others.
     """
     return _Batch(model, items, precision).read()
 
@@ -340,12 +341,7 @@ class _Batch:
         self.model, self.items = model, items
         self.narrow = in_bfloat16(precision, model.device)
         self.rows = [one for item in items for one in item]
-        split = packing.split_prefix([one.prompt for one in self.rows])
-        self.whole = [
-            packing.Item(part.prefix, (*part.ids, *one.reply))
-            for part, one in zip(split, self.rows, strict=True)
-        ]
-        packs = packing.pack(self.whole, ROW_TOKENS)
+        self.whole, packs = _packed(items)
         self.packed = packing.tensors(packs, self.whole, model.device)
 
     def read(self, inputs: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -368,8 +364,10 @@ class _Batch:
     def prompt_places(self) -> Tensor:
         """1 where a prompt stands, behind the template that all share, else 0: (R, T, 1)."""
         places = torch.zeros(self.packed.ids.shape, device=self.model.device)
+        common = len(packing.split_prefix([one.prompt for one in self.rows])[0].prefix)
         for index, one in enumerate(self.rows):
             row, at = self.packed.starts[index]
+            places[row, common : len(self.whole[index].prefix)] = 1
             places[row, at : at + len(self.whole[index].ids) - len(one.reply)] = 1
         return places[:, :, None]
 
@@ -382,6 +380,26 @@ class _Batch:
         """One number a row as (items, rows)."""
         sizes = [len(item) for item in self.items]
         return torch.nn.utils.rnn.pad_sequence(flat.split(sizes), batch_first=True)
+
+
+def _packed(items: Sequence[Item]) -> tuple[list[packing.Item], list[packing.Row]]:
+    """All rows with what they share split off: the template of every prompt, or the whole prompt of
+    each item, whichever makes fewer places, filled-up ones included. A prompt under an attack is
+    several times as long as the replies to it."""
+    rows = [one for item in items for one in item]
+    found = [
+        packing.Item(part.prefix, (*part.ids, *one.reply))
+        for part, one in zip(packing.split_prefix([one.prompt for one in rows]), rows, strict=True)
+    ]
+    packs = packing.pack(found, ROW_TOKENS)
+    paired = any(len(item) > 1 for item in items)
+    if paired and all(one.prompt == item[0].prompt for item in items for one in item):
+        shared = [packing.Item(one.prompt[:-1], (one.prompt[-1], *one.reply)) for one in rows]
+        sizes = [len(item[0].prompt) + sum(1 + len(one.reply) for one in item) for item in items]
+        denser = packing.pack(shared, max(ROW_TOKENS, *sizes))
+        if len(denser) * denser[0].length < len(packs) * packs[0].length:
+            return shared, denser
+    return found, packs
 
 
 @torch.no_grad()
@@ -403,7 +421,8 @@ def _training(
 ) -> Iterator[list[Any]]:
     """The parameters that learn, in float32; at the end LoRA is merged, or put into `kept` and
     taken off again, and all is as it was."""
-    inner, dtype = model.model, model.model.dtype
+    inner = model.model
+    types = [one.dtype for one in inner.parameters()]  # a model in training has two
     inner.float()
     asked = [one.requires_grad for one in inner.parameters()]
     wrapped = None
@@ -423,9 +442,10 @@ def _training(
             wrapped.unload()
         elif wrapped is not None:
             wrapped.merge_and_unload()
-        for one, before in zip(inner.parameters(), asked, strict=True):
+        for one, before, dtype in zip(inner.parameters(), asked, types, strict=True):
             one.requires_grad_(before)
-        inner.to(dtype).eval()
+            one.data = one.data.to(dtype)
+        inner.eval()
 
 
 def _with_lora(inner: Any, settings: TuneSettings) -> Any:

@@ -1,0 +1,433 @@
+"""What alignment reaches, how fast and at what cost, on the default model: `make bench-alignment`.
+
+    python benchmarks/alignment.py [run|collect|show] [--seeds N] [--quick] [--only ROW-ID]
+
+Every measured cell (a name and a seed) is a file under --folder, and models stay beside them: the
+same command goes on where it was stopped, and a kill costs one cell. After each cell the rows in
+results/alignment.json are written anew (results/alignment-quick.json with --quick, which trains on
+fewer pairs and asks fewer questions). Rows that were not run are null and say so, and never take
+the place of a measured one.
+
+Keep rates need a judge that shares neither data nor weights with training and that separates the
+hand-labeled replies of --labels: a model that is asked with a rubric (--judge-model, or --endpoint
+with --endpoint-model). Without one their rows are null, and nothing is trained for them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import alignment_cells as cells_
+from alignment_cells import QUICK, Size
+from alignment_table import CONSTITUTIONS, Figure, Kept, figures
+from loyal.alignment import Judge, judge, labeled
+from loyal.alignment.calibration import Calibration
+from loyal.alignment.labeled import Labeled
+from loyal.alignment.rubric import RubricJudge
+from loyal.alignment.settings import Recipe
+from loyal.community import Constitution, constitution_file
+from loyal.config import load
+from loyal.errors import ConfigError, JudgeError, UsageError
+from resumable import Cell, Record, resume
+from rows import put, read, show
+
+if TYPE_CHECKING:
+    from loyal.models.hf import HFModel
+
+ROOT = Path(__file__).parent.parent
+MODEL = "smollm2-135m-instruct"
+LABELS = Path(__file__).parent / "labeled_replies.jsonl"
+MAIN = CONSTITUTIONS[0]
+"""The constitution of the models that are kept."""
+BEFORE = {
+    "cost": (f"time-{MAIN}", "base"),
+    "keep-base": ("measuring",),
+    "keep-aligned": ("measuring", f"time-{MAIN}"),
+    "harden-plain": ("measuring", f"time-{MAIN}"),
+    "keep-plain": ("harden-plain",),
+    "harden-adaptive": ("measuring", f"time-{MAIN}"),
+    "keep-adaptive": ("harden-adaptive",),
+}
+"""Cells that go before a cell."""
+NAMES = (
+    *(f"time-{one}" for one in CONSTITUTIONS), "slash", "base", "cost", "judge", "measuring",
+    *(one for one in BEFORE if one != "cost"), "minutes",
+)  # fmt: skip
+"""All cells, in the order in which they run."""
+ONCE = ("slash", "base", "measuring", "minutes")
+"""Those that no seed changes."""
+JUDGED = ("measuring", *(one for one in BEFORE if one != "cost"))
+"""Those that need a judge apart from training."""
+NO_JUDGE = (
+    "no judge here shares neither data nor weights with training: give --judge-model, or "
+    "--endpoint and --endpoint-model"
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run."""
+
+    quick: bool = False
+    seeds: int = 5
+    only: tuple[str, ...] = ()
+    """Rows to measure; empty for all."""
+    model: str = MODEL
+    recipe: Path | None = None
+    """Settings of training; without it the defaults, with the size's number of epochs."""
+    labels: Path = LABELS
+    judge: tuple[str, ...] = ()
+    """A model's name, or a server's URL and the name of its model; empty for none."""
+    api_key_env: str = ""
+    """The variable with the server's key; empty for none."""
+    folder: Path = ROOT / "out" / "alignment"
+
+    @property
+    def results(self) -> str:
+        """Name of the file of rows."""
+        return "alignment-quick" if self.quick else "alignment"
+
+    @property
+    def size(self) -> Size:
+        """How much is trained on and asked."""
+        return QUICK if self.quick else Size()
+
+    def settings(self, seed: int) -> Recipe:
+        """Of training."""
+        if self.recipe is None:
+            recipe = Recipe()
+            recipe = replace(recipe, align=replace(recipe.align, epochs=self.size.epochs))
+        else:
+            recipe = load(Recipe, self.recipe)
+        harden = replace(recipe.harden, seed=seed)
+        if self.quick:
+            harden = replace(harden, rounds=1, candidates=8, kept=8)
+        return replace(recipe, align=replace(recipe.align, seed=seed), harden=harden)
+
+    @property
+    def place(self) -> Path:
+        """Where this model's cells are; other settings have another folder."""
+        record = [asdict(self.settings(0)), asdict(self.size)]
+        tag = _tag(json.dumps(record, sort_keys=True).encode())
+        return self.folder / f"{Path(self.model).name}-{tag}"
+
+
+def _tag(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:8]
+
+
+def figures_of(plan: Plan) -> list[Figure]:
+    """Those that were asked for; UsageError for an id that is none."""
+    every = figures()
+    known = {f"align-{one.id}" for one in every}
+    for name in plan.only:
+        if name not in known:
+            raise UsageError(f"there is no row {name}", hint=f"name one of {', '.join(known)}")
+    return [one for one in every if not plan.only or f"align-{one.id}" in plan.only]
+
+
+def cell(plan: Plan, name: str, seed: int) -> Cell:
+    """One cell and its file; what a file of labels or a judge decides has a folder of its own."""
+    folder = plan.place / f"seed-{seed}"
+    if name == "judge":
+        folder = folder / f"labels-{_tag(_bytes(plan.labels))}"
+    if name in JUDGED:
+        folder = folder / f"judge-{_tag(_bytes(plan.labels) + repr(plan.judge).encode())}"
+    return Cell(Path(plan.model).name, seed, name, folder / f"{name}.json")
+
+
+def _bytes(path: Path) -> bytes:
+    return path.read_bytes() if path.is_file() else b""
+
+
+def cells(plan: Plan) -> list[Cell]:
+    """Those that the rows need and that can be measured here, in the order of running."""
+    wanted = {need for one in figures_of(plan) for need in one.needs}
+    while more := {one for name in wanted for one in BEFORE.get(name, ())} - wanted:
+        wanted |= more
+    closed = reasons(plan)
+    return [
+        cell(plan, name, seed)
+        for name in NAMES
+        if name in wanted and name not in closed
+        for seed in range(1 if name in ONCE else plan.seeds)
+    ]
+
+
+def reasons(plan: Plan) -> dict[str, str]:
+    """By cell, why it cannot be measured here."""
+    try:
+        named = labels_of(plan)[0].name
+    except (ConfigError, UsageError) as error:
+        return dict.fromkeys(("judge", *JUDGED), str(error))
+    if named != MAIN:
+        why = f"the labels are of {named}, and the models are trained on {MAIN}"
+    elif not plan.judge:
+        why = NO_JUDGE
+    else:
+        kept = cell(plan, "measuring", 0).kept()
+        why = kept["reason"] if kept else ""
+    return dict.fromkeys(JUDGED, why) if why else {}
+
+
+def labels_of(plan: Plan) -> tuple[Constitution, tuple[Labeled, ...]]:
+    """The labeled replies, and whose values they are held against.
+
+    UsageError where there are none or too few, ConfigError for lines that fit no constitution.
+    """
+    if not plan.labels.is_file():
+        raise UsageError(f"no labeled replies: {plan.labels.name} is not there", hint="label some")
+    wrong: ConfigError | None = None
+    for name in CONSTITUTIONS:
+        constitution = constitution_file.bundled(name)
+        try:
+            replies = labeled.read(plan.labels, constitution).replies
+        except ConfigError as error:
+            wrong = wrong or error
+            continue
+        if len(replies) < judge.LEAST_LABELED:
+            raise UsageError(
+                f"{len(replies)} labeled replies, fewer than {judge.LEAST_LABELED}",
+                hint="label more",
+            )
+        return constitution, replies
+    assert wrong is not None
+    raise wrong
+
+
+def measure(plan: Plan, one: Cell) -> Record:
+    """Measure one cell; raises what the work raises."""
+    kind, _, rest = one.name.partition("-")
+    if kind == "time":
+        return _timed(plan, rest, one.seed)
+    if kind == "slash":
+        import slashing
+
+        return slashing.attempts()
+    if kind == "base":
+        return cells_.alone(_loaded(plan.model), plan.size)
+    if kind == "cost":
+        return cells_.cost(_made(plan, "aligned", one.seed), _loaded(plan.model), plan.size)
+    if kind == "judge":
+        return _embedded(plan, one.seed)
+    if kind == "measuring":
+        return _measuring(plan)
+    if kind == "harden":
+        return _hardened(plan, rest, one.seed)
+    if kind == "keep":
+        return _kept(plan, rest, one.seed)
+    return _minutes(plan)
+
+
+def _timed(plan: Plan, name: str, seed: int) -> Record:
+    """The training on a clock; the main constitution's model is kept."""
+    pairs = cells_.plain_pairs(constitution_file.bundled(name), plan.size, seed)
+    model = _loaded(plan.model)
+    found = cells_.timed_training(model, pairs, plan.settings(seed))
+    if name == MAIN:
+        _save(model, _folder(plan, "aligned", seed))
+    return found
+
+
+def _embedded(plan: Plan, seed: int) -> Record:
+    """The embedded judge on the labeled replies."""
+    from loyal.alignment import probe
+    from loyal.alignment.probe import ProbeJudge
+
+    constitution, replies = labels_of(plan)
+    model = _loaded(plan.model)
+    made = ProbeJudge(probe.train(model, constitution, seed=seed), model, constitution)
+    report = judge.calibrate(made, replies)
+    return {
+        "count": report.count, "kept": sum(one.kept for one in replies),
+        "auc": [report.auc, report.interval.low, report.interval.high],
+        "error": report.decided.error, "abstained": report.decided.abstained / report.count,
+    }  # fmt: skip
+
+
+def _measuring(plan: Plan) -> Record:
+    """The judge of keep rates, calibrated on the labels; why it cannot be one, where it cannot."""
+    _, replies = labels_of(plan)
+    rubric = _rubric(plan)
+    try:
+        judge.require_apart(training_judge(plan.model), rubric)
+        report = judge.calibrate(rubric, replies)
+        judge.require_separation(report)
+    except JudgeError as error:
+        return {"reason": str(error)}
+    return {"reason": "", "name": rubric.name, "auc": report.auc,
+            "calibration": asdict(report.calibration)}  # fmt: skip
+
+
+def _rubric(plan: Plan) -> RubricJudge:
+    if len(plan.judge) == 1:
+        return RubricJudge(_loaded(plan.judge[0]))
+    from loyal.models.endpoint import EndpointModel
+
+    url, name = plan.judge
+    key = os.environ[plan.api_key_env] if plan.api_key_env else None
+    return RubricJudge(EndpointModel(url, name, api_key=key))
+
+
+@cache
+def training_judge(model: str) -> Judge:
+    """The embedded judge of the untouched model, with the band of its own cases: it hardens."""
+    from loyal.alignment import probe
+    from loyal.alignment.probe import ProbeJudge
+
+    constitution = constitution_file.bundled(MAIN)
+    reader = _loaded(model)
+    made = probe.train(reader, constitution)
+    band = Calibration(1.0, 0.0, made.calibration.low, made.calibration.high)
+    return judge.Calibrated(ProbeJudge(made, reader, constitution), band)
+
+
+def _hardened(plan: Plan, mode: str, seed: int) -> Record:
+    """The aligned model hardened, plainly or adaptively; it is kept."""
+    recipe = plan.settings(seed)
+    recipe = replace(recipe, harden=replace(recipe.harden, mode=mode))
+    model, work = _made(plan, "aligned", seed), _folder(plan, f"work-{mode}", seed)
+    constitution = constitution_file.bundled(MAIN)
+    found = cells_.hardened(model, constitution, training_judge(plan.model), recipe, work)
+    _save(model, _folder(plan, mode, seed))
+    shutil.rmtree(work, ignore_errors=True)
+    return found
+
+
+def _kept(plan: Plan, name: str, seed: int) -> Record:
+    """Keep rates of "base", "aligned", "plain" or "adaptive", as the measuring judge says."""
+    constitution, size = constitution_file.bundled(MAIN), plan.size
+    known = cell(plan, "measuring", 0).kept()
+    if not known or known["reason"]:
+        raise JudgeError("no judge to measure with", hint="see the reason in the rows")
+    trusted = judge.Calibrated(_rubric(plan), Calibration(**known["calibration"]))
+    if name in ("base", "aligned"):
+        asked = cells_.plainly(constitution, cells_.plain_pairs(constitution, size, seed))
+    else:
+        asked = cells_.attacked(constitution, trusted, size, seed)
+    model = _loaded(plan.model) if name == "base" else _made(plan, name, seed)
+    return cells_.kept(model, trusted, asked, size.reply_tokens)
+
+
+def _minutes(plan: Plan) -> Record:
+    folder = _folder(plan, "whole", 0)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return cells_.whole_run(MAIN, plan.model, folder, plan.size, plan.recipe)
+
+
+def _folder(plan: Plan, name: str, seed: int) -> Path:
+    return plan.place / f"seed-{seed}" / name
+
+
+def _made(plan: Plan, name: str, seed: int) -> HFModel:
+    folder = _folder(plan, name, seed)
+    if not folder.is_dir():
+        raise UsageError(f"there is no model {folder}", hint="delete its cell; it is made again")
+    return _loaded(str(folder))
+
+
+def _save(model: HFModel, folder: Path) -> None:
+    """Write the model in one step."""
+    part = folder.with_name(f"{folder.name}.part")
+    for one in (part, folder):
+        shutil.rmtree(one, ignore_errors=True)
+    model.save(part)
+    part.rename(folder)
+
+
+def _loaded(name: str) -> HFModel:
+    from loyal.models.hf import HFModel
+    from loyal.models.library import LIBRARY, fetch
+
+    if name in LIBRARY:
+        fetch(name, print)
+    return HFModel.load(name)
+
+
+def kept_of(plan: Plan) -> Kept:
+    """What was measured so far."""
+    found = {}
+    for name in NAMES:
+        known = {seed: cell(plan, name, seed).kept() for seed in range(plan.seeds)}
+        found[name] = {seed: one for seed, one in known.items() if one is not None}
+    return found
+
+
+def publish(plan: Plan) -> None:
+    """Write the rows; one that was not run never takes the place of a measured one."""
+    measured = {one["id"] for one in read(plan.results) if one["value"] is not None}
+    kept, why = kept_of(plan), reasons(plan)
+    recipe = plan.recipe.name if plan.recipe else "default settings"
+    about = f"{Path(plan.model).name}, {recipe}"
+    rows = [(one, one.row(kept, why, about)) for one in figures()]
+    put(plan.results, [row for one, row in rows if one.ran(kept) or row.id not in measured])
+
+
+def _plan(given: argparse.Namespace) -> Plan:
+    if given.endpoint:
+        if not given.endpoint_model:
+            raise UsageError("a server serves several models", hint="give --endpoint-model")
+        named: tuple[str, ...] = (given.endpoint, given.endpoint_model)
+    else:
+        named = (given.judge_model,) if given.judge_model else ()
+    return Plan(
+        quick=given.quick, seeds=given.seeds or (1 if given.quick else Plan.seeds),
+        only=tuple(given.only), model=given.model,
+        recipe=given.recipe.resolve() if given.recipe else None, labels=given.labels.resolve(),
+        judge=named, api_key_env=given.api_key_env, folder=given.folder.resolve(),
+    )  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what is missing, writing the rows as they come; then print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("step", nargs="?", default="run", choices=("run", "collect", "show"))
+    parser.add_argument("--seeds", type=int, help="5, quick 1")
+    parser.add_argument("--quick", action="store_true", help="fewer pairs and questions")
+    only = "this row alone, with what it needs; may be repeated"
+    parser.add_argument("--only", action="append", default=[], metavar="ROW-ID", help=only)
+    parser.add_argument("--model", default=MODEL)
+    parser.add_argument("--recipe", type=Path, help="TOML settings of training")
+    parser.add_argument("--labels", type=Path, default=LABELS)
+    parser.add_argument("--judge-model", help="measures keep rates; asked with a rubric")
+    parser.add_argument("--endpoint", help="the same behind a server")
+    parser.add_argument("--endpoint-model")
+    parser.add_argument("--api-key-env", default="", help="variable that holds the server's key")
+    parser.add_argument("--folder", type=Path, default=Plan.folder, help="where cells stay")
+    plan, failed = _plan(given := parser.parse_args(arguments)), []
+    if given.step == "run":
+        logging.disable(logging.INFO)
+        failed = _run(plan)
+    if given.step != "show":
+        publish(plan)
+    show(plan.results)
+    for one in failed:
+        print(f"failed: seed {one.seed}: {one.name}")
+    return 1 if failed else 0
+
+
+def _run(plan: Plan) -> list[Cell]:
+    """The cells up to the measuring judge, then the others: what it is decides on those."""
+    publish(plan)
+    failed: list[Cell] = []
+    for judged in (False, True):
+        some = [
+            one for one in cells(plan) if (one.name in JUDGED and one.name != "measuring") == judged
+        ]
+        failed += resume(some, lambda one: measure(plan, one), lambda one: publish(plan))
+    return failed
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
