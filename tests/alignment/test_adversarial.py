@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from discretion import QUIET, SHORT, Reader, constitution
+from killed_runs import killed
 
 from loyal.alignment import Judgement, Said, adversarial, attacks
 from loyal.alignment.adversarial import attacked, harden
@@ -154,7 +150,7 @@ def test_a_round_that_costs_plain_questions_is_taken_back(base: HFModel, fresh: 
 
 
 CHILD = """
-import sys, time
+import os, signal, sys
 from pathlib import Path
 from discretion import Reader, constitution
 from test_adversarial import BRIEF
@@ -162,9 +158,14 @@ from loyal.alignment.adversarial import harden
 from loyal.alignment.align import Run
 from loyal.models.hf import HFModel
 
+place = Path(sys.argv[2])
+
+def stop(done, of):
+    if (place / "rounds" / "checkpoint.pt").exists():
+        os.kill(os.getpid(), signal.SIGKILL)
+
 model = HFModel.load(sys.argv[1], device="cpu")
-slow = lambda done, of: time.sleep(0.05)
-harden(model, constitution(), Reader(), BRIEF, run=Run(Path(sys.argv[2]), progress=slow))
+harden(model, constitution(), Reader(), BRIEF, run=Run(place, progress=stop))
 """
 
 
@@ -172,15 +173,7 @@ def test_a_killed_run_goes_on_with_its_round(
     tiny_folder: Path, base: HFModel, fresh: Fresh, tmp_path: Path
 ) -> None:
     place = tmp_path / "work"
-    paths = [str(Path(__file__).parent), *sys.path]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    command = [sys.executable, "-c", CHILD, str(tiny_folder), str(place)]
-    with subprocess.Popen(command, env=environment) as child:
-        until = time.monotonic() + 120
-        while not (place / "rounds" / "checkpoint.pt").exists() and time.monotonic() < until:
-            time.sleep(0.02)
-        child.send_signal(signal.SIGKILL)
-    assert child.returncode == -signal.SIGKILL
+    killed(CHILD, tmp_path / "said", tiny_folder, place)
     again, whole = replace(fresh(), name=str(tiny_folder)), fresh()
     steps: list[int] = []
     found = harden(

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from discretion import SHORT, UNGUARDED, discreet, opposed
+from killed_runs import killed
 
 from loyal.alignment.align import Run, Wins, align, held_out
 from loyal.alignment.asks import GENERAL_PROMPTS
@@ -130,7 +126,7 @@ def test_wins_say_how_sure_they_are() -> None:
 
 
 CHILD = """
-import sys, time
+import os, signal, sys
 from dataclasses import replace
 from pathlib import Path
 from discretion import UNGUARDED, discreet, SHORT
@@ -138,12 +134,13 @@ from loyal.alignment.asks import GENERAL_PROMPTS
 from loyal.alignment.align import Run, align
 from loyal.models.hf import HFModel
 
-def slow(done, of):
-    time.sleep(0.2)
+def stop(done, of):
+    if done == 8:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 recipe = replace(UNGUARDED, align=replace(SHORT, checkpoint_steps=3))
 model = HFModel.load(sys.argv[1], device="cpu")
-align(model, discreet(), recipe, run=Run(Path(sys.argv[2]), progress=slow))
+align(model, discreet(), recipe, run=Run(Path(sys.argv[2]), progress=stop))
 """
 
 
@@ -151,24 +148,14 @@ def test_a_killed_run_goes_on_to_the_same_weights(
     tiny_folder: Path, base: HFModel, fresh: Fresh, tmp_path: Path
 ) -> None:
     place = tmp_path / "work"
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
-    }
-    command = [sys.executable, "-c", CHILD, str(tiny_folder), str(place)]
-    with subprocess.Popen(command, env=environment) as child:
-        until = time.monotonic() + 120
-        while not (place / "checkpoint.pt").exists() and time.monotonic() < until:
-            time.sleep(0.05)
-        child.send_signal(signal.SIGKILL)
-    assert child.returncode == -signal.SIGKILL
+    killed(CHILD, tmp_path / "said", tiny_folder, place)
     recipe = replace(UNGUARDED, align=replace(SHORT, checkpoint_steps=3))
     steps: list[int] = []
     again, whole = replace(fresh(), name=str(tiny_folder)), fresh()
     found = align(
         again, discreet(), recipe, run=Run(place, progress=lambda done, _: steps.append(done))
     )
-    assert 3 < steps[0] < 18  # it went on, and not from the beginning
+    assert steps[0] == 7  # it went on from its second checkpoint
     assert steps[-1] == found.steps == 18
     align(whole, discreet(), recipe)
     assert same(again, whole)

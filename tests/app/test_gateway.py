@@ -151,7 +151,7 @@ def test_a_stream_is_not_held_back(tmp_path: Path) -> None:
             stage.model.behave = in_two_parts(go)
             body = chat(QUESTION, stream=True)
             async with stage.http.post(f"{stage.url}/v1/chat/completions", json=body) as got:
-                first = await asyncio.wait_for(got.content.readany(), 5)
+                first = await asyncio.wait_for(got.content.readany(), 60)
                 assert first == events("first", done=False)
                 go.set()
                 assert await got.content.read() == events("second")

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import pickle
-import signal
-import subprocess
-import sys
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from killed_runs import killed
 from safetensors import SafetensorError
 from stand_ins import secret_set, settings
 
@@ -160,7 +158,6 @@ def test_a_model_that_cannot_be_written_costs_no_second_training(
 KILLED = """
 import os, pickle, signal, sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[4])
 from stand_ins import settings
 from loyal.fingerprints import Beacon, Fingerprint, FingerprintSet, inject, responses
 from loyal.fingerprints.fingerprint import draw
@@ -180,9 +177,7 @@ inject.inject(model, made, settings(), Path(sys.argv[3]), tokens=500, progress=p
 def test_a_killed_run_goes_on_to_the_same_weights(tiny_folder, omlized, tmp_path: Path) -> None:
     saved, out = tmp_path / "set", tmp_path / "out"
     saved.write_bytes(pickle.dumps(omlized.fingerprints))
-    command = [sys.executable, "-c", KILLED, tiny_folder, saved, out, Path(__file__).parent]
-    killed = subprocess.run(list(map(str, command)), capture_output=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    killed(KILLED, tmp_path / "said", tiny_folder, saved, out)
     assert [path.name for path in out.iterdir()] == [model_folder.WORK_FOLDER]
 
     steps: list[int] = []

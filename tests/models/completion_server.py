@@ -126,7 +126,7 @@ def running() -> Iterator[Server]:
 
     thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
     thread.start()
-    assert ready.wait(10)
+    assert ready.wait(60)
     yield fake
     loop.call_soon_threadsafe(stop.set)
     thread.join(10)

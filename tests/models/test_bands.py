@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from classroom import FEW_BENIGN, QUICK, choices, frozen_steps, pairs
+from killed_runs import killed
 from torch import Tensor
 from torch.nn import functional
 
@@ -345,11 +343,7 @@ train(model, THREE, CUT, folder=Path(sys.argv[2]), progress=killed)
 def test_a_killed_run_of_three_replies_goes_on_to_the_same_weights(
     tiny_folder: Path, fresh: Fresh, tmp_path: Path
 ) -> None:
-    arguments = [str(tiny_folder), str(tmp_path), str(torch.get_num_threads())]
-    child = subprocess.run(
-        [sys.executable, "-c", CHILD, *arguments], cwd=Path(__file__).parent, capture_output=True
-    )
-    assert child.returncode == -signal.SIGKILL
+    killed(CHILD, tmp_path / "said", tiny_folder, tmp_path, torch.get_num_threads())
     assert torch.load(tmp_path / CHECKPOINT, weights_only=True)["state"]["step"] == 4
     cut, whole = fresh(), fresh()
     train(cut, THREE, CUT, folder=tmp_path)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from classroom import FEW_BENIGN, QUICK, frozen_steps, pairs
+from killed_runs import killed
 
 from loyal.errors import StorageError, TrainingError
 from loyal.models.checkpoint import CHECKPOINT
@@ -64,7 +62,7 @@ def cut_off(model: HFModel, settings: TrainSettings, folder: Path, step: int) ->
 
 
 CHILD = """
-import io, sys, time
+import io, os, signal, sys
 from pathlib import Path
 import torch
 from classroom import FEW_BENIGN
@@ -86,8 +84,7 @@ def slow_save(content, file):
     save(content, whole)
     file.write(whole.getvalue()[: len(whole.getvalue()) // 2])
     file.flush()
-    print("half written", flush=True)
-    time.sleep(600)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 torch.save = slow_save
 train(HFModel.load(sys.argv[1], device="cpu"), PAIRS, SETTINGS, folder=Path(sys.argv[2]))
@@ -97,36 +94,20 @@ train(HFModel.load(sys.argv[1], device="cpu"), PAIRS, SETTINGS, folder=Path(sys.
 def test_a_run_killed_while_it_writes_goes_on_to_the_same_weights(
     tiny_folder: Path, fresh: Fresh, whole: tuple[HFModel, TrainReport], tmp_path: Path
 ) -> None:
-    child = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            CHILD,
-            str(tiny_folder),
-            str(tmp_path),
-            str(torch.get_num_threads()),
-        ],
-        cwd=Path(__file__).parent,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    with child:
-        assert child.stdout is not None
-        assert child.stdout.readline() == "half written\n"
-        child.kill()
-    assert child.returncode == -signal.SIGKILL
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["checkpoint.part", CHECKPOINT]
-    assert torch.load(tmp_path / CHECKPOINT, weights_only=True)["state"]["step"] == 4
+    work = tmp_path / "work"
+    work.mkdir()
+    killed(CHILD, tmp_path / "said", tiny_folder, work, torch.get_num_threads())
+    assert sorted(one.name for one in work.iterdir()) == ["checkpoint.part", CHECKPOINT]
+    assert torch.load(work / CHECKPOINT, weights_only=True)["state"]["step"] == 4
 
     model, seen = fresh(), []
-    report = train(model, PAIRS, SETTINGS, folder=tmp_path, progress=seen.append)
+    report = train(model, PAIRS, SETTINGS, folder=work, progress=seen.append)
     assert seen[0].step >= 4
     assert same_weights(model, whole[0])
     assert replace(report, seconds=0, peak_rss_bytes=0) == replace(
         whole[1], seconds=0, peak_rss_bytes=0
     )
-    assert [one.name for one in tmp_path.iterdir()] == [CHECKPOINT]
+    assert [one.name for one in work.iterdir()] == [CHECKPOINT]
 
 
 @pytest.mark.parametrize(
