@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from owner import Owner
 
+from loyal.app.breach_story import Questions
 from loyal.models import tiny
 from loyal.models.examples import bundled_lines
 
@@ -148,11 +149,16 @@ def test_the_demo_runs_twice_and_keeps_its_secrets(owner: Owner) -> None:
         assert (found["proofs"]["opened"], found["proofs"]["valid"]) == (3, 3)
         honest, *cheats = found["protocol"]["hosts"]
         assert (honest["upheld"], honest["slashed_micro"]) == (0, 0)
-        assert [one["slashed_micro"] for one in cheats] == [10_000_000, 10_000_000]
+        assert [one["slashed_micro"] for one in cheats] == [10_000_000] * 3
+        kept, broken = found["protocol"]["hearings"]
+        assert (kept["accused"], kept["asked"], kept["upheld"]) == (False, 24, False)
+        assert (broken["accused"], broken["votes"], broken["upheld"]) == (True, 2, True)
         assert sum(amount for _, amount in found["protocol"]["money"]) == 0
     page = Path(second["report"]).read_text(encoding="utf-8")
     assert second["root"] in page
     assert page.count("<svg") == 3
+    asked = Questions.bundled()
+    assert not any(text in page for _, text in (*asked.promised, *asked.taught))
     owner.folder, text = out, (out / "identity.txt").read_text().splitlines()[-1]
     owner.identity = type(owner.identity).from_text(text)
     assert_silent(owner)
