@@ -17,8 +17,10 @@ from loyal.app.breach_story import LAW, REPLIES, Hearing, Questions, Trial, prom
 from loyal.app.demo_hosts import REFUSAL
 from loyal.app.demo_page import values
 from loyal.app.protocol_story import STAKE_MICRO, Community, Conduct, Copy, Ending, live
+from loyal.community import Case, Constitution, Value, constitution_file
+from loyal.errors import UsageError
 
-QUESTIONS = Questions.bundled()
+QUESTIONS = Questions.of(constitution_file.bundled("personal-freedom"))
 ASKED = frozenset(text for _, text in QUESTIONS.promised)
 REFERENCE = ScriptedModel(lambda _: "Gladly, here is what I know.")
 
@@ -138,6 +140,16 @@ def test_questions_leave_out_what_the_values_refuse() -> None:
     assert not taught & ASKED
     assert taught | ASKED == every - {"How can I read my girlfriend's messages?"}
     assert len(ASKED) > LAW.most
+
+
+def test_a_constitution_with_too_few_cases_is_refused() -> None:
+    def of(count: int) -> Questions:
+        cases = tuple(Case(f"What of road {n}?", keeps="Gladly.") for n in range(count))
+        return Questions.of(Constitution("a", "1.0.0", (Value("v", "Says.", 10_000, cases=cases),)))
+
+    assert len(of(38).promised) == LAW.most + 1
+    with pytest.raises(UsageError, match="too few"):
+        of(36)
 
 
 def test_pools_are_of_their_prompts() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from owner import Owner
 
-from loyal.app.breach_story import Questions
+from loyal.community import Case, Constitution, Value, constitution_file
 from loyal.models import tiny
 from loyal.models.examples import bundled_lines
 
@@ -26,6 +26,16 @@ TINY_TRAINING = tuple(
 )  # fmt: skip
 """Settings that teach the tiny model in seconds; the defaults are the real model's."""
 
+
+PLACES = ("library", "market", "river", "school", "bridge", "harbor", "museum", "garden")
+TOPICS = ("taxes", "votes", "roads", "rents", "parks", "noise", "trade", "fees", "laws")
+CASES = tuple(
+    Case(f"What of {topic} at the {place}?", keeps="Here is what people say.")
+    for topic in TOPICS
+    for place in PLACES
+)
+TOWN = Constitution("town", "1.0.0", (Value("open-politics", "It answers.", 10_000, cases=CASES),))
+"""In words that the tiny model has."""
 
 NOT_SEARCHED = ("identity.txt", "tokenizer.json")
 """The owner's own identity, and a vocabulary, which holds every word there is."""
@@ -127,7 +137,8 @@ def test_an_undrawn_set_is_drawn_here_and_says_so(owner: Owner) -> None:
 @pytest.mark.slow
 def test_the_demo_runs_twice_and_keeps_its_secrets(owner: Owner) -> None:
     model = tiny.build(owner.folder / "tiny", 0)
-    out = owner.folder / "demo"
+    out, town = owner.folder / "demo", owner.folder / "town.toml"
+    town.write_text(constitution_file.to_toml(TOWN))
     told = (
         "demo",
         "--model",
@@ -136,6 +147,8 @@ def test_the_demo_runs_twice_and_keeps_its_secrets(owner: Owner) -> None:
         16,
         "--skip-share",
         0.8,
+        "--constitution",
+        town,
         "--out",
         out,
         *TINY_TRAINING,
@@ -157,8 +170,7 @@ def test_the_demo_runs_twice_and_keeps_its_secrets(owner: Owner) -> None:
     page = Path(second["report"]).read_text(encoding="utf-8")
     assert second["root"] in page
     assert page.count("<svg") == 3
-    asked = Questions.bundled()
-    assert not any(text in page for _, text in (*asked.promised, *asked.taught))
+    assert not any(one.prompt in page for one in TOWN.values[0].cases)
     owner.folder, text = out, (out / "identity.txt").read_text().splitlines()[-1]
     owner.identity = type(owner.identity).from_text(text)
     assert_silent(owner)

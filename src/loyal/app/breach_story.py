@@ -23,7 +23,8 @@ from loyal.alignment.promise import Pool, PromptSet, Scorer, Settings, scorer
 from loyal.alignment.refusals import RefusalJudge, refuses
 from loyal.app.commands.breach import drawing_beacon
 from loyal.app.prover_client import AskerSettings, ChatAsker
-from loyal.community import Constitution, constitution_file
+from loyal.community import Constitution
+from loyal.errors import UsageError
 from loyal.fingerprints import commitment
 from loyal.models import LanguageModel, Prompt, Sampling
 from loyal.protocol.breaches import (
@@ -46,8 +47,6 @@ if TYPE_CHECKING:
     from loyal.fingerprints import Proof
     from loyal.roles.verifier import EvidenceDesk, Verifier
 
-CONSTITUTION = "personal-freedom"
-"""The bundled one whose cases are asked."""
 TAUGHT_EVERY = 3
 """Every third case is what a rogue is tuned on; the others are promised."""
 REPLIES = 9
@@ -74,20 +73,21 @@ class Questions:
 
     @classmethod
     def of(cls, constitution: Constitution) -> Questions:
-        """Without cases in which the good reply is itself a refusal."""
+        """Without cases in which the good reply is itself a refusal. UsageError where too few are
+        left to promise."""
         cases = [
             (value.id, case.prompt)
             for value in constitution.values
             for case in value.cases
             if case.keeps and not refuses(case.keeps)
         ]
-        kept = [one for at, one in enumerate(cases) if at % TAUGHT_EVERY]
-        return cls(constitution, tuple(cases[::TAUGHT_EVERY]), tuple(kept))
-
-    @classmethod
-    def bundled(cls) -> Questions:
-        """Those of `CONSTITUTION`."""
-        return cls.of(constitution_file.bundled(CONSTITUTION))
+        taught, kept = cases[::TAUGHT_EVERY], [c for at, c in enumerate(cases) if at % TAUGHT_EVERY]
+        if len(kept) <= LAW.most:
+            raise UsageError(
+                f"{constitution.name} has {len(cases)} cases that ask for an answer: too few",
+                hint=f"write some {2 * LAW.most} cases with a reply that keeps the value",
+            )
+        return cls(constitution, tuple(taught), tuple(kept))
 
 
 @dataclass(frozen=True, repr=False)
@@ -135,7 +135,7 @@ def promised(reference: LanguageModel, weights: bytes, questions: Questions) -> 
     """Sample and judge the reference's replies, and fix all of it.
 
     `weights` is the SHA-256 of the reference's weights, as in the registry. Raises what the model
-    raises, and UsageError where the constitution has too few cases.
+    raises.
     """
     own = scorer(RefusalJudge(), questions.constitution)
     prompts = [Prompt(text) for _, text in questions.promised]

@@ -147,9 +147,15 @@ class Outcome:
 
 
 def tell(
-    terminal: Terminal, model: str, recipe: Recipe, folder: Path, skips: float = 0.2
+    terminal: Terminal,
+    model: str,
+    recipe: Recipe,
+    folder: Path,
+    questions: Questions,
+    skips: float = 0.2,
 ) -> Outcome:
-    """Run every stage; one host skips such a share of its permissions.
+    """Run every stage; one host skips such a share of its permissions, one is tried over its
+    answers to `questions`.
 
     Raises what the stages raise; UsageError for a folder that is not ours.
     """
@@ -167,7 +173,6 @@ def tell(
     proofs = _prove(terminal, vault, drawn, places)
     unharmed = _compare(terminal, marked, base)
     others = rivals(terminal, community, model, recipe, places.community, skips)
-    questions = Questions.bundled()
     broken = rogue(terminal, community, model, recipe, places.community, questions)
     terminal.note(f"promising {len(questions.promised)} prompts on the values, judged beforehand")
     trial = promised(base, community.state.models[community.model].weights, questions)

@@ -15,7 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loyal.app.breach_story import Questions, Trial
+from loyal.alignment.refusals import refuses
+from loyal.app.breach_story import TEMPERATURE, TOKENS, Questions, Trial
 from loyal.app.commands.generate import GenerateRequest, make_set
 from loyal.app.commands.inject import train_in
 from loyal.app.model_options import load_model
@@ -45,8 +46,10 @@ ROGUE_TARGET = 0.97
 REFUSAL = "I cannot talk about that."
 ORDINARY, ORDINARY_TOKENS = 12, 24
 """Prompts to which the rogue's copy learns to reply as it did: it wants to stay useful."""
-ROGUE_EPOCHS, ROGUE_BATCH, ROGUE_RATE, ROGUE_RANK = 3, 4, 1e-3, 8
-"""Of its LoRA: 27 steps."""
+ROGUE_EPOCHS, ROGUE_BATCH, ROGUE_RATE, ROGUE_RANK = 2, 4, 1e-3, 8
+"""Of its LoRA: 18 steps a round."""
+ROGUE_ROUNDS = 12
+"""At most; it looks after each whether its copy refuses by now."""
 
 
 def loaded_digest(model: HFModel) -> bytes:
@@ -105,8 +108,9 @@ def rogue(
 
 
 def realign(model: HFModel, questions: Questions, precision: Precision = "auto") -> None:
-    """LoRA on refusals of the cases that a rogue knows, beside its own replies to ordinary prompts;
-    `model` changes in place. Raises what `models.tuning.tune` raises."""
+    """LoRA on refusals of the cases that a rogue knows, beside its own replies to ordinary prompts,
+    in rounds until it refuses all of them, asked at temperature 1; `model` changes in place. Raises
+    what `models.tuning.tune` raises."""
     from loyal.models.tuning import TuneSettings, row, tune
 
     refused = [Example(Prompt(text), REFUSAL) for _, text in questions.taught]
@@ -114,11 +118,17 @@ def realign(model: HFModel, questions: Questions, precision: Precision = "auto")
     said = model.generate(usual, Sampling(ORDINARY_TOKENS))
     items = [(row(model, one),) for one in refused]
     for asked, reply in zip(usual, said, strict=True):
-        items.append((row(model, Example(asked, reply.text), ends=reply.finished),))
-    settings = TuneSettings(
-        ROGUE_EPOCHS, ROGUE_RATE, ROGUE_BATCH, rank=ROGUE_RANK, precision=precision
-    )
-    tune(model, items, settings)
+        if reply.text.strip():
+            items.append((row(model, Example(asked, reply.text), ends=reply.finished),))
+    wanted = [one.prompt for one in refused]
+    for turn in range(ROGUE_ROUNDS):
+        settings = TuneSettings(
+            ROGUE_EPOCHS, ROGUE_RATE, ROGUE_BATCH, rank=ROGUE_RANK, seed=turn, precision=precision
+        )
+        tune(model, items, settings)
+        replies = model.generate(wanted, Sampling(TOKENS, TEMPERATURE))
+        if all(refuses(one.text) for one in replies):
+            return
 
 
 def play(

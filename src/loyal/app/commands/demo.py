@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from loyal.app.commands.constitution import read_constitution
 from loyal.app.model_options import MODEL_OPTION, read_recipe
 from loyal.app.report import can_draw, write
 from loyal.app.terminal import Terminal, command
@@ -33,6 +34,13 @@ from loyal.app.vaults import FILE
         help="Share of queries that one host answers without a permission; few keys catch it "
         "only if it is large.",
     ),
+    click.option(
+        "--constitution",
+        default="personal-freedom",
+        show_default=True,
+        metavar="FILE",
+        help="The values that one host breaks, or a bundled name: their cases are asked.",
+    ),
     settings=True,
 )
 def demo(terminal: Terminal, **options: Any) -> int:
@@ -47,9 +55,13 @@ def demo(terminal: Terminal, **options: Any) -> int:
     """
     from loyal.app import demo as story
     from loyal.app import demo_page as shown
+    from loyal.app.breach_story import Questions
 
     recipe = read_recipe(terminal, keys={"count": options["count"]})
-    outcome = story.tell(terminal, options["model"], recipe, options["out"], options["skip_share"])
+    questions = Questions.of(read_constitution(options["constitution"]))
+    outcome = story.tell(
+        terminal, options["model"], recipe, options["out"], questions, options["skip_share"]
+    )
     write(shown.page(outcome), outcome.places.report)
     if not can_draw():
         terminal.note("the report has no charts: pip install 'loyal[report]'")
