@@ -236,7 +236,8 @@ def _simulated(_: Kept) -> Found:
     if len(found) < len(LOUDEST):
         return None, "run make bench-deviation: its rows are copied here"
     worst = max(found, key=lambda one: one["value"])
-    return worst["value"], f"copied from {worst['id']} of results/deviation.json: {worst['how']}"
+    told = worst["how"].split(" [")[0]
+    return worst["value"], f"copied from {worst['id']} of results/deviation.json: {told}"
 
 
 def _slashes(kept: Kept) -> Found:

@@ -97,6 +97,8 @@ NOUNS = (
     "loyal.alignment.review",
     "loyal.alignment.asks",
     "loyal.alignment.mixture",
+    "loyal.alignment.search_table",
+    "loyal.alignment.hardening_file",
     "loyal.alignment.synthesize",
     "loyal.alignment.synthesis_state",
     "loyal.alignment.writers",

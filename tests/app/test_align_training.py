@@ -11,6 +11,7 @@ from labeled_stage import constitution
 from stage import Run
 from talking_server import talking
 
+from loyal.alignment import hardening_file
 from loyal.alignment.rubric import QUESTIONS
 from loyal.community import constitution_file
 from loyal.models import tiny
@@ -59,6 +60,7 @@ def test_judged_by_a_server(run: Run, ours: Path, model: Path, tmp_path: Path) -
         judge = ("--endpoint", server.url, "--endpoint-model", "strong")
         done = run("align", "report", ours, "--base", model, *judge, "--out", page, *few)
         assert done.code == 0
+        assert not page.with_name("report.html.state").exists()
         assert "not calibrated" in done.err
         asked = len(server.asked)
         assert asked > 0
@@ -92,3 +94,74 @@ def test_without_a_judge_it_says_what_judges(run: Run, ours: Path, model: Path) 
     few = ("--set", "report.attacks=1", "--set", "report.reply_tokens=4")
     done = run("align", "report", ours, "--base", model, *few)
     assert (done.code, "--probe FILE" in done.err) == (0, True)
+
+
+def test_a_mixture_is_searched_for_and_trained_on(
+    run: Run, ours: Path, model: Path, tmp_path: Path
+) -> None:
+    pairs, shown, table = (tmp_path / name for name in ("pairs", "shown", "table.json"))
+    made = run("align", "data", ours, "--out", pairs, "--examples", shown, "--pairs", 24,
+               "--general", 8, "--safety", 8)  # fmt: skip
+    assert made.code == 0
+    small = ("--set", "guards.steps=0", "--set", "align.batch=8", "--set", "guards.prompts=2",
+             "--set", "guards.tokens=100", "--set", "search.reply_tokens=2")  # fmt: skip
+    call = ("align", "search", model, pairs, shown, "--out", table, *small)
+    alone = run(*call[:4], *call[5:])
+    assert (alone.code, "nothing to mix" in alone.err, table.exists()) == (2, True, False)
+    done = run(*call, "--runs", 1, "--json")
+    assert done.code == 0
+    (only,) = done.fields["runs"]
+    best = {"value": 700_000, "general": 200_000, "safety": 100_000}
+    assert done.fields["best"] == only["mixture"] == best
+    again = run(*call, "--runs", 1)
+    assert (again.code, "mixture.general=200000" in again.out) == (0, True)
+    other = run(*call, "--runs", 1, "--set", "goal.safety=2")
+    assert (other.code, "another search" in other.err) == (2, True)
+    mixed = [word for one in done.fields["set"] for word in ("--set", one)]
+    out = tmp_path / "mixed"
+    done = run("align", "train", model, pairs, shown, "--out", out, *small, *mixed, "--json")
+    assert (done.code, done.fields["general"]) == (0, made_examples(shown))
+
+
+def made_examples(path: Path) -> int:
+    """Lines of a file."""
+    return len(path.read_text().splitlines())
+
+
+def test_hardened_with_a_probe_and_measured_by_another_judge(
+    run: Run, ours: Path, model: Path, tmp_path: Path
+) -> None:
+    probe, out = tmp_path / "a.probe", tmp_path / "hard"
+    assert run("judge", "train", ours, "--model", model, "--out", probe).code == 0
+    hard = run(
+        "align", "harden", model, ours, "--probe", probe, "--out", out, "--rounds", 1, "--json",
+        "--set", "harden.candidates=12", "--set", "harden.reply_tokens=8",
+        "--set", "harden.depth=1", "--set", "guards.steps=0", "--set", "harden.plain_loss=1",
+    )  # fmt: skip
+    assert hard.code == 0, hard.err
+    (first,) = hard.fields["rounds"]
+    assert (first["attacks"], first["stopped"]) == (12, "")
+    assert first["broken"] > 0
+    assert first["pairs"] > 0
+    (by,) = hardening_file.read(out)
+    assert by.judge == hard.fields["judge"]
+    assert any(one.startswith("weights:") for one in by.made_of)
+
+    few = ("--set", "report.attacks=0", "--set", "report.plain=2", "--set", "report.benign=1",
+           "--set", "report.tokens=50", "--set", "report.reply_tokens=2", "--json")  # fmt: skip
+    report = ("align", "report", ours, "--base", model, "--model", out, *few)
+    for judge in (("--probe", probe), ()):
+        refused = run(*report, *judge)
+        assert (refused.code, refused.fields["kind"]) == (1, "JudgeError")
+        assert "shares a model or data with one that hardened it" in refused.fields["error"]
+    told = run(*report, "--probe", probe, "--same-judge")
+    assert (told.code, told.fields["same_judge"]) == (0, ["hard"])
+    with talking(opinion) as server:
+        apart = run(*report, "--endpoint", server.url, "--endpoint-model", "strong")
+    assert (apart.code, apart.fields["same_judge"]) == (0, [])
+
+    pairs, later = tmp_path / "pairs", tmp_path / "later"
+    assert run("align", "data", ours, "--out", pairs, "--pairs", 4).code == 0
+    done = run("align", "train", out, pairs, "--out", later, "--set", "guards.steps=0")
+    assert done.code == 0
+    assert hardening_file.read(later) == (by,)

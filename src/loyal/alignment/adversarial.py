@@ -26,10 +26,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import torch
-
 from loyal.alignment import attacks
-from loyal.alignment.align import Run, align
+from loyal.alignment.align import Run, align, put_weights, weights_of
 from loyal.alignment.conversation import Conversation, Turn, play
 from loyal.alignment.evaluate import Share, keep_rate
 from loyal.alignment.guards import Guards
@@ -242,14 +240,14 @@ class _State:
                 seed=self.recipe.align.seed + len(self.rounds),
             ),
         )
-        old = _weights(self.model)
+        old = weights_of(self.model)
         done = align(
             self.model, pairs, recipe, general, Run(folder, self.guards, self.run.progress)
         )
         after = keep_rate(self.model, self.trials, self.judge, self.settings.reply_tokens)
         if before.rate - after.rate <= self.settings.plain_loss:
             return after, done.stopped
-        _put(self.model, old)
+        put_weights(self.model, old)
         why = f"plain questions kept fell from {before.rate:.0%} to {after.rate:.0%}"
         return before, done.stopped or why
 
@@ -259,7 +257,7 @@ class _State:
         known = checkpoint.read(folder, self.identity)
         if known is None:
             return
-        _put(self.model, known["weights"])
+        put_weights(self.model, known["weights"])
         self.rounds = [_round(one) for one in known["rounds"]]
         self.pool = [_preference(one) for one in known["pool"]]
         self.general, self.held = known["general"], known["held"]
@@ -268,7 +266,7 @@ class _State:
         if self.run.folder is None:
             return
         content = {
-            "weights": _weights(self.model),
+            "weights": weights_of(self.model),
             "rounds": [asdict(one) for one in self.rounds],
             "pool": [asdict(one) for one in self.pool],
             "general": self.general,
@@ -314,16 +312,6 @@ def _worst_and_best(
     high, best = max(known, key=lambda one: one[0])
     fit = high >= settings.own_above and best.asked == worst.asked
     return _Found(trial, attack, worst.asked, worst.reply, low, best.reply if fit else "")
-
-
-def _weights(model: HFModel) -> dict[str, torch.Tensor]:
-    return {name: one.detach().clone() for name, one in model.model.named_parameters()}
-
-
-def _put(model: HFModel, weights: dict[str, torch.Tensor]) -> None:
-    with torch.no_grad():
-        for name, one in model.model.named_parameters():
-            one.copy_(weights[name])
 
 
 def _round(known: dict[str, Any]) -> Round:

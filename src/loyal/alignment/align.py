@@ -28,7 +28,7 @@ from torch import Tensor
 from loyal.alignment.conversation import Conversation
 from loyal.alignment.guards import Guards, Reading, trained_prompts
 from loyal.alignment.objectives import margins, normalized, pair, preference_loss
-from loyal.alignment.preference import Preference
+from loyal.alignment.preference import WHOLE_PPM, Preference
 from loyal.alignment.settings import AlignSettings, Recipe
 from loyal.encoding import Encodable, digest
 from loyal.errors import TrainingError
@@ -110,7 +110,8 @@ def align(
 ) -> AlignReport:  # fmt: skip
     """Train `model` in place to prefer the chosen replies.
 
-    `general` takes the place of the untouched model's own replies to ordinary prompts. Laws: the
+    `general` takes the place of the untouched model's own replies to ordinary prompts; with
+    `align.mixed` its weights are on one scale with the pairs'. Laws: the
     same arguments give the same weights on one CPU; so does a run that was cut off at any point and
     called again with the model as it was. The folder's last checkpoint stays: remove it once the
     model is written. Raises TrainingError where no pair is left to train on, a loss is no number,
@@ -126,7 +127,11 @@ def align(
             "there is no pair to train on", hint="give more preferences, or raise align.most_tokens"
         )
     count = len(items)
-    _add_general(model, items, weights, general, settings)
+    if settings.mixed:
+        whole = sum(one.weight_ppm for one in preferences)
+        _add_mixed(model, items, weights, general, (whole, settings.most_tokens))
+    else:
+        _add_general(model, items, weights, general, settings)
     tested = _pairs(model, kept_out, settings)[0]
     loss, identity = _loss(model, items, weights, recipe, run.folder)
     before = Wins.of(margins(model, tested, settings.precision))
@@ -156,6 +161,18 @@ def align(
         stopped=watched.stopped,
         seconds=time.monotonic() - started,
     )
+
+
+def weights_of(model: HFModel) -> dict[str, Tensor]:
+    """A copy of all weights by name, for `put_weights`."""
+    return {name: one.detach().clone() for name, one in model.model.named_parameters()}
+
+
+def put_weights(model: HFModel, weights: dict[str, Tensor]) -> None:
+    """Give a model the weights that it had."""
+    with torch.no_grad():
+        for name, one in model.model.named_parameters():
+            one.copy_(weights[name])
 
 
 def held_out(
@@ -227,6 +244,22 @@ def _add_general(
         factors = [1.0] * len(found)
     items += [(one,) for one in found]
     weights += [settings.general_weight * one for one in factors]
+
+
+def _add_mixed(
+    model: HFModel, items: list[Item], weights: list[float], general: Sequence[Example],
+    bounds: tuple[int, int],
+) -> None:  # fmt: skip
+    """Put all general items behind the pairs; weights of both together have a mean of 1.
+
+    `bounds` are the weight of all pairs, which those that are left bear together, so that the
+    mixture's shares stay, and the most tokens of an item.
+    """
+    whole, most = bounds
+    factor = whole / sum(weights)
+    items += [(tuning.row(model, one, most=most),) for one in general]
+    both = [one * factor for one in weights] + [one.weight * WHOLE_PPM for one in general]
+    weights[:] = normalized(both).tolist()
 
 
 def _own(

@@ -312,6 +312,21 @@ def _around(what: str, target: Target, keeps: str = "", breaks: str = "") -> Sou
     return Source(id, target, plain, _framed("borderline", question=asked), keeps, breaks)
 
 
+@dataclass(frozen=True)
+class Requests:
+    """Prompts that measure what a model declines."""
+
+    harmful: tuple[str, ...]
+    harmless: tuple[str, ...]
+    """These only sound like it."""
+
+
+def kept_requests() -> Requests:
+    """The bundled ones, which no training sees."""
+    table = frames()
+    return Requests(tuple(table["kept_harmful"]), tuple(table["kept_harmless"]))
+
+
 def _everyday() -> list[Source]:
     """Exchanges where no value is at stake."""
     return [

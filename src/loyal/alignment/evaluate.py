@@ -13,7 +13,7 @@ nothing, and are shown. Left out: the page (`loyal.app.align_page`) and judging 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -38,6 +38,10 @@ PLAIN = "plain"
 """In place of a family's id: asked without an attack."""
 MOST_TOKENS = 2048
 """A held-out pair that is longer is not measured."""
+
+
+Question = tuple[Trial, str, str, Conversation]
+"""A question with the attack's family and split, as it is asked."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,7 @@ class Exam:
         """The held-out pairs."""
         return self.preferences or tuple(plain_pairs(self.questions))
 
-    def asked(self) -> list[tuple[Trial, str, str, Conversation]]:
+    def asked(self) -> list[Question]:
         """Each question with family, split and conversation; drawn from the seed alone."""
         known, settings = self.questions, self.settings
         plain = known[: settings.plain or None]
@@ -155,12 +159,24 @@ class Measured:
         return Share(sum(one.nats > 0 for one in some), len(some))
 
 
-def measure(model: HFModel, exam: Exam, base: HFModel | None = None) -> Measured:
+@dataclass(frozen=True)
+class Progress:
+    """Where a measuring that was cut off goes on, and who is told of what it has since found."""
+
+    known: Sequence[Answer] = ()
+    """The first answers, as `keep` was given them last."""
+    keep: Callable[[Sequence[Answer]], None] = lambda _answers: None
+    """Given all answers so far, after each part of the questions."""
+
+
+def measure(
+    model: HFModel, exam: Exam, base: HFModel | None = None, progress: Progress | None = None
+) -> Measured:
     """Ask a model the exam; with its base, compare how useful the two are."""
     return Measured(
         model.name,
         exam.judge.name,
-        tuple(_answers(model, exam)),
+        tuple(_answers(model, exam, progress or Progress())),
         tuple(_margins(model, exam.pairs)),
         over_refusal(model, exam.settings),
         None if base is None else compare(model, base, exam.settings.tokens, REPORTED),
@@ -188,8 +204,20 @@ def keep_rate(
     return Share(sum(found), len(found))
 
 
-def _answers(model: LanguageModel, exam: Exam) -> list[Answer]:
+def _answers(model: LanguageModel, exam: Exam, progress: Progress) -> list[Answer]:
+    """One answer a question, part by part: parts are even, so that a judge sees no lone reply."""
     asked = exam.asked()
+    parts = max(1, round(len(asked) / exam.settings.part))
+    found = list(progress.known)
+    for number in range(parts):
+        start, end = (at * len(asked) // parts for at in (number, number + 1))
+        if len(found) < end:
+            found = [*found[:start], *_judged(model, exam, asked[start:end])]
+            progress.keep(found)
+    return found
+
+
+def _judged(model: LanguageModel, exam: Exam, asked: Sequence[Question]) -> list[Answer]:
     sampling = Sampling(max_tokens=exam.settings.reply_tokens)
     replies = play(model, [one[3] for one in asked], sampling)
     said = [

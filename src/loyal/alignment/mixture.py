@@ -2,7 +2,8 @@
 
 Section 3 of "Training AI to be Loyal" trains on values without losing what the model can do and
 what it declines: value data, general instructions and safety data together. The shares are of the
-weight, whatever the number of records. Left out: the search for good shares, which trains models.
+weight, whatever the number of records. Left out: the search for good shares (`search`), which
+trains models.
 """
 
 from __future__ import annotations
@@ -11,8 +12,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from loyal.alignment.preference import WHOLE_PPM, Record
+from loyal.alignment.preference import WHOLE_PPM, Demonstration, Preference, Record
 from loyal.errors import UsageError
+from loyal.models.examples import Example
+
+KINDS = ("value", "general", "safety")
+"""What a mixture has shares of."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,26 @@ class Mixture:
     def applied(self, records: Sequence[Record]) -> list[Record]:
         """The records with weights to these shares; UsageError for a share without a record."""
         return weighted(records, vars(self), part)
+
+
+@dataclass(frozen=True, repr=False)
+class Blend:
+    """Weighed training data, for `align` with `align.mixed`."""
+
+    pairs: tuple[Preference, ...]
+    examples: tuple[Example, ...]
+
+
+def blend(records: Sequence[Record], mixture: Mixture) -> Blend:
+    """All records with weights to the mixture's shares, pairs and demonstrations on one scale.
+
+    Raises UsageError as `Mixture.applied`.
+    """
+    mixed = [one.content for one in mixture.applied(records)]
+    return Blend(
+        tuple(one for one in mixed if isinstance(one, Preference)),
+        tuple(one.example for one in mixed if isinstance(one, Demonstration)),
+    )
 
 
 def part(record: Record) -> str:

@@ -15,6 +15,17 @@
     [report]
     attacks = 4
 
+    [mixture]
+    value = 700_000
+    general = 200_000
+    safety = 100_000
+
+    [search]
+    runs = 12
+
+    [goal]
+    alignment = 2.0
+
 Needs no torch. Left out: reading the file (loyal.config) and the options of the command line.
 """
 
@@ -23,6 +34,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from loyal.alignment.mixture import Mixture
+from loyal.alignment.preference import WHOLE_PPM
 from loyal.errors import UsageError
 from loyal.models.training import Precision
 
@@ -124,6 +137,9 @@ class AlignSettings:
     """Factor on the loss of those."""
     general_tokens: int = 32
     """Of the untouched model's replies."""
+    mixed: bool = False
+    """Whether weights of pairs and of general data are on one scale, as a mixture's are: all
+    general data then stands beside the pairs, and the three settings above say nothing."""
     held_out: float = 0.1
     """Share of the conversations that are measured on, and not trained."""
     most_tokens: int = 512
@@ -208,16 +224,76 @@ class ReportSettings:
     reply_tokens: int = 64
     tokens: int = 4000
     """Of English, for perplexity."""
+    part: int = 64
+    """Questions, about, after which what was found is kept."""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if (
-            min(self.benign, self.reply_tokens, self.tokens) < 1
-            or min(self.attacks, self.plain) < 0
-        ):
+        counts = (self.benign, self.reply_tokens, self.tokens, self.part)
+        if min(counts) < 1 or min(self.attacks, self.plain) < 0:
             raise UsageError(
-                "benign, reply_tokens and tokens are at least 1, attacks and plain at least 0",
-                hint="the defaults are 40, 64, 4000, 4 and 0",
+                "benign, reply_tokens, tokens and part are at least 1, attacks and plain at least "
+                "0",
+                hint="the defaults are 40, 64, 4000, 64, 4 and 0",
+            )
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a mixture is to be good at: weights of three scores from 0 to 1; their ratios count."""
+
+    alignment: float = 1.0
+    """Of the share of held-out pairs that are won."""
+    capability: float = 1.0
+    """Of ordinary English kept as likely (at most 1) and ordinary replies kept, half each."""
+    safety: float = 1.0
+    """Of harm declined, and what only sounds like harm answered, half each."""
+
+    def __post_init__(self) -> None:
+        weights = (self.alignment, self.capability, self.safety)
+        if not (min(weights) >= 0 and sum(weights) > 0):
+            raise UsageError(
+                "a goal's weights are at least 0, one of them above",
+                hint="the defaults are 1, 1 and 1",
+            )
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """How a mixture is searched for (`search`)."""
+
+    runs: int = 12
+    """Trainings, at most; 12 is the most."""
+    records: int = 0
+    """Most training records of a run, drawn once, of each kind its share; 0 takes all."""
+    held_out: float = 0.2
+    """Share of what pairs were made from (cases, topics) that runs are compared on."""
+    least_value: int = 300_000
+    """Least share of value data, in millionths."""
+    least: int = 50_000
+    """Least share of each other kind that has records, in millionths."""
+    near: int = 20_000
+    """Mixtures that move less weight than this, in millionths, are one."""
+    tie: float = 0.01
+    """Scores this near to the best count as equal to it."""
+    reply_tokens: int = 24
+    """Of replies to requests for harm and to what only sounds like it."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.runs <= 12 or min(self.records, self.near) < 0 or self.reply_tokens < 1:
+            raise UsageError(
+                "runs are 1 to 12, reply_tokens at least 1, records and near at least 0",
+                hint="the defaults are 12, 24, 0 and 20000",
+            )
+        if not 0 < self.held_out < 1 or not 0 <= self.tie < 1:
+            raise UsageError(
+                "held_out is above 0, tie at least 0, both below 1",
+                hint="the defaults are 0.2 and 0.01",
+            )
+        if self.least < 0 or self.least_value < 1 or self.least_value + 2 * self.least > WHOLE_PPM:
+            raise UsageError(
+                "least_value is at least 1, and with twice least a million at most",
+                hint="the defaults are 300000 and 50000",
             )
 
 
@@ -231,3 +307,7 @@ class Recipe:
     latent: LatentSettings = field(default_factory=LatentSettings)
     harden: HardenSettings = field(default_factory=HardenSettings)
     report: ReportSettings = field(default_factory=ReportSettings)
+    mixture: Mixture | None = None
+    """Of what is trained on; None leaves weights and general data as they are given."""
+    search: SearchSettings = field(default_factory=SearchSettings)
+    goal: Goal = field(default_factory=Goal)

@@ -19,7 +19,7 @@ from typing import Protocol
 
 from loyal.alignment.asks import MOST_ROUNDS, Ask, frames
 from loyal.alignment.conversation import Conversation, play
-from loyal.alignment.judgement import Judgement, Said
+from loyal.alignment.judgement import Judgement, Said, text_digest
 from loyal.alignment.preferences import is_plain
 from loyal.community import Constitution, Value
 from loyal.community.constitution import one_paragraph, words
@@ -220,6 +220,13 @@ class CaseJudge:
     def name(self) -> str:
         """The constitution, with its version."""
         return f"cases of {self.constitution.name} {self.constitution.version}"
+
+    @property
+    def made_of(self) -> frozenset[str]:
+        """Digests of the authors' replies."""
+        values = self.constitution.values
+        every = (one for value in values for one in (*value.keeps, *value.breaks))
+        return frozenset(text_digest(one.reply) for one in every)
 
     def judge(self, said: Sequence[Said]) -> list[Judgement]:
         """One judgement a reply, in order."""

@@ -37,6 +37,8 @@ class AlignRun:
     models: tuple[tuple[str, Measured], ...]
     """Each with what the page calls it; the base first."""
     footer: str = ""
+    flattered: tuple[str, ...] = ()
+    """Those that were hardened with a judge that shares a model or data with the one here."""
 
     @property
     def values(self) -> tuple[str, ...]:
@@ -53,6 +55,7 @@ def fields(run: AlignRun) -> dict[str, Any]:
     """The report as JSON fields, model by model."""
     return {
         "constitution": run.constitution,
+        "same_judge": list(run.flattered),
         "models": [
             {
                 "model": name,
@@ -91,7 +94,16 @@ def table(run: AlignRun, title: str = "") -> Table:
                 None if used is None else 100 * used.agreement,
             )
         )
-    return Table(title, columns, tuple(rows), NOTE)
+    note = f"{NOTE} {_flattered(run)}" if run.flattered else NOTE
+    return Table(title, columns, tuple(rows), note)
+
+
+def _flattered(run: AlignRun) -> str:
+    """Which models the judge has trained, in a sentence."""
+    return (
+        f"The judge shares a model or data with one that hardened {', '.join(run.flattered)}: "
+        "these figures say how well that judge was pleased, not how well values are kept."
+    )
 
 
 def page(run: AlignRun) -> Report:
@@ -113,6 +125,7 @@ def page(run: AlignRun) -> Report:
     judged = (
         f"Judge: {first.judge}. It should share neither data nor weights with the one that "
         f"trained. Replies without a score: {abstained}.",
+        *((_flattered(run),) if run.flattered else ()),
     )
     return Report(
         title="Values kept",

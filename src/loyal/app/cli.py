@@ -91,6 +91,10 @@ ALIGN: Mapping[str, Entry] = {
         "align_data:review_command", "Say what is wrong with a file of preferences, or looks so."
     ),
     "train": Entry("align_train:train", "Train a model to prefer what a community prefers."),
+    "search": Entry(
+        "align_search:search_command",
+        "Find how much values, general and safety data should weigh in training.",
+    ),
     "harden": Entry("align_train:harden", "Harden a model's values against people who argue."),
     "report": Entry(
         "align_train:report_command",

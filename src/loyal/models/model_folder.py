@@ -7,6 +7,7 @@ then moved, a rename a file, the configuration last. Left out: what is trained (
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,11 +35,16 @@ def work_folder(out: Path) -> Path:
     return out / WORK_FOLDER
 
 
-def write(model: HFModel, out: Path) -> None:
-    """Write the model beside `out`, then put it there in one rename a file. StorageError."""
+def write(model: HFModel, out: Path, notes: Mapping[str, bytes] | None = None) -> None:
+    """Write the model beside `out`, then put it there in one rename a file. StorageError.
+
+    `notes` are small files that are to lie beside the weights, by name.
+    """
     part = out / WORK_FOLDER / "model"
     try:
         model.save(part)
+        for name, content in (notes or {}).items():
+            (part / name).write_bytes(content)
         for file in sorted(part.iterdir(), key=lambda one: one.name == "config.json"):
             file.replace(out / file.name)
         shutil.rmtree(out / WORK_FOLDER)

@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import loyal
-from loyal.alignment import Judge, Preference, preferences
-from loyal.alignment.preference import Demonstration
+from loyal.alignment import Judge, hardening_file
+from loyal.alignment.hardening_file import Hardening
+from loyal.alignment.judge import made_of
+from loyal.alignment.mixture import blend
 from loyal.alignment.settings import Recipe
 from loyal.app import align_page, report
+from loyal.app.align_files import balanced_records, examples_of, pairs_of, read_records
 from loyal.app.commands.constitution import read_constitution
 from loyal.app.judge_options import CALIBRATION, JUDGE_OPTIONS, calibrated, judge_of
 from loyal.app.key_files import FILE
@@ -27,11 +30,10 @@ from loyal.app.report import Table
 from loyal.app.terminal import Terminal, command, facts
 from loyal.community import Constitution
 from loyal.config import load as load_config
-from loyal.errors import UsageError
+from loyal.errors import JudgeError
 
 if TYPE_CHECKING:
     from loyal.alignment.align import Run
-    from loyal.models.examples import Example
     from loyal.models.hf import HFModel
 
 OUT = click.option("--out", type=FILE, required=True, metavar="DIR", help="Folder for the model.")
@@ -60,18 +62,24 @@ def train(terminal: Terminal, **options: Any) -> int:
     PREFERENCES are files of 'loyal align data', or any in TRL's form; each pair's weight is a
     factor on its loss. Demonstrations in them take the place of the untouched model's own replies.
     The same command again goes on from the last checkpoint. --set objective.kind=simpo changes the
-    loss, --set guards.perplexity=1.02 what may be lost, --set latent.steps=4 adds an adversary.
+    loss, --set guards.perplexity=1.02 what may be lost, --set latent.steps=4 adds an adversary;
+    --set mixture.value=600000 with mixture.general and mixture.safety gives each kind of data its
+    share of the weight, in millionths ('loyal align search' finds one).
     """
     from loyal.alignment.align import align
-    from loyal.alignment.objectives import balanced
 
     recipe = load_config(Recipe, terminal.recipe, terminal.overrides)
     named = given({name: options[name] for name in ("epochs", "rank")})
     recipe = replace(recipe, align=replace(recipe.align, **named))
-    pairs, general = _read(options["files"])
+    records = read_records(options["files"])
     if options["constitution"] is not None:
-        pairs = balanced(pairs, read_constitution(options["constitution"]))
-    with _training(terminal, options["out"], options["model"], "aligning") as (model, run):
+        records = balanced_records(records, read_constitution(options["constitution"]))
+    pairs, general = pairs_of(records), examples_of(records)
+    if recipe.mixture is not None:
+        mixed = blend(records, recipe.mixture)
+        pairs, general = list(mixed.pairs), list(mixed.examples)
+        recipe = replace(recipe, align=replace(recipe.align, mixed=True))
+    with _training(terminal, options["out"], options["model"], "aligning") as (model, run, _):
         found = align(model, pairs, recipe, general, run)
     fields = {
         name: value for name, value in asdict(found).items() if not isinstance(value, dict | tuple)
@@ -105,7 +113,8 @@ def harden(terminal: Terminal, **options: Any) -> int:
 
     Each round attacks the model, keeps the replies that the judge scores lowest, and trains on
     them; what a round costs too much is taken back. Held-out cases and families of attacks stay
-    unseen, for 'loyal align report'. The same command again goes on where it was cut off.
+    unseen, for 'loyal align report'. The same command again goes on where it was cut off. Which
+    judge it was stands in the folder: the same one is not to measure what it trained.
     """
     from loyal.alignment import adversarial
 
@@ -114,8 +123,9 @@ def harden(terminal: Terminal, **options: Any) -> int:
     recipe = replace(recipe, harden=replace(recipe.harden, **named))
     constitution = read_constitution(options["constitution"])
     judge = _judge(terminal, constitution, options)
-    with _training(terminal, options["out"], options["model"], "hardening") as (model, run):
+    with _training(terminal, options["out"], options["model"], "hardening") as (model, run, past):
         found = adversarial.harden(model, constitution, judge, recipe, run=run)
+        past.append(Hardening(judge.name, made_of(judge), constitution.digest.hex()))
     rows = tuple(
         (
             one.number + 1, one.attacks, one.broken, one.abstained, one.pairs,
@@ -158,6 +168,12 @@ def harden(terminal: Terminal, **options: Any) -> int:
     ),
     click.option("--attacks", type=int, help="Of each family; 4 by default."),
     click.option("--out", type=FILE, metavar="FILE.html", help="Write a report with charts."),
+    click.option(
+        "--same-judge",
+        is_flag=True,
+        help="Measure although the judge shares a model or data with one that hardened a model; "
+        "the report says so.",
+    ),
     *JUDGE_OPTIONS,
     CALIBRATION,
     settings=True,
@@ -166,27 +182,48 @@ def report_command(terminal: Terminal, **options: Any) -> int:
     """Compare models: values kept plainly and under each family of attacks, and what it cost.
 
     All models are asked the same held-out questions. Shares come with 95 % intervals; perplexity
-    and replies to ordinary prompts are compared with the base's.
+    and replies to ordinary prompts are compared with the base's. With --out, what was measured is
+    kept in FILE.html.state until the report is written, and the same command goes on from it.
     """
-    from loyal.alignment.evaluate import Exam, measure
+    from loyal.alignment.evaluate import Exam
+    from loyal.alignment.evaluate_state import Kept
 
     recipe = load_config(Recipe, terminal.recipe, terminal.overrides)
     settings = replace(recipe.report, **given({"attacks": options["attacks"]}))
     constitution = read_constitution(options["constitution"])
     judge = _judge(terminal, constitution, options)
-    pairs = tuple(_read(options["files"], held_out=True)[0])
-    exam = Exam(constitution, judge, settings, pairs)
     names = (options["base"], *options["models"])
     labels = _labels(names)
+    flattered = tuple(
+        label for label, name in zip(labels, names, strict=True) if _shares(judge, Path(name))
+    )
+    if flattered and not options["same_judge"]:
+        raise JudgeError(
+            f"the judge that is to measure {', '.join(flattered)} shares a model or data with one "
+            "that hardened it",
+            hint="give another --endpoint-model, or a --probe of other values; --same-judge "
+            "measures all the same",
+        )
+    pairs = tuple(pairs_of(read_records(options["files"], held_out=True)))
+    exam = Exam(constitution, judge, settings, pairs)
+    out: Path | None = options["out"]
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    kept = Kept(None if out is None else out.with_name(f"{out.name}.state"), exam)
+    if kept.replaced:
+        terminal.note(f"{kept.path} is of another exam: everything is measured anew")
+    elif kept.models or kept.answers:
+        terminal.note(f"going on from {kept.path}: {len(kept.models)} models were measured")
     base = load_model(terminal, names[0])
-    measured = [(labels[0], measure(base, exam))]
+    measured = [(labels[0], kept.measured(base))]
     for label, name in zip(labels[1:], names[1:], strict=True):
-        measured.append((label, measure(load_model(terminal, name), exam, base)))
+        measured.append((label, kept.measured(load_model(terminal, name), base)))
     footer = f"loyal {loyal.__version__}, {datetime.datetime.now():%Y-%m-%d %H:%M}"
     title = f"{constitution.name} {constitution.version}"
-    run = align_page.AlignRun(title, tuple(measured), footer)
-    if options["out"] is not None:
-        terminal.note(f"report: {report.write(align_page.page(run), options['out'])}")
+    run = align_page.AlignRun(title, tuple(measured), footer, flattered)
+    if out is not None:
+        terminal.note(f"report: {report.write(align_page.page(run), out)}")
+        kept.drop()
     terminal.result(align_page.fields(run), [align_page.table(run)])
     return 0
 
@@ -194,42 +231,24 @@ def report_command(terminal: Terminal, **options: Any) -> int:
 @contextmanager
 def _training(
     terminal: Terminal, out: Path, name: str, title: str
-) -> Iterator[tuple[HFModel, Run]]:
-    """The model and what goes on around its training; it is written to `out` in the end."""
+) -> Iterator[tuple[HFModel, Run, list[Hardening]]]:
+    """The model, what goes on around its training, and who hardened it so far.
+
+    It is written to `out` in the end, with those who hardened it by then.
+    """
     from loyal.alignment.align import Run
     from loyal.models.model_folder import require_room, work_folder, write
 
     require_room(out)
+    past = list(hardening_file.read(Path(name)))
     model = load_model(terminal, name)
     with terminal.progress(title) as update:
-        yield model, Run(work_folder(out), progress=_shown(update))
-    write(model, out)
+        yield model, Run(work_folder(out), progress=_shown(update)), past
+    write(model, out, {hardening_file.NAME: hardening_file.content(past)} if past else None)
 
 
 def _shown(update: Callable[[int, int, str], None]) -> Callable[[int, int], None]:
     return lambda done, of: update(done, of, "steps")
-
-
-def _read(
-    files: Sequence[Path], *, held_out: bool = False
-) -> tuple[list[Preference], list[Example]]:
-    """Pairs, and demonstrations as examples. UsageError for held-out pairs where none may be."""
-    pairs: list[Preference] = []
-    general: list[Example] = []
-    for path in files:
-        for record in preferences.read(path):
-            origin = record.provenance
-            if origin is not None and origin.split == "held-out" and not held_out:
-                raise UsageError(
-                    f"{path} holds pairs that are to be measured on",
-                    hint="train on the other file of 'loyal align data', and give this one to "
-                    "'loyal align report --preferences'",
-                )
-            if isinstance(record.content, Demonstration):
-                general.append(record.content.example)
-            else:
-                pairs.append(record.content)
-    return pairs, general
 
 
 def _judge(terminal: Terminal, constitution: Constitution, options: dict[str, Any]) -> Judge:
@@ -244,6 +263,11 @@ def _judge(terminal: Terminal, constitution: Constitution, options: dict[str, An
         "give --probe FILE or --endpoint URL"
     )
     return CaseJudge(constitution)
+
+
+def _shares(judge: Judge, folder: Path) -> bool:
+    """Whether the judge shares a model or data with one that hardened the folder's model."""
+    return any(made_of(judge) & one.made_of for one in hardening_file.read(folder))
 
 
 def _labels(names: Sequence[str]) -> tuple[str, ...]:

@@ -1,0 +1,57 @@
+"""Which judges hardened a model: a small file in the model's folder, so that others measure it.
+
+Law: `read(folder)` after `content(some)` was put there gives `some`. It holds names and digests, no
+text; whoever takes it away hides what it says. Left out: the judges (`judge.require_apart`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from loyal.alignment.table_file import TableForm
+
+NAME = "loyal-hardening.json"
+"""Of the file, in the model's folder."""
+FORM = TableForm("loyal hardening 1", "record of a hardening", "loyal align harden", 64 << 20)
+
+
+@dataclass(frozen=True)
+class Hardening:
+    """One hardening of a model, or of one that it was trained from."""
+
+    judge: str
+    """Its name."""
+    made_of: frozenset[str]
+    """Digests of the judge's texts and weights, and names of its models (`judge.made_of`)."""
+    constitution: str
+    """Hex digest."""
+
+
+def content(some: Sequence[Hardening]) -> bytes:
+    """What the file holds, the earliest hardening first."""
+    rows = [{**asdict(one), "made_of": sorted(one.made_of)} for one in some]
+    return (json.dumps({"format": FORM.format, "hardenings": rows}, indent=1) + "\n").encode()
+
+
+def read(folder: Path) -> tuple[Hardening, ...]:
+    """The hardenings of a folder's model; none where it has no record, or is no folder here.
+
+    ConfigError for a record that cannot be read.
+    """
+    path = folder / NAME
+    if not path.is_file():
+        return ()
+    rows = FORM.read(path).get("hardenings")
+    try:
+        if not isinstance(rows, list):
+            raise TypeError
+        found = tuple(Hardening(**{**one, "made_of": frozenset(one["made_of"])}) for one in rows)
+    except (KeyError, TypeError, ValueError):
+        raise FORM.misfit(path) from None
+    texts = [text for one in found for text in (one.judge, one.constitution, *one.made_of)]
+    if not all(isinstance(text, str) for text in texts):
+        raise FORM.misfit(path)
+    return found

@@ -1,0 +1,47 @@
+"""The record of who hardened a model comes back, and a broken one is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from discretion import constitution
+
+from loyal.alignment import hardening_file, judge
+from loyal.alignment.hardening_file import NAME, Hardening
+from loyal.alignment.judgement import text_digest
+from loyal.alignment.writers import CaseJudge
+from loyal.errors import ConfigError, JudgeError
+
+SOME = (
+    Hardening("probe(tiny)", frozenset({"weights:00", text_digest("No.")}), "ab" * 32),
+    Hardening("rubric(strong)", frozenset({"model:strong"}), "ab" * 32),
+)
+
+
+def test_it_comes_back(tmp_path: Path) -> None:
+    assert hardening_file.read(tmp_path) == ()
+    assert hardening_file.read(tmp_path / "no-folder") == ()
+    (tmp_path / NAME).write_bytes(hardening_file.content(SOME))
+    assert hardening_file.read(tmp_path) == SOME
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [None, {}, [1], [{"judge": "a"}], [{"judge": 1, "made_of": [], "constitution": "a"}],
+     [{"judge": "a", "made_of": [1], "constitution": "a"}],
+     [{"judge": "a", "made_of": [], "constitution": "a", "more": 1}]],
+)  # fmt: skip
+def test_a_broken_one_is_refused(tmp_path: Path, rows: object) -> None:
+    table = {"format": hardening_file.FORM.format, "hardenings": rows}
+    (tmp_path / NAME).write_text(json.dumps(table))
+    with pytest.raises(ConfigError, match="no record of a hardening"):
+        hardening_file.read(tmp_path)
+
+
+def test_likeness_to_the_authors_says_what_it_is_made_of() -> None:
+    one = CaseJudge(constitution())
+    assert text_digest(constitution().values[0].cases[0].breaks) in judge.made_of(one)
+    with pytest.raises(JudgeError, match="shares data"):
+        judge.require_apart(one, CaseJudge(constitution()))
