@@ -23,10 +23,6 @@ test: test-unit test-slow
 # Many tests start a Python of their own: where compiled files may not be kept, each compiles anew.
 test-unit test-slow: export PYTHONDONTWRITEBYTECODE =
 
-# glibc keeps what tensors give back, up to these bytes: each pass would else ask the system anew.
-test-unit: export MALLOC_TRIM_THRESHOLD_ = 134217728
-test-unit: export MALLOC_MMAP_THRESHOLD_ = 33554432
-
 # The order of the files stays: by their number of tests, the slowest would come last, on one core.
 test-unit: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow and not gpu'

@@ -127,8 +127,8 @@ class AlignSettings:
     epochs: int = 1
     batch: int = 4
     """Pairs a step."""
-    learning_rate: float = 2e-4
-    rank: int = 8
+    learning_rate: float = 5e-4
+    rank: int = 32
     """Of LoRA, merged in the end; 0 trains every weight (then about 5e-6 is a rate)."""
     general: float = 0.2
     """Of all items, the share of ordinary prompts with the untouched model's own replies, which are
