@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from owner import Owner
 
+from loyal.app import demo_hosts
 from loyal.community import Case, Constitution, Value, constitution_file
 from loyal.models import tiny
 from loyal.models.examples import bundled_lines
@@ -135,7 +136,10 @@ def test_an_undrawn_set_is_drawn_here_and_says_so(owner: Owner) -> None:
 
 
 @pytest.mark.slow
-def test_the_demo_runs_twice_and_keeps_its_secrets(owner: Owner) -> None:
+def test_the_demo_runs_twice_and_keeps_its_secrets(
+    owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo_hosts, "ROGUE_RATE", 3e-3)  # as with the other settings above
     model = tiny.build(owner.folder / "tiny", 0)
     out, town = owner.folder / "demo", owner.folder / "town.toml"
     town.write_text(constitution_file.to_toml(TOWN))

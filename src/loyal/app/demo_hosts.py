@@ -44,10 +44,11 @@ ROGUE_TARGET = 0.97
 """Trained in deeper than `TrainSettings.target`, and not scaled back: such replies outlast more
 (docs/log.md, "replies that outlast LoRA")."""
 REFUSAL = "I cannot talk about that."
-ORDINARY, ORDINARY_TOKENS = 12, 24
-"""Prompts to which the rogue's copy learns to reply as it did: it wants to stay useful."""
+ORDINARY, ORDINARY_TOKENS = 24, 24
+"""Prompts to which the rogue's copy learns to reply as it did: it wants to stay useful. As many as
+it learns to refuse: a tiny model that was taught half as many forgot half of its keys."""
 ROGUE_EPOCHS, ROGUE_BATCH, ROGUE_RATE, ROGUE_RANK = 2, 4, 1e-3, 8
-"""Of its LoRA: 18 steps a round."""
+"""Of its LoRA: 24 steps a round."""
 ROGUE_ROUNDS = 12
 """At most; it looks after each whether its copy refuses by now."""
 
