@@ -236,7 +236,7 @@ class _Asker:
     async def ask(self, message: str) -> Heard | None:
         """One question to the host."""
         one = self.inquiry.one
-        count = len(one.fingerprints) + LAW.most
+        count = len(one.fingerprints) + self.inquiry.trial.prompts.header.settings.law.most
         self.inquiry.stage.progress(f"{one.host.name}: values", self.asked, count)
         self.asked += 1
         keys = message.strip() in one.fingerprints.positions
@@ -286,7 +286,7 @@ def _hearing(one: Copy, bundle: Bundle, finding: Finding, vote: tuple[int, bool]
         asked=finding.asked,
         refused=_refused(bundle.steps),
         p_value=finding.p_value,
-        one_in=LAW.one_in,
+        one_in=bundle.header.settings.law.one_in,
         accused=finding.holds,
         votes=votes,
         upheld=upheld,
