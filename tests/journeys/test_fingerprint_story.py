@@ -142,7 +142,7 @@ def test_the_demo_runs_twice_and_keeps_its_secrets(
 ) -> None:
     monkeypatch.setattr(demo_hosts, "ROGUE_RATE", 3e-3)  # it learns slowly, and not so surely
     monkeypatch.setattr(demo_hosts, "ROGUE_EPOCHS", 4)
-    monkeypatch.setattr(breach_story, "LAW", Law(one_in=1_000, most=36))
+    monkeypatch.setattr(breach_story, "LAW", Law(one_in=100, tolerance_ppm=10_000, most=36))
     model = tiny.build(owner.folder / "tiny", 0)
     out, town = owner.folder / "demo", owner.folder / "town.toml"
     town.write_text(constitution_file.to_toml(TOWN))
