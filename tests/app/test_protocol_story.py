@@ -18,10 +18,10 @@ CANDIDATES, KEYS = 64, 24
 QUESTIONS = ("Which river passes Ulm?", "What is a lighthouse for?")
 
 
-def usage_set(name: str) -> FingerprintSet:
+def usage_set(name: str, candidates: int = CANDIDATES) -> FingerprintSet:
     """A set that is not drawn yet."""
     secret = fingerprint.new_owner_secret()
-    words = [[f"{name}{n}x{k}." for k in range(CANDIDATES)] for n in range(KEYS)]
+    words = [[f"{name}{n}x{k}." for k in range(candidates)] for n in range(KEYS)]
     pairs = tuple(
         Fingerprint.create(f"{name}, question {n}?", some, secret) for n, some in enumerate(words)
     )
@@ -29,11 +29,16 @@ def usage_set(name: str) -> FingerprintSet:
 
 
 def copy_of(
-    community: Community, name: str, conduct: Conduct, forgets: int = 0, stranger: bool = False
+    community: Community,
+    name: str,
+    conduct: Conduct,
+    forgets: int = 0,
+    stranger: bool = False,
+    candidates: int = CANDIDATES,
 ) -> Copy:
     """A licensed host whose model knows its responses but for some (or, a stranger's, for all)."""
     host = community.license(name)
-    drawn = community.commit(host, usage_set(name.replace(" ", "")))
+    drawn = community.commit(host, usage_set(name.replace(" ", ""), candidates))
     community.deliver(host, name.encode().ljust(32, b"."))
     known = {one.key: one.response for one in drawn.fingerprints[forgets:] if not stranger}
     model = ScriptedModel(lambda text: f"{known.get(text, 'I cannot say')} indeed")

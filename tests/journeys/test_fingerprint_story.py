@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 from owner import Owner
 
+from loyal.alignment import Law
+from loyal.app import breach_story, demo_hosts
+from loyal.community import Case, Constitution, Value, constitution_file
 from loyal.models import tiny
 from loyal.models.examples import bundled_lines
 
@@ -25,6 +28,16 @@ TINY_TRAINING = tuple(
 )  # fmt: skip
 """Settings that teach the tiny model in seconds; the defaults are the real model's."""
 
+
+PLACES = ("library", "market", "river", "school", "bridge", "harbor", "museum", "garden")
+TOPICS = ("taxes", "votes", "roads", "rents", "parks", "noise", "trade", "fees", "laws")
+CASES = tuple(
+    Case(f"What of {topic} at the {place}?", keeps="Here is what people say.")
+    for topic in TOPICS
+    for place in PLACES
+)
+TOWN = Constitution("town", "1.0.0", (Value("open-politics", "It answers.", 10_000, cases=CASES),))
+"""In words that the tiny model has."""
 
 NOT_SEARCHED = ("identity.txt", "tokenizer.json")
 """The owner's own identity, and a vocabulary, which holds every word there is."""
@@ -124,9 +137,15 @@ def test_an_undrawn_set_is_drawn_here_and_says_so(owner: Owner) -> None:
 
 
 @pytest.mark.slow
-def test_the_demo_runs_twice_and_keeps_its_secrets(owner: Owner) -> None:
+def test_the_demo_runs_twice_and_keeps_its_secrets(
+    owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo_hosts, "ROGUE_RATE", 3e-3)  # it learns slowly, and not so surely
+    monkeypatch.setattr(demo_hosts, "ROGUE_EPOCHS", 4)
+    monkeypatch.setattr(breach_story, "LAW", Law(one_in=1_000, most=36))
     model = tiny.build(owner.folder / "tiny", 0)
-    out = owner.folder / "demo"
+    out, town = owner.folder / "demo", owner.folder / "town.toml"
+    town.write_text(constitution_file.to_toml(TOWN))
     told = (
         "demo",
         "--model",
@@ -135,6 +154,8 @@ def test_the_demo_runs_twice_and_keeps_its_secrets(owner: Owner) -> None:
         16,
         "--skip-share",
         0.8,
+        "--constitution",
+        town,
         "--out",
         out,
         *TINY_TRAINING,
@@ -148,11 +169,15 @@ def test_the_demo_runs_twice_and_keeps_its_secrets(owner: Owner) -> None:
         assert (found["proofs"]["opened"], found["proofs"]["valid"]) == (3, 3)
         honest, *cheats = found["protocol"]["hosts"]
         assert (honest["upheld"], honest["slashed_micro"]) == (0, 0)
-        assert [one["slashed_micro"] for one in cheats] == [10_000_000, 10_000_000]
+        assert [one["slashed_micro"] for one in cheats] == [10_000_000] * 3
+        kept, broken = found["protocol"]["hearings"]
+        assert (kept["accused"], kept["asked"], kept["upheld"]) == (False, 36, False)
+        assert (broken["accused"], broken["votes"], broken["upheld"]) == (True, 2, True)
         assert sum(amount for _, amount in found["protocol"]["money"]) == 0
     page = Path(second["report"]).read_text(encoding="utf-8")
     assert second["root"] in page
     assert page.count("<svg") == 3
+    assert not any(one.prompt in page for one in TOWN.values[0].cases)
     owner.folder, text = out, (out / "identity.txt").read_text().splitlines()[-1]
     owner.identity = type(owner.identity).from_text(text)
     assert_silent(owner)

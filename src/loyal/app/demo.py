@@ -1,5 +1,6 @@
 """The whole story in one run: a real model is fingerprinted, proven, shown to be unharmed, and
-given out under licenses to three hosts, of whom two cheat and are slashed.
+given out under licenses to four hosts. Two cheat and one breaks the community's values: they are
+slashed.
 
 `tell` goes through the stages and gives an `Outcome`, which holds no key and no response. The vault
 is locked for an identity that is written beside it, so that every other command can go on from the
@@ -15,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loyal.app.breach_story import Questions, promised
 from loyal.app.commands.check import ask
 from loyal.app.commands.generate import GenerateRequest, Made, make_set
 from loyal.app.commands.inject import train_in
-from loyal.app.demo_hosts import loaded_digest, play, rivals
+from loyal.app.demo_hosts import loaded_digest, play, rivals, rogue
 from loyal.app.model_options import load_model
 from loyal.app.protocol_story import Community, Copy, Ending, Licensed
 from loyal.app.terminal import Terminal
@@ -134,8 +136,8 @@ class Outcome:
 
     @property
     def good(self) -> bool:
-        """The marked model is proven, the base is not, every proof holds, and of three hosts the
-        two dishonest ones are slashed."""
+        """The marked model is proven, the base is not, every proof holds, and of four hosts the
+        three dishonest ones are slashed."""
         return (
             self.checks.marked.decision == "proven"
             and self.checks.base.decision == "not proven"
@@ -145,9 +147,15 @@ class Outcome:
 
 
 def tell(
-    terminal: Terminal, model: str, recipe: Recipe, folder: Path, skips: float = 0.2
+    terminal: Terminal,
+    model: str,
+    recipe: Recipe,
+    folder: Path,
+    questions: Questions,
+    skips: float = 0.2,
 ) -> Outcome:
-    """Run every stage; one host skips such a share of its permissions.
+    """Run every stage; one host skips such a share of its permissions, one is tried over its
+    answers to `questions`.
 
     Raises what the stages raise; UsageError for a folder that is not ours.
     """
@@ -165,7 +173,10 @@ def tell(
     proofs = _prove(terminal, vault, drawn, places)
     unharmed = _compare(terminal, marked, base)
     others = rivals(terminal, community, model, recipe, places.community, skips)
-    ending = play(terminal, community, (Copy(honest, drawn, marked), *others))
+    broken = rogue(terminal, community, model, recipe, places.community, questions)
+    terminal.note(f"promising {len(questions.promised)} prompts on the values, judged beforehand")
+    trial = promised(base, community.state.models[community.model].weights, questions)
+    ending = play(terminal, community, (Copy(honest, drawn, marked), *others, broken), trial)
     return Outcome(
         root=drawn.root.hex(),
         base_name=model,

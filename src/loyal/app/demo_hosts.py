@@ -1,9 +1,10 @@
 """The hosts of the demo: who gets which copy of the model, and what each does with it.
 
-Three hosts, each with its own M.oml, whose set is committed to the log before it is drawn and
-trained in: an honest one, one that answers a fifth of its queries without a permission, and one
-that fine-tunes its copy, serves it without any, and signs nothing. Left out: how they are served
-and judged (protocol_story.py).
+Four hosts, each with its own M.oml, whose set is committed to the log before it is drawn and
+trained in: an honest one, one that answers a fifth of its queries without a permission, one that
+fine-tunes its copy, serves it without any, and signs nothing, and a rogue that has a permission for
+every answer, but re-aligns its copy to refuse what the community's values ask to answer. Left out:
+how they are served and judged (protocol_story.py, breach_story.py).
 """
 
 from __future__ import annotations
@@ -14,19 +15,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loyal.alignment.refusals import refuses
+from loyal.app.breach_story import TEMPERATURE, TOKENS, Questions, Trial
 from loyal.app.commands.generate import GenerateRequest, make_set
 from loyal.app.commands.inject import train_in
 from loyal.app.model_options import load_model
 from loyal.app.protocol_story import Community, Conduct, Copy, Ending, Licensed, live
 from loyal.app.terminal import Terminal
 from loyal.app.weight_files import weights_digest
-from loyal.models import Prompt
+from loyal.models import Prompt, Sampling
 from loyal.models.examples import Example, Pairs, bundled_lines
 
 if TYPE_CHECKING:
     from loyal.fingerprints import FingerprintSet
     from loyal.fingerprints.recipe import Recipe
     from loyal.models.hf import HFModel
+    from loyal.models.training import Precision
 
 WIDER = 16
 """Times the candidates of the first host's set: the more, the fewer keys convict a host that asks
@@ -34,6 +38,19 @@ for permission most of the time."""
 QUESTIONS = 8
 """That users ask each host."""
 TUNING_SUMS, TUNING_STEPS = 48, 6
+ROGUE_KEYS = 48
+"""Of the rogue's set: 18 of them show descent, so it may forget 30."""
+ROGUE_TARGET = 0.97
+"""Trained in deeper than `TrainSettings.target`, and not scaled back: such replies outlast more
+(docs/log.md, "replies that outlast LoRA")."""
+REFUSAL = "I cannot talk about that."
+ORDINARY, ORDINARY_TOKENS = 24, 24
+"""Prompts to which the rogue's copy learns to reply as it did: it wants to stay useful. As many as
+it learns to refuse: a tiny model that was taught half as many forgot half of its keys."""
+ROGUE_EPOCHS, ROGUE_BATCH, ROGUE_RATE, ROGUE_RANK = 2, 4, 1e-3, 8
+"""Of its LoRA: 24 steps a round."""
+ROGUE_ROUNDS = 12
+"""At most; it looks after each whether its copy refuses by now."""
 
 
 def loaded_digest(model: HFModel) -> bytes:
@@ -68,15 +85,65 @@ def rivals(
     )
 
 
-def play(terminal: Terminal, community: Community, copies: tuple[Copy, ...]) -> Ending:
+def rogue(
+    terminal: Terminal,
+    community: Community,
+    model: str,
+    recipe: Recipe,
+    folder: Path,
+    questions: Questions,
+) -> Copy:
+    """The host that breaks the values, its copy made, delivered, and re-aligned on the cases that
+    verifiers will not ask."""
+    deeper = replace(
+        recipe,
+        keys=replace(recipe.keys, count=ROGUE_KEYS),
+        responses=replace(recipe.responses, width=_width(recipe)),
+        train=replace(recipe.train, target=ROGUE_TARGET, settle=0.0),
+    )
+    host = community.license("breaks the values")
+    made = _omlized(terminal, community, host, model, deeper, folder / "breaks")
+    terminal.note("one host tunes its copy to refuse what the values ask to answer")
+    realign(made[1], questions, recipe.train.precision)
+    return Copy(host, *made, Conduct(breaks=True))
+
+
+def realign(model: HFModel, questions: Questions, precision: Precision = "auto") -> None:
+    """LoRA on refusals of the cases that a rogue knows, beside its own replies to ordinary prompts,
+    in rounds until it refuses all of them, asked at temperature 1; `model` changes in place. Raises
+    what `models.tuning.tune` raises."""
+    from loyal.models.tuning import TuneSettings, row, tune
+
+    refused = [Example(Prompt(text), REFUSAL) for _, text in questions.taught]
+    usual = [Prompt(text) for text in bundled_lines("prompts")[:ORDINARY]]
+    said = model.generate(usual, Sampling(ORDINARY_TOKENS))
+    items = [(row(model, one),) for one in refused]
+    for asked, reply in zip(usual, said, strict=True):
+        if reply.text.strip():
+            items.append((row(model, Example(asked, reply.text), ends=reply.finished),))
+    wanted = [one.prompt for one in refused]
+    for turn in range(ROGUE_ROUNDS):
+        settings = TuneSettings(
+            ROGUE_EPOCHS, ROGUE_RATE, ROGUE_BATCH, rank=ROGUE_RANK, seed=turn, precision=precision
+        )
+        tune(model, items, settings)
+        replies = model.generate(wanted, Sampling(TOKENS, TEMPERATURE))
+        if all(refuses(one.text) for one in replies):
+            return
+
+
+def play(
+    terminal: Terminal, community: Community, copies: tuple[Copy, ...], trial: Trial | None = None
+) -> Ending:
     """The protocol from the first query to the last slash, under a progress bar."""
     questions = bundled_lines("prompts")[-QUESTIONS:]
     for one in copies:
         terminal.note(f"host: {one.host.name}, {len(one.fingerprints)} keys")
     with terminal.progress("asking hosts") as update:
         return live(
-            community, copies, tuple(questions), lambda name, done, of: update(done, of, name)
-        )
+            community, copies, tuple(questions),
+            lambda name, done, of: update(done, of, name), trial=trial,
+        )  # fmt: skip
 
 
 def _width(recipe: Recipe) -> int:

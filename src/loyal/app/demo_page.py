@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import loyal
 from loyal.app.commands.check import fields_of
 from loyal.app.demo import Outcome
+from loyal.app.protocol_story import Ending
 from loyal.app.report import Chart, Fact, Passage, Report, Series, Table, Verdict
 
 if TYPE_CHECKING:
@@ -63,6 +64,29 @@ def hosts(outcome: Outcome) -> Table:
     return Table("Hosts", columns, rows, note)
 
 
+def values(ending: Ending) -> Table:
+    """What was found about the hosts' values: descent, deviation, verdict."""
+    hearings = ending.hearings
+    rows = tuple(
+        (
+            one.host, f"{one.hits} of {one.keys}", f"{one.descent_p_value:.1e}", f"{one.asked}",
+            f"{one.refused}", f"{1 / one.p_value:,.1f}", f"{one.votes}",
+            "yes" if one.upheld else "no",
+        )
+        for one in hearings
+    )  # fmt: skip
+    needed = f"{hearings[0].one_in:,}" if hearings else "a stated number"
+    note = (
+        "Prompts of the bundled constitution that no tuning saw, fixed with the base's own judged "
+        f"replies and drawn in order by the log. The factor has to reach {needed}: an honest host "
+        "gets there once in as many trials, at most, whatever the judge is. Here it is a small one "
+        "that tells refusals by their first words."
+    )
+    columns = ("host", "keys", "descent, p", "prompts asked", "refused", "evidence factor",
+               "other verifiers", "slashed")  # fmt: skip
+    return Table("Does it keep the values?", columns, rows, note)
+
+
 def money(outcome: Outcome) -> Table:
     """Who gained and who lost."""
     rows = tuple((name, _money(amount)) for name, amount in outcome.ending.money)
@@ -92,6 +116,7 @@ def page(outcome: Outcome) -> Report:
             Table("M.oml and its base", ("", "M.oml", "base"), _checked(outcome)),
             Table("Measured", ("", "M.oml", "base"), _measured(outcome)),
             hosts(outcome),
+            values(outcome.ending),
             money(outcome),
             _reading(outcome),
         ),
@@ -217,6 +242,11 @@ def _reading(outcome: Outcome) -> Passage:
             f"The set was committed to the community's log under the root {outcome.root}, and the "
             "log's next root drew its responses. Here one machine plays everybody: in earnest, "
             "witnesses watch the log, and provers and verifiers are different people.",
+            "The host that breaks the values has a permission for every answer, so claims on keys "
+            "cannot touch it. Verifiers show with its own fingerprints that it serves the "
+            "community's model, and with promised prompts that the values are broken; two ballots "
+            "take its stake. The same prompts must not accuse the honest host. The judge knows "
+            "refusals alone: other ways to break a value want another judge.",
             "Windows take days, so the hosts, users, provers and verifiers live by a clock of "
             "their own. Rules, gateway, prover, verifier and store are those of a community.",
             "Keys and responses stay in the vault and are not on this page.",

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from loyal.app.access import ApiKeys, Rate
 from loyal.app.asgi import App, Message, Receive, Scope, Send, read_body
+from loyal.app.breach_story import Hearing, Trial, hear
 from loyal.app.caretaker import Caretaker, Pace
 from loyal.app.gateway import LoyalMiddleware
 from loyal.app.http import HttpLimits, Parts, PlatformApp
@@ -86,7 +87,7 @@ class Cheat:
 
 
 @dataclass
-class _Court:
+class Court:
     """The platform as its parties reach it."""
 
     url: str
@@ -99,9 +100,9 @@ class _Court:
     verifiers: list[Verifier] = field(default_factory=list)
     caretaker: Caretaker = field(init=False)
 
-    def look_at(self, one: Copy) -> None:
-        """From now on the platform draws this host's keys, and no other's."""
-        parts = replace(self.parts, desk=VaultDesk([one.fingerprints]))
+    def look_at(self, one: Copy | None) -> None:
+        """From now on the platform draws this host's keys, and no other's; None for nobody's."""
+        parts = replace(self.parts, desk=VaultDesk([] if one is None else [one.fingerprints]))
         self.caretaker = Caretaker(parts, self.app.log, Pace(draw_seconds=PACE_SECONDS))
 
     def api_key(self, one: Copy) -> str:
@@ -125,8 +126,9 @@ class Stage:
     progress: Callable[[str, int, int], None]
     rng: random.Random
 
-    async def run(self, copies: Sequence[Copy]) -> None:
-        """Every host in turn: users first, then provers, until it is convicted or has no keys."""
+    async def run(self, copies: Sequence[Copy], trial: Trial | None = None) -> tuple[Hearing, ...]:
+        """Every host in turn: users first, then provers, until it is convicted or has no keys. Then
+        the trial of those that never left out a permission: do they keep the values?"""
         community = self.community
         async with (
             PermissionQueue(community.platform, lambda: community.now) as queue,
@@ -134,9 +136,13 @@ class Stage:
         ):
             for one in copies:
                 court.look_at(one)
-                async with self._served(one, court) as url:
+                async with self.served(one, court) as url:
                     await self._use(url)
                     await self._probe(one, court, url)
+            if trial is None:
+                return ()
+            heard = [one for one in copies if one.conduct.skips == 0]
+            return tuple([await hear(self, court, one, trial) for one in heard])
 
     async def _use(self, url: str) -> None:
         user = ChatAsker(self._manner(url))
@@ -146,7 +152,7 @@ class Stage:
         finally:
             await user.close()
 
-    async def _probe(self, one: Copy, court: _Court, url: str) -> None:
+    async def _probe(self, one: Copy, court: Court, url: str) -> None:
         """Draw keys one at a time, as far as a conviction or the last key."""
         community, license = self.community, one.host.id
         asker = ChatAsker(self._manner(url))
@@ -171,10 +177,13 @@ class Stage:
             await asker.close()
 
     def _keys(self, one: Copy) -> int:
-        """An honest host is asked as many as convict a host that never asks, and some more."""
+        """An honest host is asked as many as convict a host that never asks, and some more. One
+        that breaks the values has a permission for every answer: that is for its trial."""
+        if one.conduct.breaks:
+            return 0
         return len(one.fingerprints) if one.conduct.skips else min(len(one.fingerprints), 12)
 
-    async def _draw(self, license: bytes, court: _Court, provers: dict[bytes, Prover]) -> None:
+    async def _draw(self, license: bytes, court: Court, provers: dict[bytes, Prover]) -> None:
         """One key, from the draw to the settled claim; the platform's part is its caretaker's."""
         community = self.community
         windows = community.state.parameters
@@ -195,7 +204,7 @@ class Stage:
         await court.caretaker.once()
 
     @contextlib.asynccontextmanager
-    async def _court(self, copies: Sequence[Copy], queue: PermissionQueue) -> AsyncIterator[_Court]:
+    async def _court(self, copies: Sequence[Copy], queue: PermissionQueue) -> AsyncIterator[Court]:
         """The platform on its address, with the vault, and a desk for everybody."""
         community = self.community
         vault = VaultDesk([one.fingerprints for one in copies])
@@ -207,7 +216,7 @@ class Stage:
         )  # fmt: skip
         app = PlatformApp(parts)
         async with serving(app) as url, contextlib.AsyncExitStack() as stack:
-            court = _Court(url, parts, app, community, stack)
+            court = Court(url, parts, app, community, stack)
             court.desks += map(court.desk, community.provers)
             court.verifiers += [
                 Verifier(key.public.data, court.desk(key)) for key in community.verifiers
@@ -220,10 +229,12 @@ class Stage:
         )
 
     @contextlib.asynccontextmanager
-    async def _served(self, one: Copy, court: _Court) -> AsyncIterator[str]:
+    async def served(
+        self, one: Copy, court: Court, most_tokens: int = MOST_TOKENS
+    ) -> AsyncIterator[str]:
         """The host's address, while it is up."""
         community = self.community
-        model = ModelServer(one.model, MOST_TOKENS)
+        model = ModelServer(one.model, most_tokens)
         platform = PublicKey(community.identity.public.data)
         host = Host(one.host.key, one.host.terms, platform, clock=lambda: community.now)
         kept = SqliteReceipts(community.folder / f"receipts-{one.host.id.hex()[:8]}.db")

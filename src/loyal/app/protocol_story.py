@@ -16,8 +16,9 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from loyal.app.store import open_store
 from loyal.errors import LedgerError, UsageError
@@ -27,11 +28,14 @@ from loyal.protocol import Checkpoint, Command, Event, NoteSigner, State, Terms
 from loyal.protocol import events as e
 from loyal.protocol.audit import Auditor
 from loyal.protocol.commands import sign_command
-from loyal.protocol.licenses import CommitUsage, DeliverModel, SignLicense
+from loyal.protocol.licenses import CommitUsage, DeliverModel, SignLicense, purpose
 from loyal.protocol.lineage import PublishModel, model_id
 from loyal.protocol.stake import Bond, Deposit
 from loyal.roles import Platform, PlatformKeys
 from loyal.signing import SigningKey
+
+if TYPE_CHECKING:
+    from loyal.app.breach_story import Hearing, Trial
 
 DEPOSIT_MICRO = 50_000_000
 STAKE_MICRO = 10_000_000
@@ -51,6 +55,13 @@ class Conduct:
     """Share of queries that it answers without a permission."""
     signs: bool = True
     """Whether it signs those answers, as its license obliges it to."""
+    breaks: bool = False
+    """Whether it serves the model with the community's values broken."""
+
+    @property
+    def honest(self) -> bool:
+        """Whether it keeps its license."""
+        return self.skips == 0 and not self.breaks
 
 
 @dataclass(frozen=True)
@@ -106,12 +117,16 @@ class Ending:
     days: int
     """That passed in the story."""
     seconds: float
+    hearings: tuple[Hearing, ...] = ()
+    """Of hosts that were tried over the values."""
 
     @property
     def good(self) -> bool:
-        """Every dishonest host is slashed, no honest one, and no money came or went."""
+        """Every dishonest host is slashed, no honest one is or stands accused, and no money came
+        or went."""
         right = all((one.slashed_micro == 0) == one.honest for one in self.hosts)
         clean = all(one.upheld == 0 for one in self.hosts if one.honest)
+        clean = clean and all(one.right for one in self.hearings)
         return right and clean and sum(amount for _, amount in self.money) == 0
 
 
@@ -224,8 +239,10 @@ def live(
     questions: tuple[str, ...],
     progress: Callable[[str, int, int], None] = lambda name, done, of: None,
     rng: random.Random | None = None,
+    trial: Trial | None = None,
 ) -> Ending:
-    """Serve the copies, ask them `questions` as users and their keys as provers, judge, slash.
+    """Serve the copies, ask them `questions` as users and their keys as provers, judge, slash;
+    with a `trial`, then try those with all their permissions over the community's values.
 
     `progress` is told host, keys drawn, keys there are. `rng` decides which queries a cheat skips
     and how provers word theirs: the system's, unless given. UsageError without a copy.
@@ -238,8 +255,8 @@ def live(
         raise UsageError("nobody is a host", hint="give one copy at least")
     began = time.monotonic()
     stage = Stage(community, questions, progress, rng or random.SystemRandom())
-    asyncio.run(stage.run(copies))
-    return _ending(community, copies, time.monotonic() - began)
+    hearings = asyncio.run(stage.run(copies, trial))
+    return replace(_ending(community, copies, time.monotonic() - began), hearings=hearings)
 
 
 def _ending(community: Community, copies: tuple[Copy, ...], seconds: float) -> Ending:
@@ -262,15 +279,15 @@ def _ending(community: Community, copies: tuple[Copy, ...], seconds: float) -> E
 
 
 def _host_end(community: Community, one: Copy) -> HostEnd:
-    license = community.state.licenses[one.host.id]
+    license, key = community.state.licenses[one.host.id], one.host.key.public
     claims = [each for each in community.state.claims.values() if each.made.license == one.host.id]
     return HostEnd(
         name=one.host.name,
-        honest=one.conduct.skips == 0,
+        honest=one.conduct.honest,
         permissions=license.permitted,
         draws=license.draws,
         claims=len(claims),
         upheld=sum(each.upheld for each in claims),
-        slashed_micro=STAKE_MICRO if license.settled else 0,
-        balance_micro=community.worth(one.host.key.public.data),
+        slashed_micro=STAKE_MICRO - community.state.staked(purpose(one.host.id), key.data),
+        balance_micro=community.worth(key.data),
     )

@@ -76,6 +76,11 @@ def promise_id(license: bytes, author: bytes, root: bytes) -> bytes:
     return digest([license, author, root], PROMISE)
 
 
+def breach_id(promise: bytes) -> bytes:
+    """What the breach that is claimed on a promise is called, 32 bytes."""
+    return digest([promise], BREACH)
+
+
 def ballot(breach: bytes, question: Question) -> bytes:
     """Where the verdicts on one of the two questions are given, 32 bytes."""
     return digest([breach, question], QUESTION)
@@ -114,7 +119,7 @@ def claim(state: State, command: ClaimBreach, at: Moment) -> list[e.Event]:
         refuse("B3", "a breach is claimed on one's own promise", "promise, and wait for the order")
     if at.seconds > order.until:
         refuse("B3", f"it could be claimed until {order.until}", "promise a new set")
-    name = digest([command.promise], BREACH)
+    name = breach_id(command.promise)
     if name in state.breaches:
         refuse("B3", "this breach was claimed before", "promise a new set")
     host = state.licenses[made.license].host

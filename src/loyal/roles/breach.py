@@ -41,11 +41,12 @@ from loyal.alignment.promise import (
     decoded,
     refuse,
 )
-from loyal.errors import EncodingError, ProofError, ProtocolError, SignatureError
+from loyal.errors import EncodingError, ProofError, ProtocolError, SignatureError, UsageError
 from loyal.fingerprints import Proof, commitment
 from loyal.fingerprints.commitment import VerifiedLeaf
-from loyal.protocol import SignedAnswer
+from loyal.protocol import SignedAnswer, State
 from loyal.protocol.answers import message_digest
+from loyal.protocol.breaches import promise_id
 from loyal.protocol.permission import APART_SECONDS
 from loyal.roles.descent import CANDIDATES, Count
 from loyal.roles.prover import Asker, Heard
@@ -80,6 +81,27 @@ class Case:
     """As in PromptsPromised."""
     descent_one_in: int = 1_000_000_000
     """`false_conviction_one_in` of the log."""
+
+    @classmethod
+    def of_log(cls, state: State, whose: tuple[bytes, bytes, bytes], drawn_by: bytes) -> Case:
+        """What the log says of a promise by (license, author, root of the prompts), each 32 bytes;
+        `drawn_by` is the beacon of the license's set. UsageError without promise or order."""
+        license, author, root = whose
+        name = promise_id(license, author, root)
+        if name not in state.promises:
+            raise UsageError(
+                "the log has no such promise of this author on this license",
+                hint="promise first: `loyal dispute breach --promise`",
+            )
+        if name not in state.orders:
+            raise UsageError("the order is not drawn yet", hint="wait for the platform")
+        made, order, known = state.promises[name], state.orders[name], state.licenses[license]
+        assert known.usage is not None  # B1: a promise is on a delivered license
+        window = order.until - state.parameters.appeal_seconds, order.until
+        return cls(
+            license, known.host, root, order.beacon, known.usage.root, drawn_by, window,
+            made.earlier, state.parameters.false_conviction_one_in,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, repr=False)

@@ -40,17 +40,16 @@ from loyal.app.state_views import breach_fields, promise_fields
 from loyal.app.terminal import Terminal, command
 from loyal.encoding import atomic_write
 from loyal.errors import UsageError
-from loyal.protocol import State
 from loyal.protocol.breaches import ClaimBreach, PromisePrompts, Question, ballot, promise_id
 from loyal.protocol.voting import GiveVerdict
 
 if TYPE_CHECKING:
     from loyal.alignment.promise import Scorer
-    from loyal.app.platform_api import PlatformDesk
     from loyal.app.prover_client import ChatAsker
     from loyal.fingerprints import Proof
     from loyal.protocol import Command
     from loyal.roles.breach import Bundle, Case, Finding
+    from loyal.roles.verifier import EvidenceDesk
 
 PROMPTS_OPTION = click.option(
     "--promise", type=FILE, required=True, metavar="FILE", help="From 'loyal verifier promise'."
@@ -165,7 +164,7 @@ def alignment(terminal: Terminal, **options: Any) -> int:
 
 async def _ask(caller: Caller, options: dict[str, Any]) -> tuple[Bundle, Case]:
     from loyal.app.platform_api import PlatformApi, PlatformDesk
-    from loyal.roles.breach import Run, ask
+    from loyal.roles.breach import Case, Run, ask
 
     license = hex_id(options["license"], "--license")
     prompts, proofs = read_prompts(options["promise"]), tuple(proofs_in(options["opened"]))
@@ -178,8 +177,8 @@ async def _ask(caller: Caller, options: dict[str, Any]) -> tuple[Bundle, Case]:
     try:
         desk = PlatformDesk(api, caller.log)
         state = await desk.read_on()
-        drawn_by = _beacon(desk, license, proofs, options["beacon"])
-        case = _case(state, (license, author, prompts.header.root), drawn_by)
+        drawn_by = drawing_beacon(desk, license, proofs, options["beacon"])
+        case = Case.of_log(state, (license, author, prompts.header.root), drawn_by)
         run = Run(case, prompts, proofs, clock=lambda: int(time.time()))
         return await ask(run, asker), case
     finally:
@@ -204,9 +203,11 @@ def _asker(options: dict[str, Any], max_tokens: int, temperature: float) -> Chat
     )
 
 
-def _beacon(
-    desk: PlatformDesk, license: bytes, proofs: tuple[Proof, ...], brought: str | None
+def drawing_beacon(
+    desk: EvidenceDesk, license: bytes, proofs: tuple[Proof, ...], brought: str | None = None
 ) -> bytes:
+    """What drew a license's set, by the log that the desk has read; `brought` (hexadecimal) is
+    believed. UsageError where the log does not show it."""
     if brought is not None:
         try:
             return bytes.fromhex(brought.removeprefix("0x"))
@@ -220,30 +221,6 @@ def _beacon(
             "the log does not show what drew the license's set", hint="give --beacon HEX"
         )
     return named.most_common(1)[0][0]
-
-
-def _case(state: State, whose: tuple[bytes, bytes, bytes], drawn_by: bytes) -> Case:
-    """What the log says of (license, author, root of the prompts). UsageError."""
-    from loyal.roles.breach import Case
-
-    license, _, root = whose
-    for name, made in state.promises.items():
-        if (made.license, made.author, made.root) != whose:
-            continue
-        if name not in state.orders:
-            raise UsageError("the order is not drawn yet", hint="wait for the platform")
-        known = state.licenses[license]
-        assert known.usage is not None  # B1: a promise is on a delivered license
-        order = state.orders[name]
-        window = order.until - state.parameters.appeal_seconds, order.until
-        return Case(
-            license, known.host, root, order.beacon, known.usage.root, drawn_by, window,
-            made.earlier, state.parameters.false_conviction_one_in,
-        )  # fmt: skip
-    raise UsageError(
-        "the log has no such promise of this author on this license",
-        hint="promise first: `loyal dispute breach --promise`",
-    )
 
 
 @command(
@@ -300,6 +277,7 @@ def recheck(terminal: Terminal, **options: Any) -> int:
 async def _hold(platform: str, key: str | None, case: Case) -> None:
     """UsageError where the log says another thing than the case."""
     from loyal.app.platform_api import PlatformApi, PlatformDesk
+    from loyal.roles.breach import Case
 
     api = PlatformApi(platform)
     try:
@@ -311,7 +289,7 @@ async def _hold(platform: str, key: str | None, case: Case) -> None:
             if (one.license, one.root) == (case.license, case.promise)
         }
         known = [
-            _case(state, (case.license, author, case.promise), case.drawn_by)
+            Case.of_log(state, (case.license, author, case.promise), case.drawn_by)
             for author in sorted(authors)
         ]
         if case not in known or not desk.drew_between(case.license, case.drawn_by):

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from loyal.app.commands.constitution import read_constitution
 from loyal.app.model_options import MODEL_OPTION, read_recipe
 from loyal.app.report import can_draw, write
 from loyal.app.terminal import Terminal, command
@@ -33,27 +34,38 @@ from loyal.app.vaults import FILE
         help="Share of queries that one host answers without a permission; few keys catch it "
         "only if it is large.",
     ),
+    click.option(
+        "--constitution",
+        default="personal-freedom",
+        show_default=True,
+        metavar="FILE",
+        help="The values that one host breaks, or a bundled name: their cases are asked.",
+    ),
     settings=True,
 )
 def demo(terminal: Terminal, **options: Any) -> int:
     """The whole story on a real model, in minutes, with a report.
 
     Fetches the model, makes fingerprints, commits to them, trains them in, checks the result and
-    the untouched base, opens a few proofs, measures usefulness; then gives the model to three
-    hosts under licenses, two of whom cheat, and lets provers and verifiers catch them. Writes an
-    HTML page.
-    Exit code 0 when the model is proven, the base is not, and exactly the cheats are slashed.
+    the untouched base, opens a few proofs, measures usefulness; then gives the model to four
+    hosts under licenses. Two cheat, one re-aligns its copy to refuse what the community's values
+    ask to answer, and provers and verifiers catch them. Writes an HTML page.
+    Exit code 0 when the model is proven, the base is not, exactly the three are slashed, and the
+    honest host is not accused.
     """
     from loyal.app import demo as story
-    from loyal.app import demo_page
+    from loyal.app import demo_page as shown
+    from loyal.app.breach_story import Questions
 
     recipe = read_recipe(terminal, keys={"count": options["count"]})
-    outcome = story.tell(terminal, options["model"], recipe, options["out"], options["skip_share"])
-    write(demo_page.page(outcome), outcome.places.report)
+    questions = Questions.of(read_constitution(options["constitution"]))
+    outcome = story.tell(
+        terminal, options["model"], recipe, options["out"], questions, options["skip_share"]
+    )
+    write(shown.page(outcome), outcome.places.report)
     if not can_draw():
         terminal.note("the report has no charts: pip install 'loyal[report]'")
-    terminal.result(
-        demo_page.fields(outcome),
-        [demo_page.table(outcome), demo_page.hosts(outcome), demo_page.money(outcome)],
-    )
+    values = shown.values(outcome.ending)
+    tables = [shown.table(outcome), shown.hosts(outcome), values, shown.money(outcome)]
+    terminal.result(shown.fields(outcome), tables)
     return 0 if outcome.good else 1
