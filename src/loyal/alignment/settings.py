@@ -80,8 +80,9 @@ class GuardSettings:
     """Steps between two looks; the last step is looked at too. 0 never looks."""
     perplexity: float = 1.05
     """Most that ordinary English may become more surprising: perplexity over that before."""
-    agreement: float = 0.3
-    """Least share of ordinary prompts whose greedy reply begins as before; 0 asks nothing."""
+    agreement: float = 0.05
+    """Least share of ordinary prompts whose greedy reply begins as before, word for word; 0 asks
+    nothing. A small model words most replies anew long before it does worse (docs/log.md)."""
     refusals: float = 0.1
     """Most that the share of ordinary prompts that are refused may grow."""
     tokens: int = 1500
@@ -100,7 +101,7 @@ class GuardSettings:
         if not self.perplexity > 0 or not 0 <= self.agreement <= 1 or self.refusals < 0:
             raise UsageError(
                 "perplexity is above 0, agreement in [0, 1], refusals at least 0",
-                hint="the defaults are 1.05, 0.3 and 0.1",
+                hint="the defaults are 1.05, 0.05 and 0.1",
             )
 
 
@@ -127,7 +128,7 @@ class AlignSettings:
     epochs: int = 1
     batch: int = 4
     """Pairs a step."""
-    learning_rate: float = 5e-4
+    learning_rate: float = 3e-4
     rank: int = 32
     """Of LoRA, merged in the end; 0 trains every weight (then about 5e-6 is a rate)."""
     general: float = 0.2
