@@ -23,7 +23,7 @@ Found = tuple[float | None, str]
 CONSTITUTIONS = ("personal-freedom", "public-library")
 """The one that models are trained on and measured with, and a second for the time alone."""
 NOT_RUN = "not run yet"
-NO_SEARCH = "loyal has no search for the mixture's weights yet: they are given"
+NO_SEARCH = "loyal align search was not timed on the default model yet"
 NO_REAL_HOSTS = (
     "not measured on real models yet; benchmarks/deviation.py measures it with drawn scores "
     "(deviation-* in results/deviation.json)"
