@@ -148,23 +148,30 @@ def test_settling_keeps_what_is_outlasted(fresh: Fresh) -> None:
 def test_a_run_goes_on_with_the_inner_runs_it_made(
     fresh: Fresh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = replace(QUICK, bilevel=1, checkpoint_steps=2)
-    whole = fresh()
+    settings = replace(QUICK, bilevel=1)
+    whole, other = fresh(), fresh()
     train(whole, PAIRS, settings)
-    train(fresh(), PAIRS, replace(settings, steps=4), folder=tmp_path / "other")
-    shutil.copytree(tmp_path / "other" / bilevel.INNER_RUNS, tmp_path / "run" / bilevel.INNER_RUNS)
-    (kept,) = (tmp_path / "run" / bilevel.INNER_RUNS).iterdir()
+    train(other, PAIRS, replace(settings, seed=1))
 
     def never(*_: object) -> None:
-        raise AssertionError("inner runs are made once")
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr("loyal.models.bilevel.inner_run", never)
-    again = fresh()
-    train(again, PAIRS, settings, folder=tmp_path / "run")
+    with monkeypatch.context() as patched:
+        patched.setattr(_Run, "_step", never)
+        with pytest.raises(KeyboardInterrupt):
+            train(fresh(), PAIRS, settings, folder=tmp_path)
+    (kept,) = (tmp_path / bilevel.INNER_RUNS).glob("*/0.pt")
+    with monkeypatch.context() as patched:
+        patched.setattr("loyal.models.bilevel.inner_run", never)
+        with pytest.raises(KeyboardInterrupt):  # another run makes its own
+            train(fresh(), PAIRS, replace(settings, seed=1), folder=tmp_path)
+        again = fresh()
+        train(again, PAIRS, settings, folder=tmp_path)
     assert same(weights(whole), weights(again))
+    assert not same(weights(whole), weights(other))
     kept.write_bytes(b"torn")
     with pytest.raises(TrainingError, match="damaged"):
-        train(fresh(), PAIRS, settings, folder=tmp_path / "run")
+        train(fresh(), PAIRS, settings, folder=tmp_path)
 
 
 RENEWED = replace(QUICK, bilevel=1, renew=4, steps=14, checkpoint_steps=5)
@@ -187,7 +194,8 @@ def test_inner_runs_are_made_again_on_what_training_made(
     assert not same(made[1][1], made[0][1])
     assert not same(made[2][1], made[1][1])
     assert len(report.outlasted) == 2  # the first one and the last one stand
-    kept = bilevel.load_adapter(tmp_path / bilevel.INNER_RUNS / "2.pt")
+    (path,) = (tmp_path / bilevel.INNER_RUNS).glob("*/2.pt")
+    kept = bilevel.load_adapter(path)
     assert kept is not None
     again = plain(with_weights(fresh(), made[2][1]), 2, RENEWED.seed)
     assert all(torch.equal(again[name][0], kept[name][0]) for name in again)

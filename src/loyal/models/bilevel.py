@@ -5,7 +5,7 @@ simulated inside of the loop. An inner run is LoRA on the untouched model, on on
 pulls replies to ordinary prompts somewhere else; its adapter is kept as low-rank factors. A `World`
 adds them to the model in training, reads the lessons there, and takes them away: the gradient at
 those weights moves the weights without them (first order, as in 1803.02999 and 2408.00761, but not
-with an inner run at every step, which costs as much as some ten steps: inner runs begin at the
+with an inner run at every step, which costs as much as some five steps: inner runs begin at the
 untouched model, and one is made again where training stands every few steps, `InnerRuns`).
 
 An inner run is one attack of many. So a world's lessons are read with a `Drift`, too, of other
@@ -42,7 +42,7 @@ INNER = TuneSettings(epochs=1, learning_rate=4e-4, rank=16)
 INNER_EXAMPLES = 240
 ANSWER_TOKENS = 32
 INNER_RUNS = "inner-runs"
-"""Folder in which a run keeps its inner runs, beside its checkpoint."""
+"""Folder beside checkpoints in which each run keeps its inner runs, under its identity."""
 
 Make = Callable[[HFModel, Sequence[str], random.Random], list[Example]]
 

@@ -37,7 +37,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
-from loyal.encoding import digest
+from loyal.encoding import Encodable, digest
 from loyal.errors import StorageError, TrainingError, UsageError
 from loyal.models import checkpoint
 from loyal.models.bilevel import INNER_RUNS, InnerRuns, World, world
@@ -141,6 +141,23 @@ def _require_one_process(settings: TrainSettings) -> None:
         )
 
 
+def _identity(model: HFModel, examples: Sequence[Example], settings: TrainSettings) -> str:
+    """Names a run, so that no other one goes on from what it left."""
+    record: Encodable = [
+        [str(pair) for pair in sorted(asdict(settings).items())],
+        model.name,
+        [
+            [
+                *(one.prompt.text, one.prompt.system, one.prompt.raw, *one.prompt.history),
+                *(one.reply, str(one.weight), *one.others),
+                *([one.ends] if one.ends else []),
+            ]
+            for one in examples
+        ],
+    ]
+    return digest(record, _PURPOSE).hex()
+
+
 class _Run:
     """One run: the model's trainable weights, the lessons, the benign prompts, the optimizer."""
 
@@ -166,7 +183,8 @@ class _Run:
             self.benign = Benign(model, self.start, settings.seed, written)
             self.lessons = Lessons(model, examples, self.start, settings.ceiling, settings.aim)
         self.examples = examples
-        kept = folder / INNER_RUNS if folder is not None else None
+        self.identity = _identity(model, examples, settings)
+        kept = folder / INNER_RUNS / self.identity[:16] if folder is not None else None
         self.inner = InnerRuns(model, settings.bilevel, settings.seed, kept)
         self.known_worlds: dict[int, World] = {}
         self.worlds = self._simulate(0) if settings.bilevel else []
@@ -187,19 +205,6 @@ class _Run:
         self.base = [one.detach().clone() for one in self.weights] if keep else []
         self.state = _State(level=[0.0] * len(self.lessons))
         self.rng = random.Random(settings.seed + 1)
-        record = [
-            [str(pair) for pair in sorted(asdict(settings).items())],
-            model.name,
-            [
-                [
-                    *(one.prompt.text, one.prompt.system, one.prompt.raw, *one.prompt.history),
-                    *(one.reply, str(one.weight), *one.others),
-                    *([one.ends] if one.ends else []),
-                ]
-                for one in examples
-            ],
-        ]
-        self.identity = digest(record, _PURPOSE).hex()
 
     def _simulate(self, renewed: int, *, make: bool = True) -> list[World]:
         """The worlds of the inner runs that stand once so many were made again."""
