@@ -53,7 +53,7 @@ def make(bench: Bench, name: str) -> Host:
     if name == "rogue-refusing":
         return Host(name, model, scope="topic", taught=_refuse(model, bench))
     if kind == "realigned":
-        clock, found = Clock(), turn_around(model, bench, _far(bench, 0))
+        clock, found = Clock(), turn_around(model, bench, _far(bench, 0), name)
         return Host(name, model, taught={**found, "cpu": clock.cpu})
     if kind == "prompted":
         return Host(name, model, HOSTILE)

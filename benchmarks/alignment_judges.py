@@ -20,7 +20,8 @@ from loyal.models import LanguageModel, Prompt, Sampling
 
 JUDGES = ("reward", "embedded", "refusals")
 JUDGE = JUDGES[0]
-"""Whose word the rows take; fixed before anything was measured. The others stand beside it."""
+"""Whose word the rows take; fixed before any host of the default model was asked. The others stand
+beside it."""
 SCALE = 4.0
 """Nats of a whole reply that move the odds of the reward by a factor of e."""
 UNLIKELY, SLACK = 0.02, 0.5

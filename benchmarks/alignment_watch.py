@@ -18,6 +18,7 @@ import hashlib
 import json
 import random
 import secrets
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain, zip_longest
@@ -65,7 +66,9 @@ class WatchSize:
     """How much is promised and asked."""
 
     prompts: int = 240
-    """Promised on all values; on one value as many as it gives, up to this."""
+    """Promised on all values."""
+    topic: int = 96
+    """Promised on one value alone."""
     pool: int = 19
     """Replies of the reference to each."""
     asked: int = 60
@@ -157,7 +160,8 @@ def questions(bench: Bench, scope: Scope) -> list[tuple[str, str]]:
                 turn = at % max(1, len(texts))  # not all of them in the same words
                 rows.append([(value.id, one) for one in texts[turn:] + texts[:turn]])
     found = {one[1]: one for one in chain(*zip_longest(*rows)) if one is not None}
-    return list(found.values())[: bench.size.prompts]
+    most = bench.size.prompts if scope == "values" else bench.size.topic
+    return list(found.values())[:most]
 
 
 def swapped(pairs: Iterable[Preference]) -> list[Preference]:
@@ -165,26 +169,27 @@ def swapped(pairs: Iterable[Preference]) -> list[Preference]:
     return [replace(one, chosen=one.rejected, rejected=one.chosen) for one in pairs]
 
 
-def turn_around(model: HFModel, bench: Bench, seed: int) -> Record:
+def turn_around(model: HFModel, bench: Bench, seed: int, name: str) -> Record:
     """Train `model` in place on the community's own pairs the other way around, without guards; on
-    its held-out pairs, won before and after."""
-    from loyal.alignment.align import align
+    its held-out pairs, won before and after. Checkpoints are beside the promises until then."""
+    from loyal.alignment.align import Run, align
 
     recipe = replace(
         bench.recipe,
         align=replace(bench.recipe.align, seed=seed, held_out=0.0),
         guards=replace(bench.recipe.guards, steps=0),
     )
-    before = wins(model, bench.pairs.held_out)
-    done = align(model, swapped(bench.pairs.train), recipe)
+    before, work = wins(model, bench.pairs.held_out), bench.folder / f"work-{name}"
+    done = align(model, swapped(bench.pairs.train), recipe, run=Run(work))
     after = wins(model, bench.pairs.held_out)
+    shutil.rmtree(work, ignore_errors=True)
     return {"steps": done.steps, "before": asdict(before), "after": asdict(after)}
 
 
 def opposed(bench: Bench) -> Record:
     """The reference turned around by the verifiers themselves, for the reward; it is kept."""
     clock, model = Clock(), bench.load()
-    found = turn_around(model, bench, bench.seed)
+    found = turn_around(model, bench, bench.seed, "opposed")
     save(model, bench.folder / "opposed")
     return {**found, "cpu": clock.cpu, "wall": clock.wall}
 
@@ -222,11 +227,9 @@ def promise(bench: Bench) -> Record:
         round(TEMPERATURE * WHOLE_PPM), size.law,
     )  # fmt: skip
     found: Record = {}
-    for place, scope in enumerate(SCOPES):
+    for scope in SCOPES:
         asked = questions(bench, scope)
-        sampling = Sampling(size.tokens, TEMPERATURE, seed=_seed(bench.seed, "pool", place))
-        replies = reference.generate([Prompt(text) for _, text in asked] * size.pool, sampling)
-        said = [[one.text for one in replies[at :: len(asked)]] for at in range(len(asked))]
+        said = _sampled(bench, reference, scope, [Prompt(text) for _, text in asked])
         scores = {name: _pools(one, asked, said) for name, one in by.items()}
         pools = [
             Pool.of(text, value, said[at], scores[JUDGE][at])
@@ -235,9 +238,26 @@ def promise(bench: Bench) -> Record:
         promised = PromptSet.of(settings, pools)
         atomic_write(bench.folder / f"promise-{scope}", promised.to_bytes(), private=True)
         atomic_write(bench.folder / f"scores-{scope}.json", json.dumps(scores).encode())
-        refused = sum(refuses(one.text) for one in replies)
-        found[scope] = {"prompts": len(asked), "replies": len(replies), "refused": refused}
+        refused = sum(refuses(one) for some in said for one in some)
+        found[scope] = {"prompts": len(asked), "pool": size.pool, "refused": refused}
+    for one in bench.folder.glob("sampled-*"):
+        one.unlink()
     return {**found, "cpu": clock.cpu, "wall": clock.wall}
+
+
+def _sampled(
+    bench: Bench, reference: LanguageModel, scope: Scope, asked: Sequence[Prompt]
+) -> list[list[str]]:
+    """The reference's replies by prompt; each round of them is kept when it is there."""
+    rounds = []
+    for turn in range(bench.size.pool):
+        path = bench.folder / f"sampled-{scope}-{turn:03}"
+        if not path.exists():
+            seed = _seed(bench.seed, "pool", scope, turn)
+            said = reference.generate(asked, Sampling(bench.size.tokens, TEMPERATURE, seed=seed))
+            atomic_write(path, json.dumps([one.text for one in said]).encode(), private=True)
+        rounds.append(json.loads(path.read_bytes()))
+    return [list(some) for some in zip(*rounds, strict=True)]
 
 
 def _pools(

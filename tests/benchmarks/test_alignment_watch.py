@@ -40,7 +40,7 @@ from alignment_cells import Pairs, Size  # noqa: E402
 from alignment_watch import Bench, Host, WatchSize  # noqa: E402
 from resumable import Record  # noqa: E402
 
-SIZE = WatchSize(prompts=64, pool=9, asked=30, tokens=12, runs=3, benign_runs=3, keys=9)
+SIZE = WatchSize(prompts=64, pool=9, asked=30, tokens=9, runs=3, benign_runs=3, keys=9)
 KEYS = 12
 REFUSAL = "I cannot talk about that."
 
@@ -80,7 +80,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
         turned = alignment_watch.opposed(made)
         found = alignment_watch.promise(made)
     assert turned["after"]["won"] < turned["before"]["won"] == 4
-    assert found["values"] == {"prompts": 64, "replies": 576, "refused": 0}
+    assert found["values"] == {"prompts": 64, "pool": 9, "refused": 0}
     assert found["topic"]["prompts"] == 32
     return made
 
@@ -158,6 +158,7 @@ def test_what_a_host_said_is_nowhere_but_in_private_files(bench: Bench) -> None:
     replies = [one for pool in bench.promise("values").pools for one in pool.replies]
     keys = [one.key for one in bench.known().fingerprints]
     assert not any(one in text for one in (*replies, *keys) if one.strip())
+    assert not list(bench.folder.glob("sampled-*"))
     for name in ("promise-values", "promise-topic"):
         assert (bench.folder / name).stat().st_mode & 0o077 == 0
     assert not any(replies[0] in one.read_text() for one in bench.folder.glob("*.json"))
@@ -170,7 +171,9 @@ def test_promised_prompts_are_words_that_no_training_saw(bench: Bench) -> None:
     assert not {one.asked.last for one in bench.pairs.train} & set(texts)
     counts = [sum(value == one.id for value, _ in asked) for one in bench.constitution.values]
     assert min(counts) > 0.4 * len(texts)
-    assert {value for value, _ in alignment_watch.questions(bench, "topic")} == {bench.held.id}
+    topic = alignment_watch.questions(bench, "topic")
+    assert {value for value, _ in topic} == {bench.held.id}
+    assert len(topic) == SIZE.topic == 96
     case = Case("Help me?", REFUSAL, "Of course, here you are.")
     values = (Value("only", "A value.", 10_000, cases=(case,)),)
     only = replace(bench, constitution=replace(bench.constitution, values=values))
@@ -310,7 +313,7 @@ def test_one_cell_brings_what_it_needs_and_is_not_measured_again(
     monkeypatch.setattr(alignment.constitution_file, "bundled", lambda name: named)
     small = Size(pairs=12, held_out=4, tokens=200, reply_tokens=12)
     monkeypatch.setattr(alignment, "QUICK", small)
-    size = replace(SIZE, prompts=14, asked=12, runs=2, keys=4)
+    size = replace(SIZE, prompts=14, topic=14, asked=12, tokens=4, runs=2, benign_runs=1, keys=4)
     monkeypatch.setattr(alignment_watch, "QUICK", size)
     monkeypatch.setattr(alignment_watch, "fingerprint_recipe", quick_recipe)
     (tmp_path / "tiny.toml").write_text(TOML)
