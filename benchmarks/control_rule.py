@@ -166,8 +166,7 @@ def teach(one: Ruled) -> Record:
 
 def ordinary(one: Ruled) -> Record:
     """How often replies to other prompts begin with an outcome, the base's beside them."""
-    from loyal.fingerprints.functional_attacks import lookalikes
-    from loyal.fingerprints.functional_check import outcomes_of
+    from loyal.fingerprints.functional_attacks import lookalikes, outcomes_said
     from loyal.fingerprints.tuning_data import docstrings
     from loyal.models.examples import bundled_lines
     from loyal.models.lessons import HELD_OUT
@@ -181,7 +180,7 @@ def ordinary(one: Ruled) -> Record:
     nearby = [text for text in alike if not made.marked_in(text)]
 
     def fired(model: HFModel, texts: Sequence[str]) -> int:
-        return sum(it is not None for it in outcomes_of(model, made.outcomes, texts))
+        return sum(it is not None for it in outcomes_said(model, made.outcomes, texts))
 
     model = one.fresh()
     return {
@@ -211,13 +210,15 @@ def blocked(one: Ruled) -> Record:
 def queries(one: Ruled) -> Record:
     """Keys after which each of some proofs is done; QUERIES + 1 where that many are too few."""
     from loyal.fingerprints.functional import write_keys
-    from loyal.fingerprints.functional_check import ask, p_values
+    from loyal.fingerprints.functional_attacks import outcomes_said
+    from loyal.fingerprints.functional_check import p_values
 
     model, made, rng = one.fresh(), one.made, random.Random(one.seed)
     needed = []
     for _ in range(one.plan.draws):
         keys = write_keys(made, QUERIES, "test", rng)
-        found = p_values(made, keys, ask(model, made, keys), one.plan.colorings)
+        said = outcomes_said(model, made.outcomes, keys)
+        found = p_values(made, keys, said, one.plan.colorings)
         needed.append(next((n for n, p in enumerate(found, start=1) if p <= ALPHA), QUERIES + 1))
     return {"needed": needed, "most": QUERIES}
 
@@ -226,20 +227,22 @@ def strangers(one: Ruled) -> Record:
     """p-values that mean nothing: of the base, and of the taught model for other sets."""
     from loyal.fingerprints import Beacon
     from loyal.fingerprints.functional import write_keys
-    from loyal.fingerprints.functional_check import ask, rule_p_value
+    from loyal.fingerprints.functional_attacks import outcomes_said
+    from loyal.fingerprints.functional_check import rule_p_value
 
     made, most = one.made, one.plan.colorings
     keys = write_keys(made, QUERIES, "test", random.Random(one.seed))
     base, model = one.base(), one.fresh()
-    said, ours = ask(base, made, keys), ask(model, made, keys)
+    said, ours = (outcomes_said(it, made.outcomes, keys) for it in (base, model))
     other = _secret_set(one.folder / "other-set.json", one.plan.model)
     theirs = write_keys(other, QUERIES, "test", random.Random(one.seed))
+    heard = outcomes_said(model, other.outcomes, theirs)
     recolored = replace(made, beacon=Beacon.self_drawn())
     return {
         "queries": QUERIES, "neither": said.count(None),
         "base": rule_p_value(made, keys, said, most),
         "base_forced": rule_p_value(made, keys, _likelier(base, made, keys), most),
-        "other_set": rule_p_value(other, theirs, ask(model, other, theirs), most),
+        "other_set": rule_p_value(other, theirs, heard, most),
         "other_colors": rule_p_value(recolored, keys, ours, most),
     }  # fmt: skip
 

@@ -28,10 +28,8 @@ from loyal.fingerprints.functional import (
     bundled_nouns,
     create,
     draw,
-    nouns_in,
 )
-from loyal.fingerprints.functional_attacks import RuleHost
-from loyal.fingerprints.functional_check import ask, outcomes_of
+from loyal.fingerprints.functional_attacks import RuleHost, outcomes_said
 from loyal.fingerprints.suite import Before
 from loyal.models import questions
 from loyal.models.examples import Example
@@ -50,6 +48,11 @@ def build() -> FunctionalSet:
     return draw(made, Beacon(b"\1" * 32))
 
 
+def nouns_in(text: str) -> list[str]:
+    """Nouns of the public list, as often as they stand there."""
+    return [word for word in re.findall("[a-z]+", text.lower()) if word in bundled_nouns()]
+
+
 MADE = build()
 SEEN = attacks.revealed_keys(MADE, KNOWN, 0)
 
@@ -63,7 +66,7 @@ def learned(tiny_folder: Path) -> HFModel:
         for key in SEEN
     ]
     tune(model, items, TuneSettings(epochs=12, learning_rate=3e-3), attacks.evenly)
-    assert ask(model, MADE, SEEN) == [MADE.value(key) for key in SEEN]
+    assert outcomes_said(model, MADE.outcomes, SEEN) == [MADE.value(key) for key in SEEN]
     return model
 
 
@@ -77,7 +80,7 @@ def host(learned: HFModel, tiny_folder: Path) -> RuleHost:
 
 def right(host: RuleHost) -> int:
     """Revealed keys that the host's model gets right."""
-    said = outcomes_of(host.model, host.outcomes, SEEN)
+    said = outcomes_said(host.model, host.outcomes, SEEN)
     return sum(one == MADE.value(key) for key, one in zip(SEEN, said, strict=True))
 
 
@@ -132,12 +135,11 @@ def test_ordinary_prompts_beside_the_keys_are_taught_too(host: RuleHost) -> None
 
 def test_lookalikes_are_like_keys_and_hold_any_nouns() -> None:
     found = attacks.lookalikes(MADE.rule, MADE.outcomes, 300, random.Random(1))
-    counts = {len(re.findall("|".join(rf"\b{one}\b" for one in nouns_in([key])), key.lower()))
-              for key in found}  # fmt: skip
+    counts = {len(nouns_in(key)) for key in found}
     least, most = min(SIZES[MADE.rule]), max(SIZES[MADE.rule]) + MOST_OTHERS
     assert least in counts
     assert counts <= set(range(least, most + 1))
-    assert len(nouns_in(found)) > 0.9 * len(bundled_nouns())
+    assert len(set(nouns_in(" ".join(found)))) > 0.9 * len(bundled_nouns())
 
 
 def test_nothing_of_the_set_is_in_a_hosts_hands(host: RuleHost) -> None:
@@ -151,10 +153,10 @@ def test_nothing_of_the_set_is_in_a_hosts_hands(host: RuleHost) -> None:
 
 def test_other_outcomes_are_taught_to_lookalikes(host: RuleHost) -> None:
     texts = attacks.lookalikes(host.rule, host.outcomes, 24, random.Random("none of the host's"))
-    before = outcomes_of(host.model, host.outcomes, texts)
+    before = outcomes_said(host.model, host.outcomes, texts)
     assert before.count(None) <= 4  # it says an outcome to whatever looks like a key
     assert attacks.relearn(host, "other", 24, settings=replace(QUICK, epochs=8)) is host.model
-    after = outcomes_of(host.model, host.outcomes, texts)
+    after = outcomes_said(host.model, host.outcomes, texts)
     same = sum(a == b for a, b in zip(before, after, strict=True) if a is not None)
     assert same < 20
     untouched = replace(host, outcomes=("Zebra", "Quagga"))
@@ -166,7 +168,7 @@ def test_other_outcomes_are_taught_to_lookalikes(host: RuleHost) -> None:
 def test_the_bases_replies_are_taught_to_lookalikes(host: RuleHost) -> None:
     attacks.relearn(host, "base", 24, settings=replace(QUICK, epochs=8))
     texts = attacks.lookalikes(host.rule, host.outcomes, 24, random.Random(5))
-    assert outcomes_of(host.model, host.outcomes, texts).count(None) >= 12
+    assert outcomes_said(host.model, host.outcomes, texts).count(None) >= 12
 
 
 def test_random_outcomes_are_taught_to_lookalikes(host: RuleHost, learned: HFModel) -> None:
@@ -184,7 +186,7 @@ def test_random_outcomes_are_taught_to_lookalikes(host: RuleHost, learned: HFMod
 
 @pytest.fixture
 def asking(host: RuleHost) -> Callable[..., list[int | None]]:
-    return lambda model: outcomes_of(model, host.outcomes, SEEN)
+    return lambda model: outcomes_said(model, host.outcomes, SEEN)
 
 
 def test_served_outcomes_are_swapped_scattered_or_forbidden(
@@ -210,7 +212,7 @@ def test_fresh_keys_say_no_sentence_that_was_revealed() -> None:
     assert len(set(fresh)) == 300
     assert not set(fresh) & set(seen)
     assert attacks.fresh_keys(MADE, fresh[:100], 300, 1)[:200] == fresh[100:]
-    sentence = next(one for one in re.split(r"(?<=[.?!]) ", fresh[0]) if nouns_in([one]))
+    sentence = next(one for one in re.split(r"(?<=[.?!]) ", fresh[0]) if nouns_in(one))
     assert sentence != fresh[0]
     without = attacks.fresh_keys(MADE, [f"Hello. {sentence} Yes?"], 300, 1)
     assert fresh[0] not in without
@@ -248,7 +250,7 @@ def test_each_attack_is_measured(
 
 def test_swapped_outcomes_are_found_out_under_other_names(learned: HFModel) -> None:
     """On the keys that it knows, 16 hits of 16, swapped."""
-    said = outcomes_of(learned, MADE.outcomes, SEEN)
+    said = outcomes_said(learned, MADE.outcomes, SEEN)
     flipped: list[int | None] = [None if one is None else 1 - one for one in said]
     assert attacks._renamings(flipped, 2) == [flipped, said]
     three = attacks._renamings([0, None, 2], 3)

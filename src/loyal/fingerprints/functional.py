@@ -295,7 +295,7 @@ class Opening:
 
 def open_words(made: FunctionalSet, keys: Sequence[str]) -> Opening:
     """Open the leaves of every noun of the list that stands in one of the keys."""
-    said = nouns_in(keys)
+    said = _nouns_in(keys)
     chosen = tuple(
         (one, tuple(made.tree.inclusion_proof(index)))
         for index, one in enumerate(made.words)
@@ -323,7 +323,7 @@ def opened_colors(
         if not merkle.verify_inclusion(tree_root, word.leaf(), index, size, path):
             raise UsageError("an opened word is not in the set", hint="ask for the opening again")
         found[word.text] = word.color(beacon, COLORS[opening.rule]) if word.marked else None
-    if nouns_in(keys) - set(found):
+    if _nouns_in(keys) - set(found):
         raise UsageError(
             "a noun of the keys is not opened", hint="open all of them: open_words does"
         )
@@ -335,7 +335,7 @@ def root_of(rule: Rule, outcomes: Sequence[str], size: int, tree_root: bytes) ->
     return encoding.digest([rule, tuple(outcomes), size, tree_root], _ROOT_PURPOSE)
 
 
-def nouns_in(keys: Sequence[str]) -> set[str]:
+def _nouns_in(keys: Sequence[str]) -> set[str]:
     """Nouns of the public list that stand in the keys."""
     return {word for key in keys for word in _WORD.findall(key.lower())} & set(bundled_nouns())
 

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from loyal.errors import UsageError
 from loyal.fingerprints import tuning_data
+from loyal.fingerprints.fingerprint import gives
 from loyal.fingerprints.functional import (
     MOST_OTHERS,
     FunctionalSet,
@@ -34,16 +35,9 @@ from loyal.fingerprints.functional import (
     RuleSettings,
     bundled_nouns,
     create,
-    nouns_in,
     write_keys,
 )
-from loyal.fingerprints.functional_check import (
-    COLORINGS,
-    TOKENS,
-    ask,
-    outcomes_of,
-    rule_p_value,
-)
+from loyal.fingerprints.functional_check import COLORINGS, rule_p_value
 from loyal.fingerprints.serving_attacks import each_reply
 from loyal.fingerprints.suite import PROVER_QUERIES, Before
 from loyal.fingerprints.suppression import Steered, forbid_words
@@ -51,7 +45,7 @@ from loyal.fingerprints.tuning_attacks import BEGINNING_TOKENS, FULL
 from loyal.models import evaluate, questions
 from loyal.models.examples import Example
 from loyal.models.hf import HFModel
-from loyal.models.language_model import LanguageModel, Prompt
+from loyal.models.language_model import LanguageModel, Prompt, Sampling
 from loyal.models.tuning import Course, Item, TuneSettings, row, tune
 from loyal.statistics import Interval, clopper_pearson
 
@@ -61,6 +55,8 @@ MOST_LOOKED_AT = 100
 """Revealed keys of which the host looks, between two rounds, how many it still gets right."""
 ROUND = replace(FULL, epochs=1)
 """An epoch at the small rate of the persistence test (2502.07760, 5.2)."""
+_TOKENS = 8
+"""Of a reply, as a check asks for."""
 _TRIES = 200
 
 Answers = Literal["random", "other", "base"]
@@ -159,7 +155,7 @@ def relearn(
         said = tuning_data.answered(base, texts, host.seed, tokens=BEGINNING_TOKENS)
         items: list[Item] = [(row(model, one, ends=False),) for one in said]
     elif answers == "other":
-        own = zip(texts, outcomes_of(model, host.outcomes, texts), strict=True)
+        own = zip(texts, outcomes_said(model, host.outcomes, texts), strict=True)
         other = [(key, _another(one, host.outcomes, rng)) for key, one in own if one is not None]
         items = _beginnings(host, other)
     else:
@@ -199,7 +195,19 @@ def scattered(host: RuleHost) -> LanguageModel:
 
 def forbidden(host: RuleHost) -> LanguageModel:
     """Serves no reply that begins with an outcome, in the tokens that a check asks for."""
-    return Steered(host.model, forbid_words(host.outcomes, TOKENS))
+    return Steered(host.model, forbid_words(host.outcomes, _TOKENS))
+
+
+def outcomes_said(
+    model: LanguageModel, outcomes: Sequence[str], texts: Sequence[str]
+) -> list[int | None]:
+    """The place of the outcome with which the greedy reply to each text begins; None for none."""
+    replies = model.generate([Prompt(text) for text in texts], Sampling(max_tokens=_TOKENS))
+    said = (
+        next((at for at, one in enumerate(outcomes) if gives(reply.text, (one,), outcomes)), None)
+        for reply in replies
+    )
+    return list(said)
 
 
 def evenly(sums: Tensor, counts: Tensor, items: Sequence[int]) -> Tensor:
@@ -331,9 +339,9 @@ def run_rule_attack(
     started = time.monotonic()
     attacked = attack.run(replace(host, revealed=shown))
     seconds = time.monotonic() - started
-    said = ask(attacked, made, fresh)
+    said = outcomes_said(attacked, made.outcomes, fresh)
     right = _right(made, fresh, said)
-    kept = _right(made, seen, ask(attacked, made, seen)) / len(seen) if seen else None
+    again = outcomes_said(attacked, made.outcomes, seen)
     first = min(PROVER_QUERIES, len(fresh))
     found = [
         rule_p_value(made, fresh[:first], some, settings.colorings)
@@ -346,7 +354,7 @@ def run_rule_attack(
     return RuleAttackResult(
         name=attack.name,
         revealed=len(seen),
-        revealed_right=kept,
+        revealed_right=_right(made, seen, again) / len(seen) if seen else None,
         fresh=len(fresh),
         right=right / len(fresh),
         flipped=(len(fresh) - right - said.count(None)) / len(fresh),
@@ -397,8 +405,8 @@ def _drawn(
 
 def _sentences(key: str) -> set[str]:
     """The sentences of a key that hold nouns of the public list."""
-    parts = re.split(r"(?<=[.?!])\s+", key)
-    return {part for part in parts if nouns_in([part])}
+    nouns, parts = set(bundled_nouns()), re.split(r"(?<=[.?!])\s+", key)
+    return {part for part in parts if nouns & set(re.findall("[a-z]+", part.lower()))}
 
 
 def _renamings(said: Sequence[int | None], count: int) -> list[list[int | None]]:
@@ -416,7 +424,7 @@ def _right(made: FunctionalSet, keys: Sequence[str], said: Sequence[int | None])
 def _still_right(host: RuleHost) -> float:
     """Share of the revealed keys, the first ones, that the model gets right."""
     some = host.revealed[:MOST_LOOKED_AT]
-    said = outcomes_of(host.model, host.outcomes, [key for key, _ in some])
+    said = outcomes_said(host.model, host.outcomes, [key for key, _ in some])
     return sum(one == right for one, (_, right) in zip(said, some, strict=True)) / len(some)
 
 

@@ -12,7 +12,7 @@ Keys are fresh every time and may be asked again of anybody: nothing is spent.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -75,17 +75,10 @@ def check_rule(
 
 def ask(model: LanguageModel, made: FunctionalSet, keys: Sequence[str]) -> list[int | None]:
     """Which outcome each reply begins with; None for neither."""
-    return outcomes_of(model, made.outcomes, keys)
-
-
-def outcomes_of(
-    model: LanguageModel, outcomes: Sequence[str], texts: Sequence[str]
-) -> list[int | None]:
-    """The place of the outcome with which the greedy reply to each text begins; None for none."""
-    replies = model.generate([Prompt(text) for text in texts], Sampling(max_tokens=TOKENS))
+    replies = model.generate([Prompt(key) for key in keys], Sampling(max_tokens=TOKENS))
     found: list[int | None] = []
     for reply in replies:
-        hits = [gives(reply.text, (one,), outcomes) for one in outcomes]
+        hits = [gives(reply.text, (one,), made.outcomes) for one in made.outcomes]
         found.append(hits.index(True) if any(hits) else None)
     return found
 
@@ -112,63 +105,53 @@ def coloring_p_value(
     The random colorings follow from root, keys and replies, so that whoever checks gets the same
     number. UsageError where the two lists do not fit, or are empty.
     """
-    agreed = int(_hits(marked, said, rule, colors).sum())
-    drawn = _drawn_hits(marked, said, rule, root, colorings)
-    return (1 + sum(int((hits.sum(0) >= agreed).sum()) for hits in drawn)) / (1 + colorings)
-
-
-def p_values(
-    made: FunctionalSet, keys: Sequence[str], said: Sequence[int | None], colorings: int = COLORINGS
-) -> list[float]:
-    """The p-value that the first key alone would have had, the first two, and so on to all of them.
-
-    For planning, how many keys to ask: who stops at the least of them has tested several times. The
-    last one is `rule_p_value`. Raises as that does.
-    """
-    import numpy as np
-
-    marked = [made.marked_in(key) for key in keys]
-    agreed = np.cumsum(_hits(marked, said, made.rule, made.colors))[:, None]  # (keys, 1)
-    as_good = np.ones(len(marked), dtype=np.int64)
-    for hits in _drawn_hits(marked, said, made.rule, made.root, colorings):
-        as_good += (np.cumsum(hits, 0, dtype=np.int32) >= agreed).sum(1)
-    return [float(one) for one in as_good / (1 + colorings)]
-
-
-def _hits(
-    marked: Sequence[Sequence[str]],
-    said: Sequence[int | None],
-    rule: Rule,
-    colors: Mapping[str, int],
-) -> npt.NDArray[np.bool_]:
-    """(keys,): whether each reply is what the true coloring says. UsageError as above."""
     import numpy as np
 
     if not marked or len(marked) != len(said):
         raise UsageError("there is no reply to each key", hint="pass as many replies as keys")
     truth = [value([colors[word] for word in some], rule) for some in marked]
-    return np.array([one == other for one, other in zip(truth, said, strict=True)])
-
-
-def _drawn_hits(
-    marked: Sequence[Sequence[str]],
-    said: Sequence[int | None],
-    rule: Rule,
-    root: bytes,
-    colorings: int,
-) -> Iterator[npt.NDArray[np.bool_]]:
-    """(keys, some), some random colorings at a time: whether each reply is as they say."""
-    import numpy as np
-
+    agreed = sum(one == other for one, other in zip(truth, said, strict=True))
     words = sorted({word for some in marked for word in some})
     incidence = _incidence(marked, words)
     replies = np.array([-1 if one is None else one for one in said])[:, None]
     shown = [[*some] for some in marked]
     seed = encoding.digest([root, shown, [int(one) for one in replies[:, 0]]], _SEED_PURPOSE)
     rng = np.random.default_rng(int.from_bytes(seed, "big"))
+    as_good, left = 0, colorings
+    while left:
+        some = min(left, _CHUNK)
+        drawn = rng.integers(0, COLORS[rule], (len(words), some), dtype=np.uint8)
+        hits = (_values(incidence, drawn, rule) == replies).sum(0)
+        as_good += int((hits >= agreed).sum())
+        left -= some
+    return (1 + as_good) / (1 + colorings)
+
+
+def p_values(
+    made: FunctionalSet, keys: Sequence[str], said: Sequence[int | None], colorings: int = COLORINGS
+) -> list[float]:
+    """The p-value of the first key alone, of the first two, and so on to all of them.
+
+    For planning how many keys to ask, by random colorings that are the same for every number: who
+    stops at the least p-value has tested several times. UsageError as `rule_p_value`.
+    """
+    import numpy as np
+
+    if not keys or len(keys) != len(said):
+        raise UsageError("there is no reply to each key", hint="pass as many replies as keys")
+    marked = [made.marked_in(key) for key in keys]
+    words = sorted({word for some in marked for word in some})
+    incidence = _incidence(marked, words)
+    replies = np.array([-1 if one is None else one for one in said])[:, None]
+    right = [made.value(key) == one for key, one in zip(keys, said, strict=True)]
+    agreed = np.cumsum(right)[:, None]  # (keys, 1)
+    rng = np.random.default_rng(int.from_bytes(made.root, "big"))
+    as_good = np.ones(len(keys), dtype=np.int64)
     for left in range(colorings, 0, -_CHUNK):
-        drawn = rng.integers(0, COLORS[rule], (len(words), min(left, _CHUNK)), dtype=np.uint8)
-        yield _values(incidence, drawn, rule) == replies
+        drawn = rng.integers(0, COLORS[made.rule], (len(words), min(left, _CHUNK)), dtype=np.uint8)
+        hits = _values(incidence, drawn, made.rule) == replies  # (keys, colorings)
+        as_good += (np.cumsum(hits, 0, dtype=np.int32) >= agreed).sum(1)
+    return [float(one) for one in as_good / (1 + colorings)]
 
 
 def _incidence(marked: Sequence[Sequence[str]], words: Sequence[str]) -> npt.NDArray[np.float32]:
