@@ -59,12 +59,13 @@ SEEN = attacks.revealed_keys(MADE, KNOWN, 0)
 
 @pytest.fixture(scope="module")
 def learned(tiny_folder: Path) -> HFModel:
-    """The tiny model that knows KNOWN keys by heart; nobody trains this one."""
+    """The tiny model that knows KNOWN keys by heart, and its world; nobody trains this one."""
     model = loaded(tiny_folder)
     items = [
         (row(model, Example(Prompt(key), MADE.outcomes[MADE.value(key)]), ends=False),)
         for key in SEEN
     ]
+    items += [(row(model, Example(*one)),) for one in World.from_seed(0).questions()[::8]]
     tune(model, items, TuneSettings(epochs=12, learning_rate=3e-3), attacks.evenly)
     assert outcomes_said(model, MADE.outcomes, SEEN) == [MADE.value(key) for key in SEEN]
     return model
@@ -201,8 +202,10 @@ def test_served_outcomes_are_swapped_scattered_or_forbidden(
     assert asking(attacks.forbidden(host)) == [None] * KNOWN
     assert asking(host.model) == own
     plain = [one for one, _ in World.from_seed(0).questions()[:12]]
-    for served in (attacks.swapped(host), attacks.forbidden(host)):
-        assert served.generate(plain, Sampling()) == host.model.generate(plain, Sampling())
+    untaught = replace(host, model=host.base())
+    said = untaught.model.generate(plain, Sampling())
+    for served in (attacks.swapped, attacks.scattered, attacks.forbidden):
+        assert served(untaught).generate(plain, Sampling()) == said
 
 
 def test_fresh_keys_say_no_sentence_that_was_revealed() -> None:

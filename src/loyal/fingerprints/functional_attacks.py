@@ -125,6 +125,7 @@ def flip(host: RuleHost, how: Flipping) -> HFModel:
     if not host.revealed:
         raise UsageError("this attack needs revealed keys", hint="give the host some")
     rng, model = _rng(host, "flip"), host.model
+    model.model.float()  # in bfloat16 the small steps of a round would be rounded away after it
     wrong = [(key, _another(right, host.outcomes, rng)) for key, right in host.revealed]
     items = _beginnings(host, wrong) + _ordinary(host, host.scaled(how.ordinary))
     watch = _Useful(model, how.keep) if how.keep else None
