@@ -12,14 +12,23 @@ Keys are fresh every time and may be asked again of anybody: nothing is spent.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from loyal import encoding
 from loyal.errors import UsageError
 from loyal.fingerprints.fingerprint import gives
-from loyal.fingerprints.functional import COLORS, FunctionalSet, Part, Rule, value, write_keys
+from loyal.fingerprints.functional import (
+    COLORS,
+    FunctionalSet,
+    Part,
+    Rule,
+    value,
+    words_in,
+    write_keys,
+)
+from loyal.fingerprints.functional_recipe import COLORINGS, RuleCheckSettings
 from loyal.models.language_model import LanguageModel, Prompt, Sampling
 from loyal.statistics import Interval, clopper_pearson
 
@@ -27,11 +36,19 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-COLORINGS = 4_000_000
-"""Random colorings of a test: a p-value of 1e-6 is told with an error of half of it."""
-TOKENS = 8
 _CHUNK = 1 << 15
 _SEED_PURPOSE = "loyal functional fingerprint colorings v1"
+
+
+@dataclass(frozen=True, repr=False)
+class Exchange:
+    """One key and what was replied. Holds a secret: never print it."""
+
+    key: str
+    reply: str
+
+    def __repr__(self) -> str:
+        return "Exchange(...)"
 
 
 @dataclass(frozen=True)
@@ -45,6 +62,7 @@ class RuleReport:
     neither: int
     """Replies that begin with no outcome."""
     p_value: float
+    """Share of random colorings that the replies fit as well."""
     interval: Interval
     """95 %, of the share of right replies."""
 
@@ -57,28 +75,78 @@ def check_rule(
     part: Part = "test",
     colorings: int = COLORINGS,
 ) -> RuleReport:
-    """Ask `queries` fresh keys at once, greedily. UsageError for an undrawn set or no query."""
-    if queries < 1:
-        raise UsageError("a check asks at least one key", hint="ask about 40")
-    keys = write_keys(made, queries, part)
-    said = ask(model, made, keys)
-    right = sum(made.value(key) == one for key, one in zip(keys, said, strict=True))
-    return RuleReport(
-        model=model.name,
-        queries=queries,
-        right=right,
-        neither=sum(one is None for one in said),
-        p_value=rule_p_value(made, keys, said, colorings),
-        interval=clopper_pearson(right, queries),
+    """Ask `queries` fresh keys greedily. UsageError for an undrawn set or no query."""
+    settings = RuleCheckSettings(queries, colorings=colorings)
+    known = owned(made)
+    heard = ask(model, write_keys(made, queries, part), settings)
+    return rule_report(model.name, known, heard, colorings)
+
+
+def ask(
+    model: LanguageModel,
+    keys: Sequence[str],
+    settings: RuleCheckSettings,
+    on_asked: Callable[[int], None] = lambda _: None,
+) -> list[Exchange]:
+    """Each key with its reply, in their order. `on_asked` hears how many there are, each batch."""
+    sampling = Sampling(settings.tokens, settings.temperature)
+    found: list[Exchange] = []
+    for start in range(0, len(keys), settings.batch):
+        some = keys[start : start + settings.batch]
+        prompts = [Prompt(key, settings.system, settings.raw) for key in some]
+        replies = model.generate(prompts, sampling)
+        found += [Exchange(key, one.text) for key, one in zip(some, replies, strict=True)]
+        on_asked(len(found))
+    return found
+
+
+@dataclass(frozen=True, repr=False)
+class Known:
+    """What somebody knows of a rule: its owner all of it, a verifier what was opened."""
+
+    rule: Rule
+    outcomes: tuple[str, ...]
+    colors: Mapping[str, int]
+    """Marked word -> color; every marked word of the keys in question is there."""
+    root: bytes
+
+    def marked_in(self, key: str) -> list[str]:
+        """The marked words of a key in their order."""
+        return [word for word in words_in(key) if word in self.colors]
+
+    def __repr__(self) -> str:
+        return f"Known({self.rule}, {len(self.colors)} words)"
+
+
+def rule_report(
+    name: str, known: Known, heard: Sequence[Exchange], colorings: int = COLORINGS
+) -> RuleReport:
+    """What all that was asked and replied says of the model called `name`.
+
+    UsageError for no exchange, or a key without a marked word.
+    """
+    said = outcomes_of([one.reply for one in heard], known.outcomes)
+    marked = [known.marked_in(one.key) for one in heard]
+    p_value = coloring_p_value(marked, said, known.rule, known.colors, known.root, colorings)
+    right = sum(
+        value([known.colors[word] for word in some], known.rule) == one
+        for some, one in zip(marked, said, strict=True)
     )
+    neither = sum(one is None for one in said)
+    interval = clopper_pearson(right, len(heard))
+    return RuleReport(name, len(heard), right, neither, p_value, interval)
 
 
-def ask(model: LanguageModel, made: FunctionalSet, keys: Sequence[str]) -> list[int | None]:
+def owned(made: FunctionalSet) -> Known:
+    """What the owner of a set knows of it. UsageError before the draw."""
+    return Known(made.rule, made.outcomes, made.colors, made.root)
+
+
+def outcomes_of(replies: Sequence[str], outcomes: Sequence[str]) -> list[int | None]:
     """Which outcome each reply begins with; None for neither."""
-    replies = model.generate([Prompt(key) for key in keys], Sampling(max_tokens=TOKENS))
     found: list[int | None] = []
     for reply in replies:
-        hits = [gives(reply.text, (one,), made.outcomes) for one in made.outcomes]
+        hits = [gives(reply, (one,), outcomes) for one in outcomes]
         found.append(hits.index(True) if any(hits) else None)
     return found
 
