@@ -128,6 +128,8 @@ def test_from_keys_fixed_beforehand_to_a_proof_that_binds(keeper: Keeper) -> Non
         assert sorted(host.asked) == sorted(keys.read_text().splitlines())
     assert (found.code, found.fields["decision"], found.fields["right"]) == (0, "proven", 30)
     assert found.fields["keys_digest"] == fixed["keys_digest"]
+    again = keeper.rule("check", "--exchanges", heard, *COARSE)
+    assert {**again.fields, "model": "m"} == found.fields
     assert stat.S_IMODE(heard.stat().st_mode) == 0o600
     shown = keeper.rule("open", "--keys", keys, "--out", opened).fields
     assert 0 < shown["opened_marked"] < shown["opened"] < len(bundled_nouns())
@@ -245,13 +247,15 @@ def test_the_table_is_for_people(keeper: Keeper) -> None:
         )
     assert done.code == 1
     assert "not proven" in done.out
-    assert "0 of 40" in done.out
+    assert "0 of 80" in done.out
 
 
 WRONG: dict[str, tuple[tuple[object, ...], str]] = {
     "no model": (("check",), "which model"),
     "two models": (("check", "--model", "m", *server("http://h")), "which model"),
     "keys and a number": (("check", "--model", "m", "--keys", "k", "--queries", 3), "which keys"),
+    "replies and a model": (("check", "--model", "m", "--exchanges", "e"), "which model"),
+    "no replies": (("check", "--exchanges", "no"), "no file"),
     "no keys file": (("check", "--model", "m", "--keys", "no"), "no file"),
     "no query": (("check", "--model", "m", "--queries", 0), "at least 1"),
     "alpha beyond the colorings": (

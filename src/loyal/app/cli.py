@@ -132,6 +132,7 @@ PROVER: Mapping[str, Entry] = {
     "run": Entry(
         "prover_run:run", "Ask the host each drawn key, and claim what had no permission."
     ),
+    "ask": Entry("prover_run:ask", "Ask a host the keys of a secret rule; none of them is spent."),
 }
 
 VERIFIER: Mapping[str, Entry] = {

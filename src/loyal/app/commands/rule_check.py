@@ -56,9 +56,15 @@ ALPHA_OPTION = click.option(
     VAULT_OPTION,
     click.option("--model", metavar="NAME", help=MODEL_HELP),
     *ENDPOINT_OPTIONS,
-    click.option("--queries", type=int, help="How many fresh keys to ask; 40 by default."),
+    click.option("--queries", type=int, help="How many fresh keys to ask; 80 by default."),
     click.option(
         "--keys", type=FILE, metavar="FILE", help="Ask the keys of this file, from 'rule keys'."
+    ),
+    click.option(
+        "--exchanges",
+        type=FILE,
+        metavar="FILE",
+        help="Ask nobody: judge the replies of this file, from 'prover ask' or by hand.",
     ),
     ALPHA_OPTION,
     click.option("--temperature", type=float, help="0, the default, asks for greedy replies."),
@@ -74,27 +80,36 @@ ALPHA_OPTION = click.option(
 def check(terminal: Terminal, **options: Any) -> int:
     """Ask a model keys, and say whether it knows the rule.
 
-    The model is --model in this process, or --endpoint. Exit code 0 when it is proven, 1 when not.
-    The p-value is the share of random colorings that the replies fit as well; every key that was
-    asked counts, and none is spent.
+    The model is --model in this process, or --endpoint; --exchanges judges replies that are there
+    already. Exit code 0 when it is proven, 1 when not. The p-value is the share of random colorings
+    that the replies fit as well; every key that was asked counts, and none is spent.
     """
     access, endpoint = Access.take(options), Endpoint.take(options)
-    if (options["model"] is None) == (endpoint is None):
-        raise UsageError("say which model to check", hint="give --model NAME or --endpoint URL")
-    if options["keys"] is not None and options["queries"] is not None:
-        raise UsageError("the file says which keys", hint="give --keys or --queries, not both")
+    ways = (options["model"], endpoint, options["exchanges"])
+    if sum(one is not None for one in ways) != 1:
+        raise UsageError(
+            "say which model to check", hint="give one of --model, --endpoint and --exchanges"
+        )
+    if sum(options[name] is not None for name in ("keys", "queries", "exchanges")) > 1:
+        raise UsageError(
+            "the file says which keys", hint="give one of --keys, --queries and --exchanges"
+        )
     names = ("queries", "alpha", "temperature", "system", "raw")
     settings = read_rule_recipe(terminal, check={name: options[name] for name in names}).check
     settings.require_reachable()
     made = require_drawn(chosen_rule(open_vault(options["vault"], access), options["rule_id"]))
-    keys = _keys(made, options["keys"], settings.queries)
-    model = _model(terminal, made, options["model"], endpoint)
-    heard = _asked(terminal, model, keys, settings)
+    keys = _keys(made, options["exchanges"] or options["keys"], settings.queries)
+    if options["exchanges"] is None:
+        model = _model(terminal, made, options["model"], endpoint)
+        name, heard = model.name, _asked(terminal, model, keys, settings)
+    else:
+        name = str(options["exchanges"])
+        heard = evidence.decode_exchanges(read_text(options["exchanges"], "--exchanges"))
     if options["out"] is not None:
         atomic_write(options["out"], evidence.encode_exchanges(heard), private=True)
-    report = verb.rule_report(model.name, verb.owned(made), heard, settings.colorings)
+    report = verb.rule_report(name, verb.owned(made), heard, settings.colorings)
     fields = {"id": made.id, **fields_of(report, settings.alpha)}
-    digest = evidence.keys_digest(keys).hex()
+    digest = evidence.keys_digest([one.key for one in heard]).hex()
     terminal.result({**fields, "keys_digest": digest}, [table_of(report, settings.alpha)])
     return 0 if report.p_value <= settings.alpha else 1
 
