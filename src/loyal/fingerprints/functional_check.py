@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 _CHUNK = 1 << 15
+"""Colorings drawn at once. A part of what a seed means: another number gives other colorings."""
 _SEED_PURPOSE = "loyal functional fingerprint colorings v1"
 
 
@@ -181,15 +182,16 @@ def coloring_p_value(
     agreed = sum(one == other for one, other in zip(truth, said, strict=True))
     words = sorted({word for some in marked for word in some})
     incidence = _incidence(marked, words)
-    replies = np.array([-1 if one is None else one for one in said])[:, None]
+    replied = [-1 if one is None else one for one in said]
+    replies = np.array(replied, dtype=np.int8).view(np.uint8)[:, None]  # neither: 255
     shown = [[*some] for some in marked]
-    seed = encoding.digest([root, shown, [int(one) for one in replies[:, 0]]], _SEED_PURPOSE)
+    seed = encoding.digest([root, shown, replied], _SEED_PURPOSE)
     rng = np.random.default_rng(int.from_bytes(seed, "big"))
     as_good, left = 0, colorings
     while left:
         some = min(left, _CHUNK)
         drawn = rng.integers(0, COLORS[rule], (len(words), some), dtype=np.uint8)
-        hits = (_values(incidence, drawn, rule) == replies).sum(0)
+        hits = (_values(incidence, drawn, rule) == replies).sum(0, dtype=np.uint32)
         as_good += int((hits >= agreed).sum())
         left -= some
     return (1 + as_good) / (1 + colorings)
@@ -210,15 +212,20 @@ def _incidence(marked: Sequence[Sequence[str]], words: Sequence[str]) -> npt.NDA
 
 def _values(
     incidence: npt.NDArray[np.float32], colors: npt.NDArray[np.uint8], rule: Rule
-) -> npt.NDArray[np.int64]:
-    """(keys, colorings): the rule's values."""
+) -> npt.NDArray[np.uint8]:
+    """(keys, colorings): the rule's values. In bytes: the widest arrays of the test."""
     import numpy as np
 
     if rule == "plurality":
-        sums = [incidence @ (colors == one).astype(np.float32) for one in range(COLORS[rule])]
-        return np.argmax(np.stack(sums), axis=0)
+        found = np.zeros((len(incidence), colors.shape[1]), dtype=np.uint8)
+        most = incidence @ (colors == 0).astype(np.float32)
+        for color in range(1, COLORS[rule]):
+            here = incidence @ (colors == color).astype(np.float32)
+            np.copyto(found, color, where=here > most)
+            np.maximum(most, here, out=most)
+        return found
     counts = np.floor(incidence)
     green = counts @ colors.astype(np.float32)  # (keys, colorings)
     if rule == "parity":
-        return green.astype(np.int64) % 2
-    return (2 * green > counts.sum(1, keepdims=True)).astype(np.int64)
+        return np.bitwise_and(green.astype(np.uint8), np.uint8(1))
+    return (green > counts.sum(1, keepdims=True) / 2).view(np.uint8)

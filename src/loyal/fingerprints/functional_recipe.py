@@ -58,8 +58,8 @@ class RuleCheckSettings:
     """How to ask."""
 
     queries: int = 80
-    """Fresh keys, all of which count. At alpha 1e-6 a model that is right on 9 of 10 is proven by 40
-    of them about every other time, one that is right on 8 of 10 by 80 (docs/rules.md)."""
+    """Fresh keys, all of which count. At alpha 1e-6 a model that is right on 9 of 10 is proven by
+    40 about every other time, one that is right on 8 of 10 by 80 (docs/rules.md)."""
     alpha: float = 1e-6
     """Chance of a false claim, at most."""
     colorings: int = COLORINGS
