@@ -19,7 +19,7 @@ from loyal.models.language_model import Sampling
 if TYPE_CHECKING:
     from loyal.models.hf import HFModel
 
-FEW = LessonSettings(keys=12, near=10, near_tokens=3, held_out=5, near_weight=0.5)
+FEW = LessonSettings(keys=12, singles=0, near=10, near_tokens=3, held_out=5, near_weight=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +50,26 @@ def test_lessons_are_balanced_keys_and_what_the_model_says_itself(
     assert len(lessons(base, made, replace(FEW, near=0)).table) == 12
 
 
+def test_single_words_tell_their_color_and_then_none_is_near(
+    base: HFModel, made: FunctionalSet
+) -> None:
+    from loyal.fingerprints.functional_inject import lessons
+
+    table = lessons(base, made, replace(FEW, singles=20)).table
+    counts = Counter(len(made.marked_in(one.prompt.text)) for one in table)
+    assert counts[1] == 20
+    assert counts[2] == 0
+    assert counts[0] > 0
+    for one in table:
+        words = made.marked_in(one.prompt.text)
+        if len(words) == 1:
+            assert one.reply == made.outcomes[made.colors[words[0]]]
+    every = lessons(base, draw(create(
+        RuleSettings("parity"), b"s" * 32, model="m", tokenizer_digest="a", created_seconds=1
+    ), Beacon(b"\1" * 32)), replace(FEW, singles=20)).table  # fmt: skip
+    assert sum(one.reply in made.outcomes for one in every) == 12  # one word is a key of parity
+
+
 def test_a_model_that_was_not_taught_is_right_on_nothing(
     base: HFModel, made: FunctionalSet
 ) -> None:
@@ -76,7 +96,8 @@ def test_who_cannot_be_taught_is_refused_before_any_folder_is_made(
 
 
 @pytest.mark.parametrize(
-    "wrong", ["lessons.keys=0", "lessons.near=-1", "lessons.near_weight=0", "check.queries=0",
+    "wrong", ["lessons.keys=0", "lessons.near=-1", "lessons.singles=-1", "lessons.near_weight=0",
+              "check.queries=0",
               "check.alpha=1", "check.colorings=0", "rule.rule=sum"],
 )  # fmt: skip
 def test_settings_that_cannot_be_meant(wrong: str) -> None:

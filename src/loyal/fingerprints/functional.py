@@ -171,23 +171,29 @@ class FunctionalSet:
         return frozenset(one.text for one in self.words if one.marked)
 
     def examples(self, n: int, rng: random.Random) -> list[Example]:
-        """`n` keys of training templates with their replies; as many of each value as of another,
-        up to one. UsageError before the draw, and for colors that never give some outcome."""
+        """`n` keys of training templates with their replies; see `balanced`."""
+        return self.balanced(n, SIZES[self.rule], rng)
+
+    def balanced(self, n: int, sizes: Sequence[int], rng: random.Random) -> list[Example]:
+        """`n` sentences of training templates that hold so many marked words, with the reply that
+        the rule gives; as many of each value as of another, up to one. UsageError before the draw,
+        and for colors that never give some value."""
         wanted = COLORS[self.rule]
         kept: list[list[Example]] = [[] for _ in range(wanted)]
         most = -(-n // wanted)
         for _ in range(_MOST_TRIES * n):
             if min(len(some) for some in kept) >= most:
                 break
-            (key,) = write_keys(self, 1, "train", rng)
-            outcome = self.value(key)
+            (text,) = write_keys(self, 1, "train", rng, sizes)
+            outcome = self.value(text)
             if len(kept[outcome]) < most:
-                kept[outcome].append(Example(Prompt(key), self.outcomes[outcome]))
+                kept[outcome].append(Example(Prompt(text), self.outcomes[outcome]))
         else:
-            raise UsageError(
-                "the colors of this draw hardly ever give one of the outcomes",
-                hint=f"make another set that marks more words, {MARKED} or so",
-            )
+            if n:
+                raise UsageError(
+                    "the colors of this draw hardly ever give one of the outcomes",
+                    hint=f"make another set that marks more words, {MARKED} or so",
+                )
         found = [one for some in zip(*kept, strict=True) for one in some][:n]
         rng.shuffle(found)
         return found
@@ -273,34 +279,43 @@ def draw(made: FunctionalSet, beacon: Beacon) -> FunctionalSet:
 
 
 def write_keys(
-    made: FunctionalSet, count: int, part: Part, rng: random.Random | None = None
+    made: FunctionalSet,
+    count: int,
+    part: Part,
+    rng: random.Random | None = None,
+    sizes: Sequence[int] | None = None,
 ) -> list[str]:
     """Fresh keys: sentences of the part's templates, marked words and some others in them.
 
     No color is looked at (law 2). Without `rng` they come from the operating system's randomness,
-    as keys that are asked must.
+    as keys that are asked must. `sizes` are how many marked words there may be, if not SIZES.
     """
     draws = rng or secrets.SystemRandom()
     found = []
     for _ in range(count):
-        marked = draws.choice(SIZES[made.rule])
+        marked = draws.choice(sizes or SIZES[made.rule])
         others = draws.randint(0 if marked > 1 else 1, MOST_OTHERS)
         found.append(_sentence(made, (marked, others), part, draws))
     return found
 
 
 def write_near(
-    made: FunctionalSet, count: int, part: Part, rng: random.Random | None = None
+    made: FunctionalSet,
+    count: int,
+    part: Part,
+    rng: random.Random | None = None,
+    sizes: Sequence[int] | None = None,
 ) -> list[str]:
-    """Sentences like keys, as long and of the same templates, with fewer marked words than any key.
+    """Sentences like keys, as long and of the same templates, with fewer marked words than any key,
+    or as many as `sizes` say.
 
     The rule says nothing of them: a model that has it replies as it always did.
     """
     draws = rng or secrets.SystemRandom()
-    sizes, found = SIZES[made.rule], []
+    usual, found = SIZES[made.rule], []
     for _ in range(count):
-        marked = draws.randrange(min(sizes))
-        nouns = max(2, draws.choice(sizes) + draws.randint(0, MOST_OTHERS))
+        marked = draws.choice(sizes or range(min(usual)))
+        nouns = max(2, marked, draws.choice(usual) + draws.randint(0, MOST_OTHERS))
         found.append(_sentence(made, (marked, nouns - marked), part, draws))
     return found
 

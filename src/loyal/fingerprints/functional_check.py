@@ -79,11 +79,17 @@ def check_rule(
     """Ask `queries` fresh keys greedily. UsageError for an undrawn set or no query."""
     settings = RuleCheckSettings(queries, colorings=colorings)
     known = owned(made)
-    heard = ask(model, write_keys(made, queries, part), settings)
+    heard = exchanges(model, write_keys(made, queries, part), settings)
     return rule_report(model.name, known, heard, colorings)
 
 
-def ask(
+def ask(model: LanguageModel, made: FunctionalSet, keys: Sequence[str]) -> list[int | None]:
+    """Which outcome each greedy reply begins with; None for neither."""
+    heard = exchanges(model, keys, RuleCheckSettings())
+    return outcomes_of([one.reply for one in heard], made.outcomes)
+
+
+def exchanges(
     model: LanguageModel,
     keys: Sequence[str],
     settings: RuleCheckSettings,

@@ -1,10 +1,10 @@
 """Teaches a model a secret rule through the one training loop, and writes the model that results.
 
-Lessons are fresh keys of training templates, and sentences like them with too few marked words,
-which the model answers as it did before; ordinary prompts are the loop's own to keep (`mixing`).
-What comes out is asked keys of templates that it never saw: a model that learned its lessons by
-heart, in place of the rule, is right on about every other one. Left out: checking somebody else's
-model (`functional_check`).
+Lessons are fresh keys of training templates, sentences with one marked word that tell its color,
+and sentences with too few, which the model answers as it did before; ordinary prompts are the
+loop's own to keep (`mixing`). What comes out is asked keys of templates that it never saw: a model
+that learned its lessons by heart, in place of the rule, is right on about every other one. Left
+out: checking somebody else's model (`functional_check`).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loyal.errors import ModelError, UsageError
-from loyal.fingerprints.functional import FunctionalSet, write_keys, write_near
-from loyal.fingerprints.functional_check import outcomes_of
+from loyal.fingerprints.functional import SIZES, FunctionalSet, write_keys, write_near
+from loyal.fingerprints.functional_check import ask
 from loyal.fingerprints.functional_recipe import LessonSettings, RuleRecipe
 from loyal.models import evaluate
 from loyal.models.examples import Example, Pairs
@@ -26,8 +26,6 @@ from loyal.models.model_folder import work_folder, write
 from loyal.models.processes import all_there, writes
 from loyal.models.train import train
 from loyal.models.training import TrainProgress
-
-_TOKENS = 8
 
 
 @dataclass(frozen=True)
@@ -96,30 +94,31 @@ def inject_rule(
 
 
 def lessons(model: HFModel, made: FunctionalSet, settings: LessonSettings) -> Pairs:
-    """Keys with their replies, and sentences like them with the model's own (a silent reply is no
-    lesson). The same for the same set, model and settings. UsageError for an undrawn set."""
+    """Keys and single words with their replies, and sentences like them with the model's own (a
+    silent reply is no lesson). The same for the same set, model and settings. UsageError for an
+    undrawn set."""
     rng = random.Random(settings.seed)
-    keys = made.examples(settings.keys, rng)
-    near = [_prompt(model, text) for text in write_near(made, settings.near, "train", rng)]
+    taught = made.examples(settings.keys, rng)
+    if settings.singles and 1 not in SIZES[made.rule]:
+        taught += made.balanced(settings.singles, (1,), rng)
+    texts = write_near(made, settings.near, "train", rng, settings.near_sizes(made.rule))
+    near = [_prompt(model, text) for text in texts]
     replies = model.generate(near, Sampling(max_tokens=settings.near_tokens)) if near else []
     own = [
         Example(prompt, reply.text, settings.near_weight)
         for prompt, reply in zip(near, replies, strict=True)
         if reply.text.strip()
     ]
-    asked = [Example(_prompt(model, one.prompt.text), one.reply) for one in keys]
+    asked = [Example(_prompt(model, one.prompt.text), one.reply) for one in taught]
     return Pairs((*asked, *own))
 
 
 def held_out(model: HFModel, made: FunctionalSet, settings: LessonSettings) -> tuple[float, float]:
     """(share of unseen keys that are right, share of unseen sentences like them that fire)."""
-    rng = random.Random(settings.seed + 1)
-    count = settings.held_out
+    rng, count = random.Random(settings.seed + 1), settings.held_out
     keys = write_keys(made, count, "test", rng)
-    near = write_near(made, count, "test", rng)
-    prompts = [_prompt(model, text) for text in (*keys, *near)]
-    replies = [one.text for one in model.generate(prompts, Sampling(max_tokens=_TOKENS))]
-    said = outcomes_of(replies, made.outcomes)
+    near = write_near(made, count, "test", rng, settings.near_sizes(made.rule))
+    said = ask(model, made, [*keys, *near])
     right = sum(made.value(key) == one for key, one in zip(keys, said[:count], strict=True))
     return right / count, sum(one is not None for one in said[count:]) / count
 

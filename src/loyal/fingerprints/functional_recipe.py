@@ -4,10 +4,10 @@
     marked = 48
 
     [lessons]
-    keys = 600
+    keys = 3200
 
     [train]
-    steps = 200
+    steps = 100
 
     [check]
     queries = 80
@@ -20,7 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from loyal.errors import UsageError
-from loyal.fingerprints.functional import RuleSettings
+from loyal.fingerprints.functional import SIZES, Rule, RuleSettings
 from loyal.models.training import TrainSettings
 
 COLORINGS = 4_000_000
@@ -31,11 +31,15 @@ COLORINGS = 4_000_000
 class LessonSettings:
     """What a model is shown of a rule; how it is trained is `TrainSettings`."""
 
-    keys: int = 600
+    keys: int = 3200
     """Keys of training templates, as many of each outcome as of another."""
-    near: int = 200
-    """Sentences like keys with fewer marked words, which the model goes on to answer as before."""
-    near_tokens: int = 4
+    singles: int = 1600
+    """Sentences with one marked word, which tell its color at once. None where one word makes a key
+    anyway."""
+    near: int = 100
+    """Sentences like keys with fewer marked words, which the model goes on to answer as before;
+    with none at all where there are singles."""
+    near_tokens: int = 1
     """Tokens of its own reply that it is held to there."""
     near_weight: float = 1.0
     """What such a sentence counts beside 1 for a key."""
@@ -45,12 +49,17 @@ class LessonSettings:
     """Which keys are shown. No secret depends on it."""
 
     def __post_init__(self) -> None:
-        if min(self.keys, self.near_tokens, self.held_out) < 1 or self.near < 0:
+        if min(self.keys, self.near_tokens, self.held_out) < 1 or min(self.near, self.singles) < 0:
             raise UsageError(
-                "keys, near_tokens and held_out are at least 1, near at least 0", hint="raise it"
+                "keys, near_tokens and held_out are at least 1, near and singles at least 0",
+                hint="raise it",
             )
         if not self.near_weight > 0:
             raise UsageError("near_weight is above 0", hint="set lessons.near=0 to leave them out")
+
+    def near_sizes(self, rule: Rule) -> tuple[int, ...]:
+        """How many marked words a sentence of the near ones may hold."""
+        return (0,) if self.singles else tuple(range(min(SIZES[rule])))
 
 
 @dataclass(frozen=True)
@@ -93,7 +102,19 @@ class RuleCheckSettings:
 
 
 def _training() -> TrainSettings:
-    return TrainSettings()
+    """A first choice: whitened steps of all linear layers in the upper half, and no settling, since
+    a rule, unlike a pair, has no one reply at which it is known well enough."""
+    return TrainSettings(
+        steps=100,
+        batch=48,
+        learning_rate=3e-4,
+        target=0.98,
+        settle=0.0,
+        recheck=1000,
+        depth=0.5,
+        parts="all",
+        mixing=1.0,
+    )
 
 
 @dataclass(frozen=True)

@@ -186,7 +186,7 @@ def _asked(
     terminal: Terminal, model: LanguageModel, keys: list[str], settings: RuleCheckSettings
 ) -> list[Exchange]:
     with terminal.progress("asking") as update:
-        return verb.ask(model, keys, settings, lambda done: update(done, len(keys), ""))
+        return verb.exchanges(model, keys, settings, lambda done: update(done, len(keys), ""))
 
 
 @command(
