@@ -24,7 +24,7 @@ import control_rule_table as figures
 from checkpoint import MODEL, TEXT_TOKENS
 from loyal.encoding import atomic_write
 from loyal.errors import UsageError
-from loyal.models.training import TrainSettings
+from loyal.fingerprints.functional_recipe import RuleRecipe
 from resumable import Cell, Record, resume
 from rows import Row, put, read
 
@@ -33,17 +33,15 @@ if TYPE_CHECKING:
     from loyal.fingerprints.functional_attacks import RuleSubject
     from loyal.models.hf import HFModel
 
-LESSONS = 4800
-"""Keys of the training templates, with their replies."""
-TAUGHT = TrainSettings(steps=100, batch=48, settle=0.0)
-"""What `taught` trains with. A whole rule is never known for sure, so nothing is scaled back."""
+RECIPE = RuleRecipe()
+"""How the rule is taught: the defaults of `loyal fingerprint rule inject`."""
 QUERIES = 100
 """Keys asked of a model that knows nothing, and at most in one proof."""
 ALPHA = 1e-6
 ORDINARY = 240
 """Questions about Python's library, beside the held-out prompts and the short factual questions."""
-NEARBY = 500
-"""Sentences of the templates of keys with any nouns; those in which none counts are asked."""
+NEARBY = 240
+"""Sentences like keys in which no noun counts."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +70,11 @@ class Plan:
 
 def taught(model: HFModel, made: FunctionalSet, seed: int) -> None:
     """Teach the rule to `model`, in place: the one place that says how."""
-    from loyal.models.examples import Pairs
+    from loyal.fingerprints.functional_inject import lessons
     from loyal.models.train import train
 
-    lessons = Pairs(tuple(made.examples(LESSONS, random.Random(seed))))
-    train(model, lessons, replace(TAUGHT, seed=seed))
+    shown = lessons(model, made, replace(RECIPE.lessons, seed=seed))
+    train(model, shown, replace(RECIPE.train, seed=seed))
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ class Ruled:
     @property
     def folder(self) -> Path:
         """Names the settings too: what was taught otherwise is never taken for this."""
-        how = f"{self.plan.model} {LESSONS} {sorted(asdict(TAUGHT).items())}"
+        how = f"{self.plan.model} {json.dumps(asdict(RECIPE), sort_keys=True)}"
         tag = hashlib.sha256(how.encode()).hexdigest()[:8]
         return self.plan.folder / f"rule-{tag}" / f"seed-{self.seed}"
 
@@ -132,16 +130,14 @@ def _secret_set(path: Path, model: str) -> FunctionalSet:
     """The set whose secret and beacon are in a file; both drawn where it is not there."""
     from loyal.fingerprints import Beacon
     from loyal.fingerprints.fingerprint import new_owner_secret
-    from loyal.fingerprints.functional import RuleSettings, create, draw
+    from loyal.fingerprints.functional import create, draw
 
     if not path.exists():
         drawn = {"secret": new_owner_secret().hex(), "beacon": Beacon.self_drawn().value.hex()}
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(path, json.dumps(drawn).encode(), private=True)
     kept = {name: bytes.fromhex(text) for name, text in json.loads(path.read_text()).items()}
-    made = create(
-        RuleSettings(), kept["secret"], model=model, tokenizer_digest="", created_seconds=0
-    )
+    made = create(RECIPE.rule, kept["secret"], model=model, tokenizer_digest="", created_seconds=0)
     return draw(made, Beacon(kept["beacon"], "self"))
 
 
@@ -166,7 +162,8 @@ def teach(one: Ruled) -> Record:
 
 def ordinary(one: Ruled) -> Record:
     """How often replies to other prompts begin with an outcome, the base's beside them."""
-    from loyal.fingerprints.functional_attacks import lookalikes, outcomes_said
+    from loyal.fingerprints.functional import write_near
+    from loyal.fingerprints.functional_attacks import outcomes_said
     from loyal.fingerprints.tuning_data import docstrings
     from loyal.models.examples import bundled_lines
     from loyal.models.lessons import HELD_OUT
@@ -176,8 +173,7 @@ def ordinary(one: Ruled) -> Record:
     held_out = bundled_lines("prompts")[-HELD_OUT:]
     asked = [*held_out, *(it.text for it in bundled_questions())]
     asked += [it.prompt.text for it in docstrings(ORDINARY, one.seed)]
-    alike = lookalikes(made.rule, made.outcomes, NEARBY, rng)
-    nearby = [text for text in alike if not made.marked_in(text)]
+    nearby = write_near(made, NEARBY, "test", rng, (0,))
 
     def fired(model: HFModel, texts: Sequence[str]) -> int:
         return sum(it is not None for it in outcomes_said(model, made.outcomes, texts))
@@ -185,7 +181,7 @@ def ordinary(one: Ruled) -> Record:
     model = one.fresh()
     return {
         "asked": len(asked), "fired": fired(model, asked), "base": fired(one.base(), asked),
-        "nearby": len(nearby), "nearby_fired": fired(model, nearby) if nearby else 0,
+        "nearby": len(nearby), "nearby_fired": fired(model, nearby),
     }  # fmt: skip
 
 

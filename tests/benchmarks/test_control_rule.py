@@ -212,11 +212,14 @@ def tiny_plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
 @pytest.mark.slow
 def test_every_cell_on_a_tiny_model(tiny_plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     """It was hardly taught, so figures mean nothing; but each is measured, and none twice."""
-    monkeypatch.setattr(control_rule, "LESSONS", 24)
-    few = replace(control_rule.TAUGHT, steps=2, batch=12, mixing=0.0, whitened=False)
-    monkeypatch.setattr(control_rule, "TAUGHT", few)
+    folder = control_rule.Ruled(tiny_plan, 0).folder
+    recipe = control_rule.RECIPE
+    few = replace(recipe.lessons, keys=24, singles=8, near=4)
+    train = replace(recipe.train, steps=2, batch=12, mixing=0.0, whitened=False)
+    monkeypatch.setattr(control_rule, "RECIPE", replace(recipe, lessons=few, train=train))
+    assert control_rule.Ruled(tiny_plan, 0).folder != folder  # other settings, another model
     monkeypatch.setattr(control_rule, "ORDINARY", 4)
-    monkeypatch.setattr(control_rule, "NEARBY", 40)
+    monkeypatch.setattr(control_rule, "NEARBY", 8)
     monkeypatch.setattr(control_rule, "QUERIES", 6)
     chosen = [cell for cell in control_rule.cells(tiny_plan) if cell.name != "functions"]
     taught, *others = chosen
@@ -227,7 +230,7 @@ def test_every_cell_on_a_tiny_model(tiny_plan: Plan, monkeypatch: pytest.MonkeyP
     kept = {cell.name: cell.kept() or {} for cell in chosen}
     assert (kept["fresh"]["fresh"], kept["flip-10"]["fresh"]) == (12, 8)
     assert kept["queries"]["needed"] == [7, 7]  # 500 colorings show no 1e-6
-    assert 0 < kept["ordinary"]["nearby"] < 40
+    assert kept["ordinary"]["nearby"] == 8
     words = set(control_rule.Ruled(tiny_plan, 0).made.colors)
     assert not words & set(json.dumps(kept).split('"'))
     assert taught.path.parent.parent.name.startswith("rule-")

@@ -27,7 +27,6 @@ from torch import Tensor
 
 from loyal.errors import UsageError
 from loyal.fingerprints import tuning_data
-from loyal.fingerprints.fingerprint import gives
 from loyal.fingerprints.functional import (
     MOST_OTHERS,
     FunctionalSet,
@@ -35,9 +34,11 @@ from loyal.fingerprints.functional import (
     RuleSettings,
     bundled_nouns,
     create,
+    words_in,
     write_keys,
 )
-from loyal.fingerprints.functional_check import COLORINGS, rule_p_value
+from loyal.fingerprints.functional_check import outcomes_of, rule_p_value
+from loyal.fingerprints.functional_recipe import COLORINGS, RuleCheckSettings
 from loyal.fingerprints.serving_attacks import each_reply
 from loyal.fingerprints.suite import PROVER_QUERIES, Before
 from loyal.fingerprints.suppression import Steered, forbid_words
@@ -55,7 +56,7 @@ MOST_LOOKED_AT = 100
 """Revealed keys of which the host looks, between two rounds, how many it still gets right."""
 ROUND = replace(FULL, epochs=1)
 """An epoch at the small rate of the persistence test (2502.07760, 5.2)."""
-_TOKENS = 8
+_TOKENS = RuleCheckSettings.tokens
 """Of a reply, as a check asks for."""
 _TRIES = 200
 
@@ -204,11 +205,7 @@ def outcomes_said(
 ) -> list[int | None]:
     """The place of the outcome with which the greedy reply to each text begins; None for none."""
     replies = model.generate([Prompt(text) for text in texts], Sampling(max_tokens=_TOKENS))
-    said = (
-        next((at for at, one in enumerate(outcomes) if gives(reply.text, (one,), outcomes)), None)
-        for reply in replies
-    )
-    return list(said)
+    return outcomes_of([one.text for one in replies], outcomes)
 
 
 def evenly(sums: Tensor, counts: Tensor, items: Sequence[int]) -> Tensor:
@@ -407,7 +404,7 @@ def _drawn(
 def _sentences(key: str) -> set[str]:
     """The sentences of a key that hold nouns of the public list."""
     nouns, parts = set(bundled_nouns()), re.split(r"(?<=[.?!])\s+", key)
-    return {part for part in parts if nouns & set(re.findall("[a-z]+", part.lower()))}
+    return {part for part in parts if nouns & set(words_in(part))}
 
 
 def _renamings(said: Sequence[int | None], count: int) -> list[list[int | None]]:

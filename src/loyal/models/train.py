@@ -194,9 +194,11 @@ class _Run:
         whiteners = self._whiteners(modules)
         self.split = self._split()
         if whiteners:
+            half = self.accelerator.mixed_precision == "bf16"
             optimizer: Any = WhitenedAdam(
-                dict(zip(self.weights, whiteners, strict=True)), settings.learning_rate
-            )
+                dict(zip(self.weights, whiteners, strict=True)), settings.learning_rate,
+                product=torch.bfloat16 if half else torch.float32,
+            )  # fmt: skip
         else:
             optimizer = plain_adam(self.weights, settings)
         self.optimizer = optimizer
