@@ -194,12 +194,12 @@ def opposed(bench: Bench) -> Record:
     return {**found, "cpu": clock.cpu, "wall": clock.wall}
 
 
-def judges(bench: Bench) -> dict[str, Scorer]:
+def judges(bench: Bench, reference: HFModel) -> dict[str, Scorer]:
     """By name, what scores replies; the probe and the reward's floor are made once and kept."""
     from loyal.alignment import probe, probe_file
     from loyal.alignment.probe import ProbeJudge
 
-    reference, turned = bench.load(), bench.load("opposed")
+    turned = bench.load("opposed")
     path, low = bench.folder / "probe.json", bench.folder / "floor.json"
     if not path.exists():
         probe_file.write(path, probe.train(reference, bench.constitution, seed=bench.seed))
@@ -221,7 +221,8 @@ def promise(bench: Bench) -> Record:
 
     clock, size = Clock(), bench.size
     bench.folder.mkdir(parents=True, exist_ok=True)
-    reference, by = bench.load(), judges(bench)
+    reference = bench.load()
+    by = judges(bench, reference)
     settings = Settings(
         bench.constitution.digest, bytes.fromhex(weights_digest(reference)), JUDGE, size.tokens,
         round(TEMPERATURE * WHOLE_PPM), size.law,
@@ -429,7 +430,7 @@ class _Scores:
             for one in steps
             if one.said.reply is not None
         ]
-        for name, judge in judges(self._bench).items():
+        for name, judge in judges(self._bench, self._bench.load()).items():
             table = self._tables[name]
             new = [one for one in dict.fromkeys(said) if one not in table]
             table |= zip(new, judge(new), strict=True)
