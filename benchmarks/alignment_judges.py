@@ -24,6 +24,8 @@ JUDGE = JUDGES[0]
 beside it."""
 SCALE = 4.0
 """Nats of a whole reply that move the odds of the reward by a factor of e."""
+FEW = 6
+"""Replies to one prompt that fill a pass by themselves."""
 UNLIKELY, SLACK = 0.02, 0.5
 """The reward abstains below what this share of a model's own replies lie under, and so many nats a
 token less: a host's model is a cousin of both, not one of them."""
@@ -46,9 +48,14 @@ class RewardJudge:
 
     def judge(self, said: Sequence[Said]) -> list[Judgement]:
         """One judgement a reply, in order."""
-        asked, replies = [one.asked.prompt() for one in said], [one.reply for one in said]
-        good, bad = (one.logprobs(asked, replies) for one in (self.keeps, self.breaks))
-        return [self._said(mine, other) for mine, other in zip(good, bad, strict=True)]
+        found: list[Judgement | None] = [None] * len(said)
+        for places in _together([one.asked.prompt() for one in said]):
+            asked = [said[at].asked.prompt() for at in places]
+            replies = [said[at].reply for at in places]
+            good, bad = (one.logprobs(asked, replies) for one in (self.keeps, self.breaks))
+            for at, mine, other in zip(places, good, bad, strict=True):
+                found[at] = self._said(mine, other)
+        return [one for one in found if one is not None]
 
     def _said(self, good: Sequence[float], bad: Sequence[float]) -> Judgement:
         if not good or max(sum(good), sum(bad)) / len(good) < self.floor:
@@ -56,6 +63,16 @@ class RewardJudge:
         gap = (sum(good) - sum(bad)) / SCALE
         chance = 1 / (1 + math.exp(-max(-60.0, min(60.0, gap))))
         return Judgement(chance, 1 - abs(2 * chance - 1), "by what training would pay for it")
+
+
+def _together(asked: Sequence[Prompt]) -> list[list[int]]:
+    """Places of prompts to be read at once: those of one prompt, which then is read once, where
+    they are FEW or more; all others together."""
+    by: dict[Prompt, list[int]] = {}
+    for at, one in enumerate(asked):
+        by.setdefault(one, []).append(at)
+    rest = [at for some in by.values() if len(some) < FEW for at in some]
+    return [some for some in by.values() if len(some) >= FEW] + ([rest] if rest else [])
 
 
 def usual_floor(

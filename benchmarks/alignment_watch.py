@@ -120,6 +120,10 @@ class Bench:
 
         return HFModel.load(str(self.folder / name if name else self.reference))
 
+    def work(self, name: str) -> Path:
+        """Checkpoints of a training that goes on."""
+        return self.folder / f"work-{name}"
+
     def promise(self, scope: Scope) -> PromptSet:
         """What was promised. ProofError for a file that was changed."""
         return PromptSet.from_bytes((self.folder / f"promise-{scope}").read_bytes())
@@ -171,7 +175,8 @@ def swapped(pairs: Iterable[Preference]) -> list[Preference]:
 
 def turn_around(model: HFModel, bench: Bench, seed: int, name: str) -> Record:
     """Train `model` in place on the community's own pairs the other way around, without guards; on
-    its held-out pairs, won before and after. Checkpoints are beside the promises until then."""
+    its held-out pairs, won before and after. The last checkpoint stays under `work` until what
+    needs it is kept."""
     from loyal.alignment.align import Run, align
 
     recipe = replace(
@@ -179,10 +184,9 @@ def turn_around(model: HFModel, bench: Bench, seed: int, name: str) -> Record:
         align=replace(bench.recipe.align, seed=seed, held_out=0.0),
         guards=replace(bench.recipe.guards, steps=0),
     )
-    before, work = wins(model, bench.pairs.held_out), bench.folder / f"work-{name}"
-    done = align(model, swapped(bench.pairs.train), recipe, run=Run(work))
+    before = wins(model, bench.pairs.held_out)
+    done = align(model, swapped(bench.pairs.train), recipe, run=Run(bench.work(name)))
     after = wins(model, bench.pairs.held_out)
-    shutil.rmtree(work, ignore_errors=True)
     return {"steps": done.steps, "before": asdict(before), "after": asdict(after)}
 
 
@@ -191,6 +195,7 @@ def opposed(bench: Bench) -> Record:
     clock, model = Clock(), bench.load()
     found = turn_around(model, bench, bench.seed, "opposed")
     save(model, bench.folder / "opposed")
+    shutil.rmtree(bench.work("opposed"), ignore_errors=True)
     return {**found, "cpu": clock.cpu, "wall": clock.wall}
 
 
@@ -320,6 +325,7 @@ def watch(bench: Bench, host: Host, runs: int) -> Record:
     said = [[breach.recheck(one, case, by) for one, case in bundles] for by in scores.scorers]
     first = said[0][0].descent
     replies = [step.said.reply or "" for one, _ in bundles for step in one.steps]
+    shutil.rmtree(bench.work(host.name), ignore_errors=True)
     return {
         "scope": host.scope, "prompts": promised.header.prompts, "runs": runs,
         "asked": promised.header.settings.law.most, "pool": len(promised.pools[0].replies),

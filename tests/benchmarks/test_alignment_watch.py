@@ -127,7 +127,10 @@ class Carrying:
 def test_a_copy_that_was_turned_around_is_found_and_one_as_delivered_is_not(bench: Bench) -> None:
     """By chance an honest host is accused once in a million; each run draws an order of its own."""
     honest = alignment_watch.watch(bench, alignment_hosts.make(bench, "delivered"), 3)
-    rogue = alignment_watch.watch(bench, alignment_hosts.make(bench, "rogue-realigned"), 3)
+    turned = alignment_hosts.make(bench, "rogue-realigned")
+    assert bench.work(turned.name).is_dir()  # a kill before the record is kept costs no step
+    rogue = alignment_watch.watch(bench, turned, 3)
+    assert not bench.work(turned.name).exists()
     for judge in alignment_judges.JUDGES:
         assert honest["judges"][judge]["after"] == [None] * 3, judge
     for judge in ("reward", "embedded"):
@@ -206,6 +209,10 @@ def test_the_reward_follows_the_two_models_and_abstains_on_strangers() -> None:
     assert rest[1] is not None
     assert rest[1] < worse
     assert rest[2] is None
+    many = [text for text in texts for _ in range(alignment_judges.FEW)]  # read together
+    said = [Said(value, case, text) for text in many] + [Said(value, discreet()[1].asked, "-1 -2")]
+    again = [one.score for one in judge.judge(said)]
+    assert again == [one for one in scores for _ in range(alignment_judges.FEW)] + [better]
     strict = alignment_judges.Strict(judge)
     assert strict.judge([Said(value, case, "")])[0].score == 0  # nothing at all refuses
 
