@@ -214,7 +214,7 @@ def test_every_cell_on_a_tiny_model(tiny_plan: Plan, monkeypatch: pytest.MonkeyP
     """It was hardly taught, so figures mean nothing; but each is measured, and none twice."""
     folder = control_rule.Ruled(tiny_plan, 0).folder
     recipe = control_rule.RECIPE
-    few = replace(recipe.lessons, keys=24, singles=8, near=4)
+    few = replace(recipe.lessons, keys=24, singles=8, lists=0, near=4)
     train = replace(recipe.train, steps=2, batch=12, mixing=0.0, whitened=False)
     monkeypatch.setattr(control_rule, "RECIPE", replace(recipe, lessons=few, train=train))
     assert control_rule.Ruled(tiny_plan, 0).folder != folder  # other settings, another model

@@ -12,14 +12,14 @@ import pytest
 from loyal import config
 from loyal.errors import ConfigError, ModelError, UsageError
 from loyal.fingerprints import Beacon
-from loyal.fingerprints.functional import FunctionalSet, RuleSettings, create, draw
+from loyal.fingerprints.functional import FunctionalSet, RuleSettings, create, draw, words_in
 from loyal.fingerprints.functional_recipe import LessonSettings, RuleCheckSettings, RuleRecipe
 from loyal.models.language_model import Sampling
 
 if TYPE_CHECKING:
     from loyal.models.hf import HFModel
 
-FEW = LessonSettings(keys=12, singles=0, near=10, near_tokens=3, held_out=5, near_weight=0.5)
+FEW = LessonSettings(keys=12, singles=0, lists=0, near=10, near_tokens=3, held_out=5, near_weight=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +70,24 @@ def test_single_words_tell_their_color_and_then_none_is_near(
     assert sum(one.reply in made.outcomes for one in every) == 12  # one word is a key of parity
 
 
+def test_lists_are_keys_without_a_sentence(base: HFModel, made: FunctionalSet) -> None:
+    from loyal.fingerprints.functional_inject import lessons
+
+    without = lessons(base, made, replace(FEW, near=0)).table
+    both = lessons(base, made, replace(FEW, near=0, lists=30)).table
+    lists = [one for one in both if one not in without]
+    assert len(lists) == 30
+    nouns = {one.text for one in made.words}
+    for one in lists:
+        said = words_in(one.prompt.text)
+        assert {word for word in said if word not in nouns} <= {"a", "an", "and"}
+        assert one.reply == made.outcomes[made.value(one.prompt.text)]
+        assert len(made.marked_in(one.prompt.text)) in (3, 5)
+    assert Counter(one.reply for one in lists) == dict.fromkeys(made.outcomes, 15)
+    few = lessons(base, made, replace(FEW, singles=2, lists=60, near=0)).table
+    assert {len(made.marked_in(one.prompt.text)) for one in few} == {1, 3, 5}
+
+
 def test_a_model_that_was_not_taught_is_right_on_nothing(
     base: HFModel, made: FunctionalSet
 ) -> None:
@@ -96,7 +114,7 @@ def test_who_cannot_be_taught_is_refused_before_any_folder_is_made(
 
 
 @pytest.mark.parametrize(
-    "wrong", ["lessons.keys=0", "lessons.near=-1", "lessons.singles=-1", "lessons.near_weight=0",
+    "wrong", ["lessons.keys=0", "lessons.near=-1", "lessons.singles=-1", "lessons.lists=-1", "lessons.near_weight=0",
               "check.queries=0",
               "check.alpha=1", "check.colorings=0", "rule.rule=sum"],
 )  # fmt: skip

@@ -40,8 +40,8 @@ from loyal.models.language_model import Prompt
 Rule = Literal["majority", "parity", "plurality"]
 """majority: 1 where more words are green than red, else 0. parity: whether an odd number is green.
 plurality: the color of most words, of three."""
-Part = Literal["train", "test"]
-"""Templates that training may see, and those that it never sees."""
+Part = Literal["train", "test", "list"]
+"""Templates that training may see, those that it never sees, and none: nouns alone."""
 
 COLORS: Mapping[Rule, int] = {"majority": 2, "parity": 2, "plurality": 3}
 GREEN = 1
@@ -58,6 +58,7 @@ MOST_OTHERS = 2
 
 _MOST_TRIES = 200
 """Keys written for one that is kept, at most; 48 marked words take about two."""
+_LIST_ENDS = ("", ".", "!", "?")
 _LEAF_VERSION = 1
 _ROOT_PURPOSE = "loyal functional fingerprint root v1"
 _MARK = encoding.frame("loyal functional fingerprint mark v1")
@@ -174,17 +175,19 @@ class FunctionalSet:
         """`n` keys of training templates with their replies; see `balanced`."""
         return self.balanced(n, SIZES[self.rule], rng)
 
-    def balanced(self, n: int, sizes: Sequence[int], rng: random.Random) -> list[Example]:
-        """`n` sentences of training templates that hold so many marked words, with the reply that
-        the rule gives; as many of each value as of another, up to one. UsageError before the draw,
-        and for colors that never give some value."""
+    def balanced(
+        self, n: int, sizes: Sequence[int], rng: random.Random, part: Part = "train"
+    ) -> list[Example]:
+        """`n` sentences of a part that hold so many marked words, with the reply that the rule
+        gives; as many of each value as of another, up to one. UsageError before the draw, and for
+        colors that never give some value."""
         wanted = COLORS[self.rule]
         kept: list[list[Example]] = [[] for _ in range(wanted)]
         most = -(-n // wanted)
         for _ in range(_MOST_TRIES * n):
             if min(len(some) for some in kept) >= most:
                 break
-            (text,) = write_keys(self, 1, "train", rng, sizes)
+            (text,) = write_keys(self, 1, part, rng, sizes)
             outcome = self.value(text)
             if len(kept[outcome]) < most:
                 kept[outcome].append(Example(Prompt(text), self.outcomes[outcome]))
@@ -294,7 +297,7 @@ def write_keys(
     found = []
     for _ in range(count):
         marked = draws.choice(sizes or SIZES[made.rule])
-        others = draws.randint(0 if marked > 1 else 1, MOST_OTHERS)
+        others = draws.randint(0 if marked > 1 or part == "list" else 1, MOST_OTHERS)
         found.append(_sentence(made, (marked, others), part, draws))
     return found
 
@@ -323,10 +326,13 @@ def write_near(
 def _sentence(
     made: FunctionalSet, counts: tuple[int, int], part: Part, draws: random.Random
 ) -> str:
-    """A template with so many marked nouns and so many others in it."""
+    """A template with so many marked nouns and so many others in it, or a list of them alone."""
     nouns = draws.sample([one.text for one in made.words if one.marked], counts[0])
     nouns += draws.sample([one.text for one in made.words if not one.marked], counts[1])
     draws.shuffle(nouns)
+    if part == "list":
+        text = _listed(nouns) + draws.choice(_LIST_ENDS)
+        return text.capitalize() if draws.random() < 0.5 else text
     cut = draws.randint(1, len(nouns) - 1)
     parts = (_listed(nouns[:cut]), _listed(nouns[cut:]))
     return draws.choice(_lines(f"rule_templates_{part}")).format(*parts)

@@ -1,7 +1,7 @@
 """Teaches a model a secret rule through the one training loop, and writes the model that results.
 
 Lessons are fresh keys of training templates, sentences with one marked word that tell its color,
-and sentences with too few, which the model answers as it did before; ordinary prompts are the
+lists of nouns without a sentence around them, and sentences with too few, which the model answers as it did before; ordinary prompts are the
 loop's own to keep (`mixing`). What comes out is asked keys of templates that it never saw: a model
 that learned its lessons by heart, in place of the rule, is right on about every other one. Left
 out: checking somebody else's model (`functional_check`).
@@ -94,14 +94,18 @@ def inject_rule(
 
 
 def lessons(model: HFModel, made: FunctionalSet, settings: LessonSettings) -> Pairs:
-    """Keys and single words with their replies, and sentences like them with the model's own (a
+    """Keys, single words and lists with their replies, and sentences like them with the model's own (a
     silent reply is no lesson). The same for the same set, model and settings. UsageError for an
     undrawn set."""
     rng = random.Random(settings.seed)
     taught = made.examples(settings.keys, rng)
     if settings.singles and 1 not in SIZES[made.rule]:
         taught += made.balanced(settings.singles, (1,), rng)
-    texts = write_near(made, settings.near, "train", rng, settings.near_sizes(made.rule))
+    taught += made.balanced(settings.lists, settings.sizes(made.rule), rng, "list")
+    few = settings.near_sizes(made.rule)
+    bare = settings.near // 4 if settings.lists else 0
+    texts = write_near(made, settings.near - bare, "train", rng, few)
+    texts += write_near(made, bare, "list", rng, few)
     near = [_prompt(model, text) for text in texts]
     replies = model.generate(near, Sampling(max_tokens=settings.near_tokens)) if near else []
     own = [

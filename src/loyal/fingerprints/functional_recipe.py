@@ -31,14 +31,17 @@ COLORINGS = 4_000_000
 class LessonSettings:
     """What a model is shown of a rule; how it is trained is `TrainSettings`."""
 
-    keys: int = 3200
+    keys: int = 600
     """Keys of training templates, as many of each outcome as of another."""
-    singles: int = 1600
+    singles: int = 200
     """Sentences with one marked word, which tell its color at once. None where one word makes a key
     anyway."""
-    near: int = 100
+    lists: int = 2800
+    """Nouns alone, as many marked ones as in a key or a single: a third of the tokens of a
+    sentence, and what they teach holds in sentences (docs/log.md)."""
+    near: int = 400
     """Sentences like keys with fewer marked words, which the model goes on to answer as before;
-    with none at all where there are singles."""
+    with none at all where there are singles. With lists a quarter of them are lists."""
     near_tokens: int = 1
     """Tokens of its own reply that it is held to there."""
     near_weight: float = 1.0
@@ -49,13 +52,19 @@ class LessonSettings:
     """Which keys are shown. No secret depends on it."""
 
     def __post_init__(self) -> None:
-        if min(self.keys, self.near_tokens, self.held_out) < 1 or min(self.near, self.singles) < 0:
+        if min(self.keys, self.near_tokens, self.held_out) < 1 or (
+            min(self.near, self.singles, self.lists) < 0
+        ):
             raise UsageError(
-                "keys, near_tokens and held_out are at least 1, near and singles at least 0",
+                "keys, near_tokens and held_out are at least 1, near, singles and lists at least 0",
                 hint="raise it",
             )
         if not self.near_weight > 0:
             raise UsageError("near_weight is above 0", hint="set lessons.near=0 to leave them out")
+
+    def sizes(self, rule: Rule) -> tuple[int, ...]:
+        """How many marked words a list may hold."""
+        return tuple(sorted({*SIZES[rule], *([1] if self.singles else [])}))
 
     def near_sizes(self, rule: Rule) -> tuple[int, ...]:
         """How many marked words a sentence of the near ones may hold."""
