@@ -65,7 +65,7 @@ bench-robustness: $(STAMP)
 bench-curves: $(STAMP)
 	$(BIN)/python benchmarks/curves.py $(RUN)
 
-# Half an hour on a CPU; it goes on where it was stopped.
+# Hours on a CPU; it goes on where it was stopped. RUN='--only tasks' (half an hour) takes less.
 bench-control: $(STAMP)
 	$(BIN)/python benchmarks/control.py $(RUN)
 
