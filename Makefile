@@ -69,7 +69,7 @@ bench-curves: $(STAMP)
 bench-control: $(STAMP)
 	$(BIN)/python benchmarks/control.py $(RUN)
 
-# Hours on a CPU, the cheapest rows first; it goes on too. RUN='--quick' or '--only ROW-ID' takes less.
+# Hours on a CPU, the cheapest rows first; it goes on too. RUN='--quick' or '--only NAME' takes less.
 bench-alignment: $(STAMP)
 	$(BIN)/python benchmarks/alignment.py $(RUN)
 
