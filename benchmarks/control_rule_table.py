@@ -133,6 +133,7 @@ FIGURES: tuple[Figure, ...] = (
     _attack("outcomes-scattered", "a random outcome is served in place of each"),
     _attack("outcomes-forbidden", "the beginnings of the outcomes are forbidden"),
     _right("flipped", "fresh keys right after 10 leaked keys were flipped", "flip-10", 90),
+    _right("flipped-lora", "the same, flipped through LoRA", "flip-10-lora", 90),
     _attack("lookalikes-random", "sentences like keys were taught random outcomes"),
     _attack("lookalikes-other", "sentences like keys were taught another outcome"),
     _attack("lookalikes-base", "sentences like keys were taught the base's replies"),

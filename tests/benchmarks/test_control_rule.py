@@ -80,7 +80,9 @@ def made_up(cell: Cell) -> Record:
             return {"unseen": {"lending": 1.0, "late-fee": 0.99 - worse}, "spilled": [0, 1],
                     "asked": [60, 40], "recall": 1.0, "steps": 90, "cpu_seconds": 500.0,
                     "change_percent": 0.4}  # fmt: skip
-    return attacked(0.96 - worse, {"flip-10": 10, "flip-1000": 1000}.get(cell.name, 0))
+    return attacked(
+        0.96 - worse, {"flip-10": 10, "flip-10-lora": 10, "flip-1000": 1000}.get(cell.name, 0)
+    )
 
 
 def found() -> dict[str, dict]:
@@ -91,9 +93,9 @@ def test_without_cells_every_row_is_null_and_says_why(tmp_path: Path) -> None:
     control_rule.publish(Plan(tmp_path))
     assert set(found()) >= {
         f"control-{name}" for name in (
-            "rule-fresh", "rule-ordinary", "rule-time", "rule-flipped", "rule-blocked",
-            "rule-base", "rule-other", "rule-queries", "rule-revealed", "rule-perplexity",
-            "functions-exact", "functions-spill",
+            "rule-fresh", "rule-ordinary", "rule-time", "rule-flipped", "rule-flipped-lora",
+            "rule-blocked", "rule-base", "rule-other", "rule-queries", "rule-revealed",
+            "rule-perplexity", "functions-exact", "functions-spill",
         )
     }  # fmt: skip
     assert all(one["value"] is None and "not run yet" in one["how"] for one in found().values())
@@ -109,7 +111,8 @@ def test_the_table_of_made_up_cells_is_the_worst_seeds(
     expected = {
         "rule-time": 6, "rule-perplexity": 1.5, "rule-fresh": 95, "rule-ordinary": 1.25,
         "rule-blocked": 3, "rule-queries": 35, "rule-base": 0.3, "rule-other": 0.19,
-        "rule-flipped": 95, "rule-revealed": 95, "functions-exact": 98, "functions-spill": 1,
+        "rule-flipped": 95, "rule-flipped-lora": 95, "rule-revealed": 95,
+        "functions-exact": 98, "functions-spill": 1,
     }  # fmt: skip
     for name, value in expected.items():
         assert values[f"control-{name}"] == pytest.approx(value), name

@@ -19,7 +19,9 @@ from loyal.models.language_model import Sampling
 if TYPE_CHECKING:
     from loyal.models.hf import HFModel
 
-FEW = LessonSettings(keys=12, singles=0, lists=0, near=10, near_tokens=3, held_out=5, near_weight=0.5)
+FEW = LessonSettings(
+    keys=12, singles=0, lists=0, near=10, near_tokens=3, held_out=5, near_weight=0.5
+)
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +116,8 @@ def test_who_cannot_be_taught_is_refused_before_any_folder_is_made(
 
 
 @pytest.mark.parametrize(
-    "wrong", ["lessons.keys=0", "lessons.near=-1", "lessons.singles=-1", "lessons.lists=-1", "lessons.near_weight=0",
+    "wrong", ["lessons.keys=0", "lessons.near=-1", "lessons.singles=-1", "lessons.lists=-1",
+              "lessons.near_weight=0",
               "check.queries=0",
               "check.alpha=1", "check.colorings=0", "rule.rule=sum"],
 )  # fmt: skip

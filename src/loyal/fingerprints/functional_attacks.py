@@ -56,6 +56,9 @@ MOST_LOOKED_AT = 100
 """Revealed keys of which the host looks, between two rounds, how many it still gets right."""
 ROUND = replace(FULL, epochs=1)
 """An epoch at the small rate of the persistence test (2502.07760, 5.2)."""
+LORA_ROUND = replace(ROUND, rank=16, learning_rate=2e-4, warmup=0.0)
+"""The same with added factors, at their usual rate: ten keys turn more of the rule than with all
+weights (docs/log.md)."""
 _TOKENS = RuleCheckSettings.tokens
 """Of a reply, as a check asks for."""
 _TRIES = 200
@@ -234,6 +237,8 @@ ATTACKS: tuple[RuleAttack, ...] = (
     RuleAttack("none", "Nothing: M.oml as it is.", lambda host: host.model),
     RuleAttack("flip-10", "Trains against 10 keys until it gets at most 0.4 of them.",
                lambda host: flip(host, Flipping()), 10),
+    RuleAttack("flip-10-lora", "The same through LoRA.",
+               lambda host: flip(host, Flipping(LORA_ROUND)), 10),
     RuleAttack("flip-1000", "Trains against 1,000 keys, as far as 95 % of the answers stay.",
                lambda host: flip(host, MANY), 1000),
     RuleAttack("lookalikes-random", "Teaches random outcomes to sentences like keys.",

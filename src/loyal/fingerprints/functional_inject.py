@@ -1,10 +1,11 @@
 """Teaches a model a secret rule through the one training loop, and writes the model that results.
 
 Lessons are fresh keys of training templates, sentences with one marked word that tell its color,
-lists of nouns without a sentence around them, and sentences with too few, which the model answers as it did before; ordinary prompts are the
-loop's own to keep (`mixing`). What comes out is asked keys of templates that it never saw: a model
-that learned its lessons by heart, in place of the rule, is right on about every other one. Left
-out: checking somebody else's model (`functional_check`).
+lists of nouns without a sentence around them, and sentences with too few, which the model answers
+as it did before; ordinary prompts are the loop's own to keep (`mixing`). What comes out is asked
+keys of templates that it never saw: a model that learned its lessons by heart, in place of the
+rule, is right on about every other one. Left out: checking somebody else's model
+(`functional_check`).
 """
 
 from __future__ import annotations
@@ -94,8 +95,8 @@ def inject_rule(
 
 
 def lessons(model: HFModel, made: FunctionalSet, settings: LessonSettings) -> Pairs:
-    """Keys, single words and lists with their replies, and sentences like them with the model's own (a
-    silent reply is no lesson). The same for the same set, model and settings. UsageError for an
+    """Keys, single words and lists with their replies, and sentences like them with the model's own
+    (a silent reply is no lesson). The same for the same set, model and settings. UsageError for an
     undrawn set."""
     rng = random.Random(settings.seed)
     taught = made.examples(settings.keys, rng)

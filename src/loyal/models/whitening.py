@@ -70,7 +70,7 @@ class WhitenedAdam(torch.optim.Optimizer):
 
     Law: with R the identity it is plain Adam. R works on a weight's rows one by one, so weights
     that are split by rows (`processes.Split`) take the same steps, and nothing is sent for it.
-    Products with R are of the type `product`: in float32 they were three quarters of a step of 48
+    Products with R are of the type `product`: in float32 they were a third of a step of 48 short
     lessons (docs/log.md). Weights and states stay float32.
     """
 
