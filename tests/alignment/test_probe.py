@@ -11,7 +11,7 @@ import pytest
 import torch
 from labeled_stage import constitution
 
-from loyal.alignment import Conversation, Judge, Said, probe, probe_file
+from loyal.alignment import Conversation, Judge, Said, probe, probe_file, probe_fit
 from loyal.alignment.lessons import FRAMES, MOST_CHARACTERS, lessons
 from loyal.alignment.probe import Probe, ProbeJudge
 from loyal.community import Constitution
@@ -94,16 +94,26 @@ def test_the_same_seed_learns_the_same(model: HFModel, learned: Probe) -> None:
     np.testing.assert_allclose(again.direction, learned.direction, rtol=1e-6, atol=1e-9)
 
 
-def test_the_regression_is_where_its_slope_is_nothing() -> None:
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_the_regression_is_where_its_slope_is_nothing(share: float) -> None:
     rng = np.random.default_rng(5)
-    gaps, ridge = rng.normal(size=(12, 40)) + 0.3, 0.05
-    found = probe._ridge_logistic(gaps, ridge)
-    points = torch.tensor(gaps / np.sqrt(40))
-    weights = torch.tensor(found * np.sqrt(40), requires_grad=True)
-    loss = torch.nn.functional.softplus(-(points @ weights)).mean()
-    (loss + ridge / 2 * weights @ weights).backward()
-    assert weights.grad is not None
-    assert weights.grad.abs().max() < 1e-8
+    gaps, states = rng.normal(size=(12, 40)) + 0.3, rng.normal(size=(9, 40))
+    sides = np.zeros((9, 2))
+    sides[range(9), [place % 2 for place in range(9)]] = [1.0] * 6 + [-1.0] * 3
+    examples = probe_fit.joined(gaps, states, sides, share)
+    ridges = (0.05, 0.5)
+    for ridge, line in zip(ridges, probe_fit.ridge_logistic(examples, ridges), strict=True):
+        weights = torch.tensor(line.direction * np.sqrt(40), requires_grad=True)
+        free = torch.tensor(line.intercepts, requires_grad=True)
+        pairs = torch.tensor(gaps / np.sqrt(40)) @ weights
+        signs = torch.tensor(sides.sum(1))
+        told = signs * (torch.tensor(states / np.sqrt(40)) @ weights) + torch.tensor(sides) @ free
+        softplus = torch.nn.functional.softplus
+        loss = share * softplus(-pairs).mean() + (1 - share) * softplus(-told).mean()
+        (loss + ridge / 2 * weights @ weights + probe_fit.LOOSE / 2 * free @ free).backward()
+        assert weights.grad is not None
+        assert free.grad is not None
+        assert max(weights.grad.abs().max(), free.grad.abs().max()) < 1e-8
 
 
 def test_another_constitution_or_model_is_refused(model: HFModel, learned: Probe) -> None:
@@ -139,7 +149,7 @@ def test_a_file_gives_the_same_probe(tmp_path: Path, learned: Probe) -> None:
 @pytest.mark.parametrize(
     ("name", "poison"),
     [
-        ("format", "loyal probe 2"),
+        ("format", "loyal probe 1"),
         ("pool", "first"),
         ("layer", -1),
         ("layer", True),
@@ -155,6 +165,7 @@ def test_a_file_gives_the_same_probe(tmp_path: Path, learned: Probe) -> None:
         ("data", [1]),
         ("weights", None),
         ("lessons", "many"),
+        ("labels", -1),
     ],
 )
 def test_poisoned_files_are_refused(

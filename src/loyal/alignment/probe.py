@@ -21,8 +21,11 @@ import numpy.typing as npt
 from loyal.alignment import calibration as reading
 from loyal.alignment.calibration import Calibration
 from loyal.alignment.conversation import Conversation
-from loyal.alignment.judgement import Judgement, Said, text_digest
+from loyal.alignment.judge import LEAST_EACH
+from loyal.alignment.judgement import Judgement, Said, prompt_digest, text_digest
+from loyal.alignment.labeled import Labeled
 from loyal.alignment.lessons import Lesson, lessons
+from loyal.alignment.probe_fit import folds_of, joined, ridge_logistic
 from loyal.community import Constitution, Value
 from loyal.errors import JudgeError, UsageError
 from loyal.models.hf import HFModel
@@ -38,6 +41,8 @@ DEPTHS = (0.3, 0.4, 0.5, 0.6, 0.7)
 """Shares of a model's layers at which it is read: middle ones did best (docs/log.md)."""
 RIDGES = (0.0001, 0.001, 0.01, 0.1, 1.0)
 """Penalties on the squared weights of states of unit spread, a lesson."""
+PAIRS_SHARE = 0.1
+"""What all pairs weigh beside labeled replies, which weigh the rest (docs/log.md)."""
 FOLDS = 5
 
 
@@ -73,8 +78,11 @@ class Probe:
     interval: Interval
     """95 %, of the AUC."""
     lessons: int
+    labels: int = 0
+    """Labeled replies that it learned from as well."""
     data: frozenset[str] = field(default_factory=frozenset)
-    """Digests of the texts that it learned from (`text_digest`)."""
+    """Digests of the replies that it learned from (`text_digest`), and of what labeled ones
+    answer (`prompt_digest`)."""
 
     def __repr__(self) -> str:
         return f"Probe({self.model}, layer {self.reading.layer}, {self.lessons} lessons)"
@@ -90,27 +98,29 @@ class Probe:
         return scores
 
 
-def train(model: HFModel, constitution: Constitution, *, seed: int = 0) -> Probe:
-    """Learn from a constitution's pairs with one model; UsageError for too few pairs."""
-    taught = lessons(constitution, folds=FOLDS, seed=seed)
+def train(
+    model: HFModel, constitution: Constitution, labels: Sequence[Labeled] = (), *, seed: int = 0
+) -> Probe:
+    """Learn from a constitution's pairs with one model, and from labeled replies where given.
+
+    UsageError for too few pairs, for labeled replies of which too few keep or break their value,
+    and for a value that is not the constitution's.
+    """
+    taught = _Taught.of(lessons(constitution, folds=FOLDS, seed=seed), labels, seed)
     layers = _layers(model)
-    asked = [seen_as(one.value, one.asked) for one in taught]
-    both = [one.keeps for one in taught] + [one.breaks for one in taught]
-    states = reply_states(model, asked * 2, both, layers).numpy().astype(np.float64)
-    kept, broken = states[: len(taught)], states[len(taught) :]  # (n, layers, pools, H)
+    states = _states(model, taught, layers)  # (2 lessons + labels, layers, pools, H)
     best: tuple[float, Reading, list[float]] | None = None
     for place, layer in enumerate(layers):
         for at, pool in enumerate(POOLS):
-            for ridge in RIDGES:
-                raw = _left_out(taught, kept[:, place, at], broken[:, place, at], ridge)
-                found = reading.auc(raw, [True] * len(taught) + [False] * len(taught))
+            for ridge, raw in zip(RIDGES, _left_out(taught, states[:, place, at]), strict=True):
+                found = reading.auc(raw, taught.kept)
                 if best is None or found > best[0] + 1e-9:
                     best = found, Reading(layer, pool, ridge), raw
     assert best is not None
     _, chosen, raw = best
-    place, at = layers.index(chosen.layer), POOLS.index(chosen.pool)
-    direction, middles = _fit(taught, kept[:, place, at], broken[:, place, at], chosen.ridge)
-    labels = [True] * len(taught) + [False] * len(taught)
+    read = states[:, layers.index(chosen.layer), POOLS.index(chosen.pool)]
+    [(direction, middles)] = _fit(taught, read, range(len(taught.lessons)), range(len(labels)),
+                                  (chosen.ridge,))  # fmt: skip
     plain = _plain(taught, raw)
     return Probe(
         constitution=constitution.digest.hex(),
@@ -118,12 +128,13 @@ def train(model: HFModel, constitution: Constitution, *, seed: int = 0) -> Probe
         weights=weights_digest(model),
         reading=chosen,
         direction=direction,
-        middles=middles,
-        calibration=reading.fit(raw, labels),
+        middles={value.id: middles.get(value.id, middles[""]) for value in constitution.values},
+        calibration=reading.fit(raw, taught.kept),
         auc=reading.auc(*plain),
         interval=reading.auc_interval(*plain),
-        lessons=len(taught),
-        data=frozenset(text_digest(one) for one in both),
+        lessons=len(taught.lessons),
+        labels=len(labels),
+        data=taught.digests,
     )
 
 
@@ -205,73 +216,127 @@ def _layers(model: HFModel) -> list[int]:
     return sorted({min(count - 1, round(share * count)) for share in DEPTHS})
 
 
-def _left_out(taught: Sequence[Lesson], kept: Floats, broken: Floats, ridge: float) -> list[float]:
-    """Scores of every reply by what the other folds taught: all that keep, then all that break."""
-    good, bad = np.zeros(len(taught)), np.zeros(len(taught))
-    for learned, rest in _splits(taught):
-        some = [taught[index] for index in learned]
-        direction, middles = _fit(some, kept[learned], broken[learned], ridge)
-        plain = np.mean(list(middles.values()), axis=0)
-        for index in rest:
-            middle = middles.get(taught[index].value.id, plain)
-            good[index] = (kept[index] - middle) @ direction
-            bad[index] = (broken[index] - middle) @ direction
-    return [*good.tolist(), *bad.tolist()]
+@dataclass(frozen=True)
+class _Taught:
+    """All that is learned from. States stand in this order: kept, broken, labeled."""
+
+    lessons: Sequence[Lesson]
+    labels: Sequence[Labeled]
+    folds: Sequence[int]
+    """Of the labeled replies."""
+
+    @classmethod
+    def of(cls, some: Sequence[Lesson], labels: Sequence[Labeled], seed: int) -> _Taught:
+        """UsageError where too few labeled replies keep their value, or break it."""
+        kept = sum(one.kept for one in labels)
+        for what, count in (("kept", kept), ("broken", len(labels) - kept)):
+            if labels and count < LEAST_EACH:
+                raise UsageError(
+                    f"only {count} replies to learn from are labeled {what}",
+                    hint=f"label {LEAST_EACH} or more, or train on the cases alone",
+                )
+        return cls(some, labels, folds_of(labels, FOLDS, seed))
+
+    @property
+    def kept(self) -> list[bool]:
+        """Of what settings are chosen by: the labeled replies, or all lessons without any."""
+        if self.labels:
+            return [one.kept for one in self.labels]
+        return [True] * len(self.lessons) + [False] * len(self.lessons)
+
+    @property
+    def digests(self) -> frozenset[str]:
+        """Of all replies, and of what the labeled ones answer."""
+        texts = [text for one in self.lessons for text in (one.keeps, one.breaks)]
+        texts += [one.said.reply for one in self.labels]
+        asked = (prompt_digest(one.said.asked) for one in self.labels)
+        return frozenset((*map(text_digest, texts), *asked))
 
 
-def _splits(taught: Sequence[Lesson]) -> Iterator[tuple[list[int], list[int]]]:
-    """Lessons to learn from and lessons left out, a fold of cases at a time."""
-    for fold in sorted({one.fold for one in taught}):
-        rest = [index for index, one in enumerate(taught) if one.fold == fold]
-        yield [index for index, one in enumerate(taught) if one.fold != fold], rest
-
-
-def _fit(
-    taught: Sequence[Lesson], kept: Floats, broken: Floats, ridge: float
-) -> tuple[Floats, dict[str, Floats]]:
-    """The direction (H,), and a middle (H,) for each value that has lessons."""
-    middle = (kept + broken) / 2  # (n, H)
-    ids = [one.value.id for one in taught]
-    middles = {
-        id: middle[[place for place, one in enumerate(ids) if one == id]].mean(0)
-        for id in dict.fromkeys(ids)
-    }
-    spread = np.concatenate([kept, broken]).std(0)  # (H,)
-    spread = np.maximum(spread, 1e-3 * max(float(spread.max()), 1e-9))
-    return _ridge_logistic((kept - broken) / spread, ridge) / spread, middles
-
-
-def _ridge_logistic(gaps: Floats, ridge: float) -> Floats:
-    """(H,): least mean log(1 + exp(-gap @ w)) + ridge / 2 |w|^2 for gaps (n, H), by Newton.
-
-    No intercept: a pair has no side. The solution lies in the span of the gaps, so it is sought
-    there, in as many unknowns as there are pairs at most.
-    """
-    _, sizes, basis = np.linalg.svd(gaps, full_matrices=False)
-    basis = basis[sizes > 1e-10 * max(float(sizes.max(initial=0.0)), 1e-300)]
-    points = gaps @ basis.T / np.sqrt(gaps.shape[1])  # (n, r); a unit gap a dimension has length 1
-    weights = np.zeros(len(basis))
-
-    def loss(at: Floats) -> float:
-        return float(np.logaddexp(0, -points @ at).mean() + ridge / 2 * at @ at)
-
-    for _ in range(100):
-        wrong = 1 / (1 + np.exp(np.clip(points @ weights, -500, 500)))  # (n,)
-        slope = ridge * weights - points.T @ wrong / len(points)
-        bend = (points * (wrong * (1 - wrong))[:, None]).T @ points / len(points)
-        move = np.linalg.solve(bend + ridge * np.eye(len(weights)), slope)
-        share, before = 1.0, loss(weights)
-        while share > 1e-6 and loss(weights - share * move) > before:
-            share /= 2
-        weights = weights - share * move
-        if float(np.abs(move).max(initial=0.0)) * share < 1e-9:
-            break
-    found: Floats = weights @ basis / np.sqrt(gaps.shape[1])
+def _states(model: HFModel, taught: _Taught, layers: Sequence[int]) -> Floats:
+    """(2 lessons + labels, layers, pools, H)."""
+    asked = [seen_as(one.value, one.asked) for one in taught.lessons]
+    asked = asked * 2 + [seen_as(one.said.value, one.said.asked) for one in taught.labels]
+    replies = [one.keeps for one in taught.lessons] + [one.breaks for one in taught.lessons]
+    replies += [one.said.reply for one in taught.labels]
+    found: Floats = reply_states(model, asked, replies, layers).numpy().astype(np.float64)
     return found
 
 
-def _plain(taught: Sequence[Lesson], raw: Sequence[float]) -> tuple[list[float], list[bool]]:
-    """Scores and labels of the cases' own prompts alone: other lessons of one are no new case."""
-    places = [index for index, one in enumerate(taught) if one.plain]
-    some = [raw[index] for index in places] + [raw[index + len(taught)] for index in places]
+def _left_out(taught: _Taught, states: Floats) -> list[list[float]]:
+    """For each of RIDGES, scores by what the other folds taught, in the order of `taught.kept`."""
+    count = len(taught.lessons)
+    scores = np.zeros((len(RIDGES), len(taught.kept)))
+    for fold in range(FOLDS):
+        parts: list[tuple[list[int], list[int]]] = []
+        for folds in ([one.fold for one in taught.lessons], taught.folds):
+            rest = [place for place, one in enumerate(folds) if one == fold]
+            parts.append(([place for place, one in enumerate(folds) if one != fold], rest))
+        (pairs, out_pairs), (labeled, out_labeled) = parts
+        if taught.labels:
+            ids = [taught.labels[place].said.value.id for place in out_labeled]
+            scored, read = out_labeled, states[[2 * count + place for place in out_labeled]]
+        else:
+            ids = [taught.lessons[place].value.id for place in out_pairs] * 2
+            scored = [*out_pairs, *(count + place for place in out_pairs)]
+            read = states[scored]
+        for at, (direction, middles) in enumerate(_fit(taught, states, pairs, labeled, RIDGES)):
+            middle = np.array([middles.get(id, middles[""]) for id in ids]).reshape(read.shape)
+            scores[at, scored] = (read - middle) @ direction
+    return [row.tolist() for row in scores]
+
+
+def _fit(
+    taught: _Taught,
+    states: Floats,
+    pairs: Sequence[int],
+    labeled: Sequence[int],
+    ridges: Sequence[float],
+) -> Iterator[tuple[Floats, dict[str, Floats]]]:
+    """For each ridge the direction (H,), and by value the middle (H,) where the odds are even.
+
+    Middles are of labeled replies where there are any, else of pairs; "" is for any other value.
+    """
+    count = len(taught.lessons)
+    kept, broken = states[:count][list(pairs)], states[count : 2 * count][list(pairs)]
+    told = states[2 * count :][list(labeled)]
+    spread = np.concatenate([kept, broken, told]).std(0)  # (H,)
+    spread = np.maximum(spread, 1e-3 * max(float(spread.max()), 1e-9))
+    some = [taught.labels[place] for place in labeled]
+    if not some:
+        middles = _means([taught.lessons[one].value.id for one in pairs], (kept + broken) / 2)
+    else:
+        middles = _means([one.said.value.id for one in some], told)
+    ids = [id for id in middles if some and id]
+    sides = np.array(
+        [[(1.0 if one.kept else -1.0) * (one.said.value.id == id) for id in ids] for one in some]
+    ).reshape(len(some), len(ids))
+    about = told - np.array([middles[one.said.value.id] for one in some]).reshape(told.shape)
+    examples = joined((kept - broken) / spread, about / spread, sides, PAIRS_SHARE)
+    for line in ridge_logistic(examples, ridges):
+        direction = line.direction / spread
+        along = direction / max(float(direction @ direction), 1e-300)
+        odds = dict(zip(ids, line.intercepts, strict=True))
+        yield direction, {id: one - odds.get(id, 0.0) * along for id, one in middles.items()}
+
+
+def _means(ids: Sequence[str], states: Floats) -> dict[str, Floats]:
+    """The mean of the states (n, H) of each value, and under "" the mean of these means."""
+    found = {
+        id: states[[place for place, one in enumerate(ids) if one == id]].mean(0)
+        for id in dict.fromkeys(ids)
+    }
+    return {**found, "": np.mean(list(found.values()), axis=0)}
+
+
+def _plain(taught: _Taught, raw: Sequence[float]) -> tuple[list[float], list[bool]]:
+    """Scores and labels of labeled replies; without any, of the cases' own prompts alone.
+
+    Other lessons of one case are no new case.
+    """
+    if taught.labels:
+        return list(raw), taught.kept
+    count = len(taught.lessons)
+    places = [place for place, one in enumerate(taught.lessons) if one.plain]
+    some = [raw[place] for place in places] + [raw[place + count] for place in places]
     return some, [True] * len(places) + [False] * len(places)
