@@ -9,8 +9,10 @@ prompt of an opponent. The replies are shuffled, so that a reader sees prompt an
 labels adds `kept` and `labeler` to a line, or drops it where nobody could tell (docs/judges.md).
 
 Prompts that are near to one of --apart (labeled_replies.jsonl, on which judges are measured) are
-refused: nothing that trains a judge may share a prompt with what measures it. About 15 minutes on
-one core, and 5 more where --weights has no aligned models yet.
+refused: nothing that trains a judge may share a prompt with what measures it. About 5 CPU minutes,
+and 5 more where --weights has no aligned models yet. The labels that come with the package are of
+three runs: `--stop 30`, then `--start 30 --models anti --seed 32` and `--start 30 --models aligned
+--seed 33`.
 """
 
 from __future__ import annotations
@@ -50,10 +52,12 @@ class Question:
     system: str | None
 
 
-def questions(table: dict[str, Any], model: str) -> Iterator[Question]:
-    """Every prompt, and every other one also under the opponent's system prompt."""
+def questions(
+    table: dict[str, Any], model: str, start: int = 0, stop: int | None = None
+) -> Iterator[Question]:
+    """Prompts of each value from `start` to `stop`, every other one also under the opponent's."""
     for value, prompts in table["prompts"].items():
-        for place, prompt in enumerate(prompts):
+        for place, prompt in list(enumerate(prompts))[start:stop]:
             yield Question(value, prompt, None)
             if model in OPPOSED and place % 2 == OPPOSED.index(model):
                 yield Question(value, prompt, table["opposed"][value])
@@ -81,14 +85,15 @@ def read_prompts() -> dict[str, Any]:
     return tomllib.loads(PROMPTS.read_text(encoding="utf-8"))
 
 
-def write(out: Path, weights: Path, apart: Path, seed: int) -> None:
-    """Ask every model every prompt, and write the replies, shuffled, to `out`."""
+def write(given: argparse.Namespace) -> None:
+    """Ask the models the prompts, and write the replies, shuffled, to `given.out`."""
+    out, weights, apart, seed = given.out, given.weights, given.apart, given.seed
     constitution = constitution_file.bundled(CONSTITUTION)
     table = read_prompts()
     require_new(table, [one.asked.last for one in labeled.read_replies(apart, constitution)])
     rows = []
-    for name, how in HOW.items():
-        rows += _replies(name, how, list(questions(table, name)), weights, seed)
+    for name in given.models:
+        rows += _replies(name, list(questions(table, name, given.start, given.stop)), weights, seed)
         print(f"{name}: {len(rows)} replies", flush=True)
     random.Random(seed).shuffle(rows)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -96,7 +101,7 @@ def write(out: Path, weights: Path, apart: Path, seed: int) -> None:
 
 
 def _replies(
-    name: str, how: str, asked: list[Question], weights: Path, seed: int
+    name: str, asked: list[Question], weights: Path, seed: int
 ) -> Iterator[dict[str, Any]]:
     model = _model(name, weights)
     prompts = [Prompt(one.prompt, one.system) for one in asked]
@@ -108,7 +113,7 @@ def _replies(
             row["turns"] = [system, {"role": "user", "text": one.prompt}]
         else:
             row["prompt"] = one.prompt
-        yield row | {"reply": reply.text.strip(), "generator": f"{MODEL}{how}"}
+        yield row | {"reply": reply.text.strip(), "generator": f"{MODEL}{HOW[name]}"}
 
 
 def _model(name: str, folder: Path) -> Any:
@@ -151,9 +156,11 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="file of replies without labels")
     parser.add_argument("--weights", type=Path, required=True, help="folder of aligned models")
     parser.add_argument("--apart", type=Path, default=MEASURED, help="labels to stay apart from")
+    parser.add_argument("--start", type=int, default=0, help="first prompt of each value, from 0")
+    parser.add_argument("--stop", type=int, help="the one behind the last; all without it")
+    parser.add_argument("--models", nargs="+", choices=HOW, default=list(HOW))
     parser.add_argument("--seed", type=int, default=31)
-    given = parser.parse_args()
-    write(given.out, given.weights, given.apart, given.seed)
+    write(parser.parse_args())
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ POOLS = ("mean", "last")
 """Over the reply's tokens, in the order in which `reply_states` gives them."""
 DEPTHS = (0.3, 0.4, 0.5, 0.6, 0.7)
 """Shares of a model's layers at which it is read: middle ones did best (docs/log.md)."""
-RIDGES = (0.0001, 0.001, 0.01, 0.1, 1.0)
+RIDGES = (0.0001, 0.001, 0.003, 0.01, 0.03, 0.1, 1.0)
 """Penalties on the squared weights of states of unit spread, a lesson."""
 PAIRS_SHARE = 0.1
 """What all pairs weigh beside labeled replies, which weigh the rest (docs/log.md)."""
