@@ -91,29 +91,41 @@ def test_replies_that_are_noise_teach_nothing(model: HFModel) -> None:
 def test_the_same_seed_learns_the_same(model: HFModel, learned: Probe) -> None:
     again = probe.train(model, OURS)
     assert again.reading == learned.reading
-    np.testing.assert_allclose(again.direction, learned.direction, rtol=1e-6, atol=1e-9)
+    for id, one in learned.directions.items():
+        np.testing.assert_allclose(again.directions[id], one, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_the_regression_is_where_its_slope_is_nothing(share: float) -> None:
+@pytest.mark.parametrize(("share", "own"), [(0.0, 2.0), (0.3, 2.0), (0.3, 0.0), (1.0, 0.0)])
+def test_the_regression_is_where_its_slope_is_nothing(share: float, own: float) -> None:
     rng = np.random.default_rng(5)
     gaps, states = rng.normal(size=(12, 40)) + 0.3, rng.normal(size=(9, 40))
-    sides = np.zeros((9, 2))
-    sides[range(9), [place % 2 for place in range(9)]] = [1.0] * 6 + [-1.0] * 3
-    examples = probe_fit.joined(gaps, states, sides, share)
+    kept = [place < 6 for place in range(9)]
+    of_gaps, of_states = (np.eye(2)[[place % 2 for place in range(count)]] for count in (12, 9))
+    examples = probe_fit.joined(
+        probe_fit.of_pairs(gaps, of_gaps), probe_fit.of_labeled(states, of_states, kept), share
+    )
     ridges = (0.05, 0.5)
-    for ridge, line in zip(ridges, probe_fit.ridge_logistic(examples, ridges), strict=True):
-        weights = torch.tensor(line.direction * np.sqrt(40), requires_grad=True)
-        free = torch.tensor(line.intercepts, requires_grad=True)
-        pairs = torch.tensor(gaps / np.sqrt(40)) @ weights
-        signs = torch.tensor(sides.sum(1))
-        told = signs * (torch.tensor(states / np.sqrt(40)) @ weights) + torch.tensor(sides) @ free
+    for ridge, lines in zip(ridges, probe_fit.ridge_logistic(examples, ridges, own), strict=True):
+        weights = torch.tensor(lines.shared * np.sqrt(40), requires_grad=True)
+        mine = torch.tensor((lines.directions - lines.shared) * np.sqrt(40), requires_grad=True)
+        free = torch.tensor(lines.intercepts, requires_grad=True)
+        if not own:
+            assert (lines.directions == lines.shared).all()
+        pairs = (torch.tensor(gaps / np.sqrt(40)) * (weights + torch.tensor(of_gaps) @ mine)).sum(1)
+        told = (
+            torch.tensor(states / np.sqrt(40)) * (weights + torch.tensor(of_states) @ mine)
+        ).sum(1)
+        told = torch.tensor([1.0 if one else -1.0 for one in kept]) * (
+            told + torch.tensor(of_states) @ free
+        )
         softplus = torch.nn.functional.softplus
         loss = share * softplus(-pairs).mean() + (1 - share) * softplus(-told).mean()
-        (loss + ridge / 2 * weights @ weights + probe_fit.LOOSE / 2 * free @ free).backward()
-        assert weights.grad is not None
-        assert free.grad is not None
-        assert max(weights.grad.abs().max(), free.grad.abs().max()) < 1e-8
+        loss = loss + ridge / 2 * weights @ weights + probe_fit.LOOSE / 2 * free @ free
+        if own:
+            loss = loss + ridge / 2 / own * (mine**2).sum()
+        loss.backward()
+        slopes = [weights.grad, free.grad, *([mine.grad] if own else [])]
+        assert all(one is not None and one.abs().max() < 1e-8 for one in slopes)
 
 
 def test_another_constitution_or_model_is_refused(model: HFModel, learned: Probe) -> None:
@@ -136,8 +148,7 @@ def test_a_file_gives_the_same_probe(tmp_path: Path, learned: Probe) -> None:
         learned.calibration,
         learned.data,
     )
-    assert (back.direction == learned.direction).all()
-    states = np.random.default_rng(1).normal(size=(5, len(learned.direction)))
+    states = np.random.default_rng(1).normal(size=(5, len(learned.directions["plenty"])))
     for value in learned.middles:
         assert (back.raw(states, value) == learned.raw(states, value)).all()
     with pytest.raises(UsageError, match="not learned"):
@@ -153,9 +164,10 @@ def test_a_file_gives_the_same_probe(tmp_path: Path, learned: Probe) -> None:
         ("pool", "first"),
         ("layer", -1),
         ("layer", True),
-        ("direction", "AAAA"),
-        ("direction", "no base64!"),
-        ("direction", ""),
+        ("directions", {"plenty": "AAAA"}),
+        ("directions", {"plenty": "no base64!"}),
+        ("directions", {"plenty": ""}),
+        ("directions", {}),
         ("middles", []),
         ("middles", {"plenty": "AAAAAAAA8D8="}),
         ("calibration", [1, 2, 3]),

@@ -50,9 +50,9 @@ def test_labels_teach_what_the_cases_do_not(base: HFModel, learned: Probe) -> No
     assert learned.auc >= 0.9
     assert learned.interval.low >= 0.7
     measured = labels(ANIMALS)
-    assert judge.calibrate(ProbeJudge(learned, base, OURS), measured).auc >= 0.9
+    assert judge.calibrate(ProbeJudge(learned, base, OURS), measured).auc >= 0.85
     alone = ProbeJudge(probe.train(base, OURS), base, OURS)
-    assert judge.calibrate(alone, measured).auc < 0.85
+    assert judge.calibrate(alone, measured).auc < 0.7
 
 
 def test_replies_to_one_prompt_are_left_out_together(base: HFModel) -> None:
@@ -107,7 +107,7 @@ def test_labels_of_one_kind_are_refused(base: HFModel) -> None:
 def test_bundled_labels_are_of_their_constitution_and_of_no_prompt_that_measures() -> None:
     ours = constitution_file.bundled("personal-freedom")
     found = labeled.bundled(ours)
-    assert len(found) == 583
+    assert len(found) == 576
     assert {one.said.value.id for one in found} == {one.id for one in ours.values}
     assert labeled.bundled(replace(ours, version="9.0.0")) == ()
     assert labeled.bundled(constitution_file.bundled("public-library")) == ()

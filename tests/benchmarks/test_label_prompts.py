@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import label_replies
 from loyal.alignment import labeled
-from loyal.alignment.judgement import prompt_digest
+from loyal.alignment.judgement import prompt_digest, text_digest
 from loyal.community import constitution_file
 from loyal.errors import UsageError
 
@@ -41,9 +41,9 @@ def test_every_value_has_its_prompts_and_its_opponent() -> None:
     }
 
 
-def test_bundled_labels_answer_these_prompts_and_share_none_with_the_measure() -> None:
+def test_bundled_labels_answer_these_prompts_and_share_nothing_with_the_measure() -> None:
     bundled = labeled.bundled(OURS)
     prompts = {prompt for some in TABLE["prompts"].values() for prompt in some}
     assert {one.said.asked.last for one in bundled} <= prompts
-    digests = {prompt_digest(one.said.asked) for one in bundled}
-    assert not digests & {prompt_digest(one.said.asked) for one in MEASURED}
+    for told in (lambda one: prompt_digest(one.said.asked), lambda one: text_digest(one.said.reply)):
+        assert not {told(one) for one in bundled} & {told(one) for one in MEASURED}

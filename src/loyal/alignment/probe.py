@@ -25,7 +25,7 @@ from loyal.alignment.judge import LEAST_EACH
 from loyal.alignment.judgement import Judgement, Said, prompt_digest, text_digest
 from loyal.alignment.labeled import Labeled
 from loyal.alignment.lessons import Lesson, lessons
-from loyal.alignment.probe_fit import folds_of, joined, ridge_logistic
+from loyal.alignment.probe_fit import folds_of, joined, of_labeled, of_pairs, ridge_logistic
 from loyal.community import Constitution, Value
 from loyal.errors import JudgeError, UsageError
 from loyal.models.hf import HFModel
@@ -43,6 +43,8 @@ RIDGES = (0.0001, 0.001, 0.003, 0.01, 0.03, 0.1, 1.0)
 """Penalties on the squared weights of states of unit spread, a lesson."""
 PAIRS_SHARE = 0.1
 """What all pairs weigh beside labeled replies, which weigh the rest (docs/log.md)."""
+OWN = 1.0
+"""How freely a value's direction may leave the shared one; without labels it does not."""
 FOLDS = 5
 
 
@@ -68,9 +70,10 @@ class Probe:
     weights: str
     """Hex digest of that model's weights (`weights_digest`)."""
     reading: Reading
-    direction: Floats  # (H,)
+    directions: Mapping[str, Floats]
+    """(H,) by value's id: from broken to kept."""
     middles: Mapping[str, Floats]
-    """(H,) by value's id: the mean state of its lessons, where neither side is."""
+    """(H,) by value's id: a state of even odds."""
     calibration: Calibration
     """Fitted on cases that were left out."""
     auc: float
@@ -94,7 +97,7 @@ class Probe:
             raise UsageError(
                 "the probe has not learned a value of that id", hint=f"it knows {known}"
             )
-        scores: Floats = (states - self.middles[value]) @ self.direction
+        scores: Floats = (states - self.middles[value]) @ self.directions[value]
         return scores
 
 
@@ -119,16 +122,16 @@ def train(
     assert best is not None
     _, chosen, raw = best
     read = states[:, layers.index(chosen.layer), POOLS.index(chosen.pool)]
-    [(direction, middles)] = _fit(taught, read, range(len(taught.lessons)), range(len(labels)),
-                                  (chosen.ridge,))  # fmt: skip
+    [(directions, middles)] = _fit(taught, read, range(len(taught.lessons)), range(len(labels)),
+                                   (chosen.ridge,))  # fmt: skip
     plain = _plain(taught, raw)
     return Probe(
         constitution=constitution.digest.hex(),
         model=model.name,
         weights=weights_digest(model),
         reading=chosen,
-        direction=direction,
-        middles={value.id: middles.get(value.id, middles[""]) for value in constitution.values},
+        directions={one.id: directions.get(one.id, directions[""]) for one in constitution.values},
+        middles={one.id: middles.get(one.id, middles[""]) for one in constitution.values},
         calibration=reading.fit(raw, taught.kept),
         auc=reading.auc(*plain),
         interval=reading.auc_interval(*plain),
@@ -280,9 +283,10 @@ def _left_out(taught: _Taught, states: Floats) -> list[list[float]]:
             ids = [taught.lessons[place].value.id for place in out_pairs] * 2
             scored = [*out_pairs, *(count + place for place in out_pairs)]
             read = states[scored]
-        for at, (direction, middles) in enumerate(_fit(taught, states, pairs, labeled, RIDGES)):
+        for at, (directions, middles) in enumerate(_fit(taught, states, pairs, labeled, RIDGES)):
             middle = np.array([middles.get(id, middles[""]) for id in ids]).reshape(read.shape)
-            scores[at, scored] = (read - middle) @ direction
+            along = np.array([directions.get(id, directions[""]) for id in ids])
+            scores[at, scored] = ((read - middle) * along.reshape(read.shape)).sum(1)
     return [row.tolist() for row in scores]
 
 
@@ -292,8 +296,8 @@ def _fit(
     pairs: Sequence[int],
     labeled: Sequence[int],
     ridges: Sequence[float],
-) -> Iterator[tuple[Floats, dict[str, Floats]]]:
-    """For each ridge the direction (H,), and by value the middle (H,) where the odds are even.
+) -> Iterator[tuple[dict[str, Floats], dict[str, Floats]]]:
+    """For each ridge and by value the direction (H,), and the middle (H,) where odds are even.
 
     Middles are of labeled replies where there are any, else of pairs; "" is for any other value.
     """
@@ -302,22 +306,32 @@ def _fit(
     told = states[2 * count :][list(labeled)]
     spread = np.concatenate([kept, broken, told]).std(0)  # (H,)
     spread = np.maximum(spread, 1e-3 * max(float(spread.max()), 1e-9))
+    pair_ids = [taught.lessons[place].value.id for place in pairs]
     some = [taught.labels[place] for place in labeled]
-    if not some:
-        middles = _means([taught.lessons[one].value.id for one in pairs], (kept + broken) / 2)
-    else:
-        middles = _means([one.said.value.id for one in some], told)
-    ids = [id for id in middles if some and id]
-    sides = np.array(
-        [[(1.0 if one.kept else -1.0) * (one.said.value.id == id) for id in ids] for one in some]
-    ).reshape(len(some), len(ids))
-    about = told - np.array([middles[one.said.value.id] for one in some]).reshape(told.shape)
-    examples = joined((kept - broken) / spread, about / spread, sides, PAIRS_SHARE)
-    for line in ridge_logistic(examples, ridges):
-        direction = line.direction / spread
-        along = direction / max(float(direction @ direction), 1e-300)
-        odds = dict(zip(ids, line.intercepts, strict=True))
-        yield direction, {id: one - odds.get(id, 0.0) * along for id, one in middles.items()}
+    told_ids = [one.said.value.id for one in some]
+    middles = _means(told_ids, told) if some else _means(pair_ids, (kept + broken) / 2)
+    about = told - np.array([middles[id] for id in told_ids]).reshape(told.shape)
+    ids = list(dict.fromkeys(pair_ids + told_ids))
+    examples = joined(
+        of_pairs((kept - broken) / spread, _places(pair_ids, ids)),
+        of_labeled(about / spread, _places(told_ids, ids), [one.kept for one in some]),
+        PAIRS_SHARE,
+    )
+    for lines in ridge_logistic(examples, ridges, OWN if some else 0.0):
+        directions = {"": lines.shared / spread}
+        directions |= {id: one / spread for id, one in zip(ids, lines.directions, strict=True)}
+        even = dict(middles)
+        for id, odds in zip(ids, lines.intercepts, strict=True):
+            along = directions[id] / max(float(directions[id] @ directions[id]), 1e-300)
+            even[id] = middles.get(id, middles[""]) - odds * along
+        yield directions, even
+
+
+def _places(some: Sequence[str], ids: Sequence[str]) -> Floats:
+    """(n, V): 1 at each one's id."""
+    found = np.zeros((len(some), len(ids)))
+    found[range(len(some)), [ids.index(one) for one in some]] = 1.0
+    return found
 
 
 def _means(ids: Sequence[str], states: Floats) -> dict[str, Floats]:

@@ -34,7 +34,7 @@ def write(path: Path, probe: Probe) -> None:
         "layer": probe.reading.layer,
         "pool": probe.reading.pool,
         "ridge": probe.reading.ridge,
-        "direction": _packed(probe.direction),
+        "directions": {id: _packed(one) for id, one in probe.directions.items()},
         "middles": {id: _packed(one) for id, one in probe.middles.items()},
         "calibration": [scale.slope, scale.intercept, scale.low, scale.high],
         "auc": [probe.auc, probe.interval.low, probe.interval.high],
@@ -58,7 +58,7 @@ def _probe(table: dict[str, Any]) -> Probe:
     """ValueError, KeyError or TypeError for a table that does not fit."""
     if table["pool"] not in POOLS:
         raise ValueError
-    direction = _unpacked(table["direction"])
+    directions = {str(id): _unpacked(one) for id, one in table["directions"].items()}
     middles = {str(id): _unpacked(one) for id, one in table["middles"].items()}
     slope, intercept, low, high = (_number(one) for one in table["calibration"])
     auc, below, above = (_number(one) for one in table["auc"])
@@ -66,7 +66,8 @@ def _probe(table: dict[str, Any]) -> Probe:
     texts = [table["constitution"], table["model"], table["weights"], *table["data"]]
     if not all(isinstance(one, str) for one in texts):
         raise TypeError
-    fits = not middles or {one.shape for one in middles.values()} == {direction.shape}
+    shapes = {one.shape for one in (*middles.values(), *directions.values())}
+    fits = len(shapes) == 1 and directions.keys() == middles.keys()
     ordered = 0 <= low <= high <= 1 and 0 <= auc <= 1 and 0 <= below <= above <= 1
     whole = all(type(one) is int and one >= 0 for one in (layer, *counts))
     if not (fits and ordered and whole):
@@ -76,7 +77,7 @@ def _probe(table: dict[str, Any]) -> Probe:
         model=table["model"],
         weights=table["weights"],
         reading=Reading(layer, table["pool"], _number(table["ridge"])),
-        direction=direction,
+        directions=directions,
         middles=middles,
         calibration=Calibration(slope, intercept, low, high),
         auc=auc,

@@ -1,9 +1,12 @@
-"""The line of a probe: logistic regression with a ridge on states of replies, and its folds.
+"""The lines of a probe: logistic regression with a ridge on states of replies, and its folds.
 
 Two kinds of examples count. A *pair* gives the difference of two replies' states to one
 conversation, so that what the prompt alone says cancels. A *labeled* reply gives its state about
 the mean of its value's labeled ones, and each value has an intercept for how often it is kept.
-Left out: what is read (`models.hidden`), and which layer is best (`probe`).
+
+Each value's direction is a shared one and one of its own, both held down (Evgeniou and Pontil,
+"Regularized multi-task learning", KDD 2004, 2.1): to refuse keeps privacy where somebody wants to
+pry, and breaks free speech. Left out: what is read (`models.hidden`), and the choice of a layer.
 """
 
 from __future__ import annotations
@@ -30,6 +33,8 @@ class Examples:
     """Points that the line should have on its kept side, and how they count."""
 
     points: Floats  # (n, H)
+    values: Floats
+    """(n, V): 1 at the example's value."""
     sides: Floats
     """(n, V): for each value 1 where a labeled reply keeps it and -1 where it breaks it, else 0.
     Pairs have no side."""
@@ -37,50 +42,62 @@ class Examples:
     """(n,), summing to 1."""
 
 
-def joined(gaps: Floats, states: Floats, sides: Floats, share: float) -> Examples:
-    """Pairs as differences (p, H), and labeled states (n, H) about their middles with sides (n, V).
-
-    `share`, 0 to 1, is what the pairs weigh together; all, where there are no labeled states.
-    """
-    share = share if len(states) else 1.0
-    no_side = np.zeros((len(gaps), sides.shape[1]))
-    parts = [(gaps, no_side, share), (states * sides.sum(1, keepdims=True), sides, 1 - share)]
-    used = [(points, side, part) for points, side, part in parts if part and len(points)]
+def joined(pairs: Examples, labeled: Examples, share: float) -> Examples:
+    """Both as one. `share`, 0 to 1, is what the pairs weigh; all, where nothing is labeled."""
+    share = share if len(labeled.points) else 1.0
     return Examples(
-        np.concatenate([points for points, _, _ in used]),
-        np.concatenate([side for _, side, _ in used]),
-        np.concatenate([np.full(len(points), part / len(points)) for points, _, part in used]),
+        np.concatenate([pairs.points, labeled.points]),
+        np.concatenate([pairs.values, labeled.values]),
+        np.concatenate([pairs.sides, labeled.sides]),
+        np.concatenate([pairs.weights * share, labeled.weights * (1 - share)]),
     )
 
 
-@dataclass(frozen=True, eq=False)
-class Line:
-    """The log-odds of a state of value v are `state @ direction + intercepts[v]`."""
+def of_pairs(gaps: Floats, values: Floats) -> Examples:
+    """Differences (n, H) of kept and broken, with the values (n, V) that they are of."""
+    return Examples(gaps, values, np.zeros_like(values), np.full(len(gaps), 1 / max(1, len(gaps))))
 
-    direction: Floats  # (H,)
+
+def of_labeled(states: Floats, values: Floats, kept: Sequence[bool]) -> Examples:
+    """States (n, H) about their values' middles, with these values (n, V)."""
+    signs = np.where(np.array(kept, dtype=bool), 1.0, -1.0)[:, None]  # (n, 1)
+    weights = np.full(len(states), 1 / max(1, len(states)))
+    return Examples(states * signs, values, values * signs, weights)
+
+
+@dataclass(frozen=True, eq=False)
+class Lines:
+    """The log-odds of a state of value v are `state @ directions[v] + intercepts[v]`."""
+
+    shared: Floats  # (H,)
+    directions: Floats  # (V, H)
     intercepts: Floats  # (V,)
 
 
-def ridge_logistic(examples: Examples, ridges: Sequence[float]) -> list[Line]:
-    """For each ridge the line of least loss, by Newton's method.
+def ridge_logistic(examples: Examples, ridges: Sequence[float], own: float) -> list[Lines]:
+    """For each ridge the lines of least loss, by Newton's method.
 
-    The loss is the weighted sum of log(1 + exp(-(point @ w + side @ b))) + ridge / 2 H |w|^2 +
-    LOOSE / 2 |b|^2. The solution lies in the span of the points, so it is sought there, in as many
-    unknowns as there are points and values at most.
+    A value's direction is w + u_v. The loss is the weighted sum of log(1 + exp(-(point @ (w + u_v)
+    + side @ b))) + ridge / 2 H (|w|^2 + sum |u_v|^2 / own) + LOOSE / 2 |b|^2; with `own` of 0 there
+    is no u. The solution lies in the span of the points, so it is sought there, through their
+    products alone: as many unknowns as there are points and values at most.
     """
-    points, width = examples.points, np.sqrt(examples.points.shape[1])
-    _, sizes, basis = np.linalg.svd(points, full_matrices=False)
-    basis = basis[sizes > 1e-10 * max(float(sizes.max(initial=0.0)), 1e-300)]
-    inner = points @ basis.T / width  # (n, r); a unit a dimension has length 1
-    rank = inner.shape[1]
-    inner = np.concatenate([inner, examples.sides], axis=1)  # (n, r + V)
-    found: list[Line] = []
+    points, values, width = examples.points, examples.values, examples.points.shape[1]
+    products = points @ points.T / width * (1 + own * (values @ values.T))  # (n, n)
+    sizes, turned = np.linalg.eigh(products)
+    large = sizes > 1e-10 * max(float(sizes[-1]), 1e-300)
+    sizes, turned = sizes[large], turned[:, large]  # (r,), (n, r)
+    inner = np.concatenate([turned * np.sqrt(sizes), examples.sides], axis=1)  # (n, r + V)
+    found: list[Lines] = []
     at = np.zeros(inner.shape[1])
     for ridge in ridges:
         holds = np.full(inner.shape[1], LOOSE)
-        holds[:rank] = ridge
+        holds[: len(sizes)] = ridge
         at = _newton(inner, examples.weights, holds, at)
-        found.append(Line(at[:rank] @ basis / width, at[rank:]))
+        parts = turned @ (at[: len(sizes)] / np.sqrt(sizes)) / width  # (n,)
+        shared = parts @ points
+        mine = (values * parts[:, None]).T @ points  # (V, H)
+        found.append(Lines(shared, shared + own * mine, at[len(sizes) :]))
     return found
 
 
