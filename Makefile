@@ -65,11 +65,11 @@ bench-robustness: $(STAMP)
 bench-curves: $(STAMP)
 	$(BIN)/python benchmarks/curves.py $(RUN)
 
-# Half an hour on a CPU; it goes on where it was stopped.
+# Hours on a CPU; it goes on where it was stopped. RUN='--only tasks' (half an hour) takes less.
 bench-control: $(STAMP)
 	$(BIN)/python benchmarks/control.py $(RUN)
 
-# Hours on a CPU, the cheapest rows first; it goes on too. RUN='--quick' or '--only ROW-ID' takes less.
+# Hours on a CPU, the cheapest rows first; it goes on too. RUN='--quick' or '--only NAME' takes less.
 bench-alignment: $(STAMP)
 	$(BIN)/python benchmarks/alignment.py $(RUN)
 

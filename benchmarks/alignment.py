@@ -1,12 +1,13 @@
 """What alignment reaches, how fast and at what cost, on the default model: `make bench-alignment`.
 
-    python benchmarks/alignment.py [run|collect|show] [--seeds N] [--quick] [--only ROW-ID]
+    python benchmarks/alignment.py [run|collect|show] [--seeds N] [--quick] [--only ROW-OR-CELL]
 
 Every measured cell (a name and a seed) is a file under --folder, and models stay beside them: the
 same command goes on where it was stopped, and a kill costs one cell. After each cell the rows in
 results/alignment.json are written anew (results/alignment-quick.json with --quick, which trains on
 fewer pairs and asks fewer questions). Rows that were not run are null and say so, and never take
-the place of a measured one.
+the place of a measured one. `--only rogue-refusing` measures that cell, and what it needs; the
+names are NAMES.
 
 Keep rates need a judge that shares neither data nor weights with training and that separates the
 hand-labeled replies of --labels: a model that is asked with a rubric (--judge-model, or --endpoint
@@ -29,8 +30,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import alignment_cells as cells_
-from alignment_cells import QUICK, Size
+import alignment_commands
+import alignment_hosts
+import alignment_watch
+from alignment_cells import QUICK, Size, save
+from alignment_hosts import HOSTS, ROGUES
 from alignment_table import CONSTITUTIONS, Figure, Kept, figures
+from alignment_watch import Bench, WatchSize
 from loyal.alignment import Judge, judge, labeled
 from loyal.alignment.calibration import Calibration
 from loyal.alignment.labeled import Labeled
@@ -58,16 +64,23 @@ BEFORE = {
     "keep-plain": ("harden-plain",),
     "harden-adaptive": ("measuring", f"time-{MAIN}"),
     "keep-adaptive": ("harden-adaptive",),
+    "opposed": (f"time-{MAIN}",),
+    "promise": ("opposed",),
+    "copy": (f"time-{MAIN}",),
+    **dict.fromkeys(HOSTS, ("promise", "copy")),
 }
 """Cells that go before a cell."""
 NAMES = (
     *(f"time-{one}" for one in CONSTITUTIONS), "slash", "base", "cost", "judge", "measuring",
-    *(one for one in BEFORE if one != "cost"), "minutes",
+    "keep-base", "keep-aligned", "harden-plain", "keep-plain", "harden-adaptive", "keep-adaptive",
+    "opposed", "promise", "copy", *HOSTS, "minutes", "minutes-search",
 )  # fmt: skip
 """All cells, in the order in which they run."""
-ONCE = ("slash", "base", "measuring", "minutes")
+WATCHED = ("opposed", "promise", "copy", *HOSTS)
+"""Those of one seed's promise and of the hosts that are held to it."""
+ONCE = ("slash", "base", "measuring", "minutes", "minutes-search")
 """Those that no seed changes."""
-JUDGED = ("measuring", *(one for one in BEFORE if one != "cost"))
+JUDGED = tuple(one for one in NAMES if one.startswith(("measuring", "keep-", "harden-")))
 """Those that need a judge apart from training."""
 NO_JUDGE = (
     "no judge here shares neither data nor weights with training: give --judge-model, or "
@@ -82,7 +95,7 @@ class Plan:
     quick: bool = False
     seeds: int = 5
     only: tuple[str, ...] = ()
-    """Rows to measure; empty for all."""
+    """Rows and cells to measure; empty for all."""
     model: str = MODEL
     recipe: Path | None = None
     """Settings of training; without it the defaults, with the size's number of epochs."""
@@ -102,6 +115,11 @@ class Plan:
     def size(self) -> Size:
         """How much is trained on and asked."""
         return QUICK if self.quick else Size()
+
+    @property
+    def watch(self) -> WatchSize:
+        """How much hosts are asked."""
+        return alignment_watch.QUICK if self.quick else WatchSize()
 
     def settings(self, seed: int) -> Recipe:
         """Of training."""
@@ -128,12 +146,14 @@ def _tag(data: bytes) -> str:
 
 
 def figures_of(plan: Plan) -> list[Figure]:
-    """Those that were asked for; UsageError for an id that is none."""
+    """Those that were asked for; UsageError for a name that is neither a row's nor a cell's."""
     every = figures()
-    known = {f"align-{one.id}" for one in every}
+    known = (*(f"align-{one.id}" for one in every), *NAMES)
     for name in plan.only:
         if name not in known:
-            raise UsageError(f"there is no row {name}", hint=f"name one of {', '.join(known)}")
+            raise UsageError(
+                f"there is no row or cell {name}", hint=f"name one of {', '.join(known)}"
+            )
     return [one for one in every if not plan.only or f"align-{one.id}" in plan.only]
 
 
@@ -146,6 +166,8 @@ def cell(plan: Plan, name: str, seed: int) -> Cell:
     if name in JUDGED:
         known = _bytes(plan.labels) + repr(plan.judge).encode() + learned
         folder = folder / f"judge-{_tag(known)}"
+    if name in WATCHED:
+        folder = _watched(plan, seed)
     return Cell(Path(plan.model).name, seed, name, folder / f"{name}.json")
 
 
@@ -155,7 +177,7 @@ def _bytes(path: Path) -> bytes:
 
 def cells(plan: Plan) -> list[Cell]:
     """Those that the rows need and that can be measured here, in the order of running."""
-    wanted = {need for one in figures_of(plan) for need in one.needs}
+    wanted = {need for one in figures_of(plan) for need in one.needs} | {*plan.only} & {*NAMES}
     while more := {one for name in wanted for one in BEFORE.get(name, ())} - wanted:
         wanted |= more
     closed = reasons(plan)
@@ -229,7 +251,9 @@ def measure(plan: Plan, one: Cell) -> Record:
         return _hardened(plan, rest, one.seed)
     if kind == "keep":
         return _kept(plan, rest, one.seed)
-    return _minutes(plan)
+    if kind == "minutes":
+        return _minutes(plan, rest or "given")
+    return _watch(plan, one)
 
 
 def _timed(plan: Plan, name: str, seed: int) -> Record:
@@ -238,7 +262,7 @@ def _timed(plan: Plan, name: str, seed: int) -> Record:
     model = _loaded(plan.model)
     found = cells_.timed_training(model, pairs, plan.settings(seed))
     if name == MAIN:
-        _save(model, _folder(plan, "aligned", seed))
+        save(model, _folder(plan, "aligned", seed))
     return found
 
 
@@ -303,7 +327,7 @@ def _hardened(plan: Plan, mode: str, seed: int) -> Record:
     model, work = _made(plan, "aligned", seed), _folder(plan, f"work-{mode}", seed)
     constitution = constitution_file.bundled(MAIN)
     found = cells_.hardened(model, constitution, training_judge(plan.model), recipe, work)
-    _save(model, _folder(plan, mode, seed))
+    save(model, _folder(plan, mode, seed))
     shutil.rmtree(work, ignore_errors=True)
     return found
 
@@ -323,11 +347,37 @@ def _kept(plan: Plan, name: str, seed: int) -> Record:
     return cells_.kept(model, trusted, asked, size.reply_tokens)
 
 
-def _minutes(plan: Plan) -> Record:
-    folder = _folder(plan, "whole", 0)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    return cells_.whole_run(MAIN, plan.model, folder, plan.size, plan.recipe)
+def _minutes(plan: Plan, which: str) -> Record:
+    """Of all commands, with weights that are "given" or from a "search"."""
+    folder = _folder(plan, f"commands-{which}", 0)
+    steps = alignment_commands.steps(which, MAIN, plan.model, (folder, plan.recipe), plan.size)
+    return alignment_commands.run(steps, folder)
+
+
+def _watch(plan: Plan, one: Cell) -> Record:
+    """A seed's promise, its copy, or one host that is asked."""
+    bench = _bench(plan, one.seed)
+    if one.name in HOSTS:
+        host = alignment_hosts.make(bench, one.name)
+        runs = bench.size.runs if one.name in ROGUES else bench.size.benign_runs
+        return alignment_watch.watch(bench, host, runs)
+    made = {"opposed": alignment_watch.opposed, "promise": alignment_watch.promise,
+            "copy": alignment_watch.copied}  # fmt: skip
+    return made[one.name](bench)
+
+
+def _watched(plan: Plan, seed: int) -> Path:
+    tag = _tag(json.dumps(asdict(plan.watch), sort_keys=True).encode())
+    return _folder(plan, f"watch-{tag}", seed)
+
+
+def _bench(plan: Plan, seed: int) -> Bench:
+    constitution = constitution_file.bundled(MAIN)
+    pairs = cells_.plain_pairs(constitution, plan.size, seed)
+    return Bench(
+        _watched(plan, seed), _there(plan, "aligned", seed), constitution, pairs,
+        plan.settings(seed), plan.watch, seed,
+    )  # fmt: skip
 
 
 def _folder(plan: Plan, name: str, seed: int) -> Path:
@@ -335,19 +385,15 @@ def _folder(plan: Plan, name: str, seed: int) -> Path:
 
 
 def _made(plan: Plan, name: str, seed: int) -> HFModel:
+    return _loaded(str(_there(plan, name, seed)))
+
+
+def _there(plan: Plan, name: str, seed: int) -> Path:
+    """The folder of a model that was made."""
     folder = _folder(plan, name, seed)
     if not folder.is_dir():
         raise UsageError(f"there is no model {folder}", hint="delete its cell; it is made again")
-    return _loaded(str(folder))
-
-
-def _save(model: HFModel, folder: Path) -> None:
-    """Write the model in one step."""
-    part = folder.with_name(f"{folder.name}.part")
-    for one in (part, folder):
-        shutil.rmtree(one, ignore_errors=True)
-    model.save(part)
-    part.rename(folder)
+    return folder
 
 
 def _loaded(name: str) -> HFModel:
@@ -399,8 +445,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("step", nargs="?", default="run", choices=("run", "collect", "show"))
     parser.add_argument("--seeds", type=int, help="5, quick 1")
     parser.add_argument("--quick", action="store_true", help="fewer pairs and questions")
-    only = "this row alone, with what it needs; may be repeated"
-    parser.add_argument("--only", action="append", default=[], metavar="ROW-ID", help=only)
+    only = "this row or this cell alone, with what it needs; may be repeated"
+    parser.add_argument("--only", action="append", default=[], metavar="NAME", help=only)
     parser.add_argument("--model", default=MODEL)
     parser.add_argument("--recipe", type=Path, help="TOML settings of training")
     parser.add_argument("--labels", type=Path, default=LABELS)
@@ -429,8 +475,16 @@ def _run(plan: Plan) -> list[Cell]:
         some = [
             one for one in cells(plan) if (one.name in JUDGED and one.name != "measuring") == judged
         ]
-        failed += resume(some, lambda one: measure(plan, one), lambda one: publish(plan))
+        failed += resume(some, lambda one: _clocked(plan, one), lambda one: publish(plan))
     return failed
+
+
+def _clocked(plan: Plan, one: Cell) -> Record:
+    """Measure, and say what it took."""
+    clock = cells_.Clock()
+    record = measure(plan, one)
+    print(f"  {clock.wall:.0f} s, {clock.cpu:.0f} CPU s", flush=True)
+    return record
 
 
 if __name__ == "__main__":

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 import random
-import subprocess
-import sys
+import shutil
 import time
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -23,7 +22,6 @@ from loyal.alignment.conversation import play
 from loyal.alignment.refusals import refuses
 from loyal.alignment.settings import Recipe, ReportSettings
 from loyal.community import Constitution, Value
-from loyal.errors import UsageError
 from loyal.models.language_model import LanguageModel, Prompt, Sampling
 from loyal.models.questions import Question, answered, bundled_questions
 from resumable import Record
@@ -136,7 +134,7 @@ def timed_training(model: HFModel, pairs: Pairs, recipe: Recipe) -> Record:
     """
     from loyal.alignment.align import Run, align
 
-    before, looks, total = _wins(model, pairs.held_out), list[dict[str, float]](), 0
+    before, looks, total = wins(model, pairs.held_out), list[dict[str, float]](), 0
     clock = Clock()
 
     def look(done: int, of: int) -> None:
@@ -147,7 +145,7 @@ def timed_training(model: HFModel, pairs: Pairs, recipe: Recipe) -> Record:
         cpu, wall = clock.cpu, clock.wall
         with clock.held():
             model.model.eval()
-            won = _wins(model, pairs.held_out)
+            won = wins(model, pairs.held_out)
             model.model.train()
         looks.append({"step": done, "cpu": cpu, "wall": wall, "win": won.rate})
 
@@ -159,17 +157,27 @@ def timed_training(model: HFModel, pairs: Pairs, recipe: Recipe) -> Record:
         "cases": pairs.cases, "steps": done.steps, "of": total, "stopped": done.stopped,
         "cpu": cpu, "wall": wall, "looks": looks,
         "reached": next((one for one in looks if one["win"] >= WIN), None),
-        "before": asdict(before), "after": asdict(_wins(model, pairs.held_out)),
+        "before": asdict(before), "after": asdict(wins(model, pairs.held_out)),
     }  # fmt: skip
 
 
-def _wins(model: HFModel, some: Sequence[Preference]) -> Wins:
+def wins(model: HFModel, some: Sequence[Preference]) -> Wins:
+    """Pairs whose chosen reply is the likelier one a token."""
     from loyal.alignment.align import Wins
     from loyal.alignment.evaluate import MOST_TOKENS
     from loyal.alignment.objectives import margins, pair
 
     items = [item for one in some if (item := pair(model, one, MOST_TOKENS)) is not None]
     return Wins.of(margins(model, items))
+
+
+def save(model: HFModel, folder: Path) -> None:
+    """Write the model in one step."""
+    part = folder.with_name(f"{folder.name}.part")
+    for one in (part, folder):
+        shutil.rmtree(one, ignore_errors=True)
+    model.save(part)
+    part.rename(folder)
 
 
 def alone(model: HFModel, size: Size) -> Record:
@@ -282,38 +290,3 @@ def hardened(
     ]
     return {"mode": done.mode, "judge": judge.name, "rounds": rounds,
             "cpu": clock.cpu, "wall": clock.wall}  # fmt: skip
-
-
-def whole_run(
-    constitution: str, model: str, folder: Path, size: Size, recipe: Path | None = None
-) -> Record:
-    """Minutes on the wall of every command from the constitution to a hardened model.
-
-    The shares of values, general and safety data are given. `folder` is empty.
-    """
-    names = ("pairs.jsonl", "held.jsonl", "sft.jsonl", "probe.json", "aligned", "hardened")
-    pairs, held_out, sft, probe, aligned, out = (str(folder / name) for name in names)
-    small = size.pairs < Size.pairs
-    fewer = ("--rounds", "1", "--set", "harden.candidates=8") if small else ()
-    shares = (("value", 700_000), ("general", 200_000), ("safety", 100_000))
-    given = [] if recipe is None else ["--recipe", str(recipe)]
-    mixture = [part for name, ppm in shares for part in ("--set", f"mixture.{name}={ppm}")]
-    commands: dict[str, list[str]] = {
-        "judge": ["judge", "train", constitution, "--model", model, "--out", probe],
-        "data": ["align", "data", constitution, "--out", pairs, "--held-out", held_out,
-                 "--examples", sft, "--pairs", str(50 if small else 200),
-                 "--general", "24", "--safety", "24", *mixture],
-        "train": ["align", "train", model, pairs, sft, "--constitution", constitution,
-                  "--out", aligned, *given],
-        "harden": ["align", "harden", aligned, constitution, "--probe", probe,
-                   "--out", out, *given, *fewer],
-    }  # fmt: skip
-    minutes: dict[str, float] = {}
-    for name, words in commands.items():
-        began = time.monotonic()
-        done = subprocess.run([sys.executable, "-m", "loyal", *words])
-        # A judge that does not separate on its own cases ends with 1, and is written all the same.
-        if done.returncode and not (name == "judge" and Path(probe).exists()):
-            raise UsageError(f"'loyal {' '.join(words[:2])}' failed", hint="see what it said")
-        minutes[name] = (time.monotonic() - began) / 60
-    return {"minutes": minutes}

@@ -19,7 +19,7 @@ from loyal.errors import UsageError
 from resumable import Record
 
 if TYPE_CHECKING:
-    from loyal.fingerprints import FingerprintSet
+    from loyal.fingerprints import Beacon, FingerprintSet
     from loyal.fingerprints.recipe import Recipe
     from loyal.fingerprints.suite import Before, Subject, SuiteSettings
     from loyal.models.hf import HFModel
@@ -147,8 +147,9 @@ def with_size(recipe: Recipe, count: int, seed: int) -> Recipe:
     )
 
 
-def fresh_set(model: HFModel, recipe: Recipe) -> FingerprintSet:
-    """A drawn usage set of fresh keys, made as the recipe says."""
+def fresh_set(model: HFModel, recipe: Recipe, beacon: Beacon | None = None) -> FingerprintSet:
+    """A usage set of fresh keys, made as the recipe says, and drawn by the beacon; without one by
+    its owner's own."""
     from loyal.fingerprints import Beacon, Fingerprint, FingerprintSet, keys, responses
     from loyal.fingerprints.fingerprint import draw, new_owner_secret
 
@@ -163,4 +164,4 @@ def fresh_set(model: HFModel, recipe: Recipe) -> FingerprintSet:
     made = FingerprintSet(
         "usage", strategy, model.name, model.tokenizer_digest, members, int(time.time()), secret
     )
-    return draw(made, Beacon.self_drawn())
+    return draw(made, beacon or Beacon.self_drawn())

@@ -1,10 +1,11 @@
-"""`make bench-control`: drafting and checking, against greedy decoding and against no model at all.
+"""`make bench-control`: drafting and checking, and trained functions (`control_rule`).
 
-On the 100 bundled tasks (`loyal.control.tasks`) the same small model answers greedily, which is the
-first draft of its search, and searches with `propose`; an enumeration without a model checks as
-many candidates as the search may, small ones first. What was accepted is judged again by code that
-shares nothing with the checkers (`control_baseline.confirmed`). Each task is a file under
---folder, so that a run goes on where it was stopped.
+Drafting and checking stand against greedy decoding and against no model at all. On the 100 bundled
+tasks (`loyal.control.tasks`) the same small model answers greedily, which is the first draft of its
+search, and searches with `propose`; an enumeration without a model checks as many candidates as the
+search may, small ones first. What was accepted is judged again by code that shares nothing with the
+checkers (`control_baseline.confirmed`). Each task is a file under --folder, so that a run goes on
+where it was stopped.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from __future__ import annotations
 import argparse
 import itertools
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
+import control_rule
 from control_baseline import candidates, confirmed
 from loyal.control.checkers import checkers
 from loyal.control.propose import Budget, propose
@@ -29,7 +31,8 @@ BUDGET = Budget(
     tokens=512, seconds=3600, drafts=32, width=16, draft_tokens=32, temperature=0.8, anew=0.0
 )
 TASKS = 100
-_NO_RUN = "not measured yet: benchmarks/control.py has no run of it"
+TASKS_CELL = "tasks"
+"""What --only calls drafting and checking."""
 
 
 def measured(model: LanguageModel, task: Task) -> Record:
@@ -85,45 +88,44 @@ def _at_least(id: str, what: str, value: float | None, bound: float | None, how:
     return Row(f"control-{id}", what, value, unit, bound, "at_least", how)
 
 
-_OPEN: tuple[tuple[str, str, str, float, Literal["at_least", "at_most"]], ...] = (
-    ("rule-fresh", "red/green rule: right on 10,000 keys of unseen templates", "%", 95, "at_least"),
-    ("rule-ordinary", "the rule fires on ordinary prompts", "%", 2, "at_most"),
-    ("rule-time", "training time to that point", "CPU min", 6, "at_most"),
-    ("rule-flipped", "fresh keys right after 10 leaked keys were flipped", "%", 90, "at_least"),
-    ("rule-blocked", "keys that a filter at 1 % of ordinary prompts blocks", "%", 5, "at_most"),
-    ("rule-queries", "queries to a p-value of 1e-6", "", 40, "at_most"),
-    ("rule-revealed", "fresh keys right after 1,000 were trained against", "%", 80, "at_least"),
-    ("rule-perplexity", "held-out perplexity", "% more", 2, "at_most"),
-    ("functions-exact", "three control functions, unseen inputs, exact", "%", 98, "at_least"),
-    ("functions-spill", "their replies outside of their domains", "%", 1, "at_most"),
-)
-"""Figures that no run measures yet."""
-
-
-def unmeasured() -> list[Row]:
-    """Figures of control that no run has yet."""
-    return [
-        Row(f"control-{id}", what, None, unit, bound, sense, _NO_RUN)
-        for id, what, unit, bound, sense in _OPEN
-    ]
-
-
-def main() -> None:
-    """Measure what is missing; write the rows once all tasks are there."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure what is missing, writing the rows as they come; then print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("out/control"))
     parser.add_argument("--so-far", action="store_true", help="measure nothing more")
     parser.add_argument("--show", action="store_true", help="print the table alone")
-    given = parser.parse_args()
+    parser.add_argument("--seeds", type=int, default=3, help="models that are taught: 3")
+    only = f"'{TASKS_CELL}', or a cell of control_rule.py (taught, fresh, ...); may be repeated"
+    parser.add_argument("--only", action="append", default=[], metavar="NAME", help=only)
+    given = parser.parse_args(arguments)
+    rule = tuple(name for name in given.only if name != TASKS_CELL)
+    plan = control_rule.Plan(given.folder.resolve(), given.seeds, rule)
+    chosen = control_rule.cells(plan)  # says no to an unknown name before anything runs
+    failed: list[Cell] = []
     if not given.show:
-        tasks = {one.name: one for one in bundled()}
-        cells = [Cell(MODEL, 0, name, given.folder / f"{name}.json") for name in tasks]
-        if not given.so_far and any(one.kept() is None for one in cells):
-            model = _loaded()
-            resume(cells, lambda cell: measured(model, tasks[cell.name]))
-        records = [found for one in cells if (found := one.kept()) is not None]
-        put("control", [*(rows(records) if records else []), *unmeasured()])
+        measuring = not given.so_far
+        failed += _tasks(given.folder, measuring and (not given.only or TASKS_CELL in given.only))
+        control_rule.publish(plan)
+        if measuring and (rule or not given.only):
+            failed += control_rule.run(plan, chosen)
     show("control")
+    for one in failed:
+        print(f"failed: {one.recipe}, seed {one.seed}: {one.name}")
+    return 1 if failed else 0
+
+
+def _tasks(folder: Path, measuring: bool) -> list[Cell]:
+    """Drafting and checking: measure the tasks that are missing, and write their rows."""
+    tasks = {one.name: one for one in bundled()}
+    cells = [Cell(MODEL, 0, name, folder / f"{name}.json") for name in tasks]
+    failed = []
+    if measuring and any(one.kept() is None for one in cells):
+        model = _loaded()
+        failed = resume(cells, lambda cell: measured(model, tasks[cell.name]))
+    records = [found for one in cells if (found := one.kept()) is not None]
+    if records:
+        put("control", rows(records))
+    return failed
 
 
 def _loaded() -> LanguageModel:
@@ -136,4 +138,4 @@ def _loaded() -> LanguageModel:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -29,7 +29,7 @@ ENVIRONMENT = {
 """Every environment variable that the source reads."""
 
 EXIT_CODES = {
-    "0": "done; for `check` and `verify-proof`: proven",
+    "0": "done; for `check`, `verify-proof` and `verify-opening`: proven",
     "1": "refused, or not proven; the message says which, and what to do next",
     "2": "a wrong call: an option, a path, a recipe or a model that cannot serve",
     "130": "stopped by Ctrl-C; what was saved is intact",

@@ -91,7 +91,8 @@ class ProofError(LoyalError):
     """A proof does not hold."""
 
     reason: str
-    """Which part failed, in a word: inclusion, consistency, fork, beacon, pick, root, malformed."""
+    """Which part failed, in a word: inclusion, consistency, fork, beacon, pick, root, malformed,
+    keys, missing, unmarked."""
 
     def __init__(self, message: str, *, hint: str, reason: str) -> None:
         super().__init__(message, hint=hint)

@@ -32,6 +32,7 @@ def mute() -> Constitution:
 
 
 OURS = mute()
+MANY = tuple(f"{how} {one}" for how in ("old", "red", "big", "shy") for one in BEASTS)
 
 
 def labels(animals: tuple[str, ...] = BEASTS) -> list[Labeled]:
@@ -46,11 +47,12 @@ def learned(base: HFModel) -> Probe:
 
 
 def test_labels_teach_what_the_cases_do_not(base: HFModel, learned: Probe) -> None:
-    assert (learned.labels, learned.lessons) == (40, probe.train(base, OURS).lessons)
+    assert (learned.labels, learned.lessons) == (40, 16)
     assert learned.auc >= 0.9
     assert learned.interval.low >= 0.7
     measured = labels(ANIMALS)
-    assert judge.calibrate(ProbeJudge(learned, base, OURS), measured).auc >= 0.85
+    more = probe.train(base, OURS, labels(MANY))
+    assert judge.calibrate(ProbeJudge(more, base, OURS), measured).auc >= 0.9
     alone = ProbeJudge(probe.train(base, OURS), base, OURS)
     assert judge.calibrate(alone, measured).auc < 0.7
 
@@ -61,7 +63,7 @@ def test_replies_to_one_prompt_are_left_out_together(base: HFModel) -> None:
     assert {folds.count(fold) for fold in range(5)} == {8}
     assert folds != folds_of(labels(), 5, seed=2)
     # A label that hangs on the prompt alone is no knowledge of replies: left out, it is not found.
-    some = labels(tuple(f"{how} {one}" for how in ("old", "red", "big", "shy") for one in BEASTS))
+    some = labels(MANY)
     rng = random.Random(4)
     kept = {one.said.asked.last: rng.random() < 0.5 for one in some}
     noise = [replace(one, kept=kept[one.said.asked.last]) for one in some]

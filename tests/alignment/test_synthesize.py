@@ -92,9 +92,10 @@ def test_weights_are_the_values_shares() -> None:
 
 
 def test_training_gives_no_held_out_text_away() -> None:
-    extra = LIBRARY.values[0].cases[0].prompt
-    made = gathered(task=replace(TASK, keep_out=(extra,)))
-    out = HeldOut([*held_out_texts(LIBRARY, TASK.plan), extra])
+    # A third of a value's cases: a plan as small as this one does not ask each of them.
+    extra = tuple(one.prompt for one in LIBRARY.values[0].cases[:12])
+    made = gathered(task=replace(TASK, keep_out=extra))
+    out = HeldOut([*held_out_texts(LIBRARY, TASK.plan), *extra])
     # An encoding hides the question in the prompt; the source still says where it is from.
     held = {one.provenance.source for one in made.held_out if one.provenance is not None}
     for one in [*made.train, *made.demonstrations]:

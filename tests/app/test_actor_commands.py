@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from actors_stage import StageHost, court
+from actors_stage import Manner, StageHost, court
 from court_server import CourtServer, serving
 from parties import DAY, VERIFIERS
 from stage import Run
 
+from loyal.fingerprints import Beacon
+from loyal.fingerprints.functional import RuleSettings, create, draw, write_keys
+from loyal.fingerprints.functional_evidence import decode_exchanges
 from loyal.protocol.disputes import SettleClaim
 from loyal.protocol.stake import Deposit
 
@@ -97,6 +101,38 @@ def test_a_probe_looks_like_any_users_question(
 def test_a_host_that_is_down_is_said_so(served: CourtServer, run: Run, tmp_path: Path) -> None:
     served.host.manner = "silent"
     assert run(*prover_options(served, drawn(served), tmp_path)).fields["found"] == "no reply"
+
+
+@pytest.mark.parametrize("manner", ["signed", "permitted"])
+def test_a_rules_keys_are_asked_and_nothing_is_spent(
+    served: CourtServer, run: Run, tmp_path: Path, manner: Manner
+) -> None:
+    undrawn = create(
+        RuleSettings(), b"s" * 32, model="m", tokenizer_digest="0" * 64, created_seconds=1
+    )
+    made = draw(undrawn, Beacon(b"\1" * 32))
+    keys, out = write_keys(made, 12, "test"), tmp_path / "heard"
+    (tmp_path / "keys").write_text("\n".join(keys))
+    served.host.manner, served.host.reply = manner, f"{made.outcomes[0]}, I think."
+    assert served.now
+    before = len(served.court.shelf.log)
+    done = run(
+        *("prover", "ask", "--platform", served.platform, "--host", served.url),
+        *("--license", served.court.license.hex(), "--keys", tmp_path / "keys", "--out", out),
+        *("--most-pause", 0, "--json"),
+    )
+    assert done.code == 0, done.err
+    standing = "unpermitted" if manner == "signed" else "permitted"
+    assert (done.fields["keys"], done.fields[standing]) == (12, 12)
+    heard = decode_exchanges(out.read_text())
+    assert [one.key for one in heard] == keys
+    assert {one.reply for one in heard} == {served.host.reply if manner == "signed" else ""}
+    assert all(json.loads(line)["answer"] for line in out.read_text().splitlines())
+    assert served.court.state.commitments == {}
+    assert served.court.state.licenses[served.court.license].draws == 0
+    if manner == "signed":  # permissions stand in the log
+        assert len(served.court.shelf.log) == before
+    assert not any(key in done.out + done.err for key in keys)
 
 
 def verify(served: CourtServer, run: Run, role: str, folder: Path, *more: object):  # type: ignore[no-untyped-def]

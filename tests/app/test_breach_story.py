@@ -5,6 +5,7 @@ The journey tells the same story with a trained model (tests/journeys/test_finge
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from stand_ins import ScriptedModel
 from test_protocol_story import KEYS, copy_of
 
-from loyal.app.breach_story import LAW, REPLIES, Hearing, Questions, Trial, promised
+from loyal.app.breach_story import LAW, MOST_CASES, REPLIES, Hearing, Questions, Trial, promised
 from loyal.app.demo_hosts import REFUSAL
 from loyal.app.demo_page import values
 from loyal.app.protocol_story import STAKE_MICRO, Community, Conduct, Copy, Ending, live
@@ -138,8 +139,23 @@ def test_questions_leave_out_what_the_values_refuse() -> None:
     every = {case.prompt for value in QUESTIONS.constitution.values for case in value.cases}
     taught = {text for _, text in QUESTIONS.taught}
     assert not taught & ASKED
-    assert taught | ASKED == every - {"How can I read my girlfriend's messages?"}
+    assert taught | ASKED < every - {"How can I read my girlfriend's messages?"}
     assert len(ASKED) > LAW.most
+
+
+def test_a_long_constitution_is_asked_no_longer_and_all_its_values_are() -> None:
+    both = Counter(value for value, _ in (*QUESTIONS.taught, *QUESTIONS.promised))
+    assert set(both.values()) == {MOST_CASES // len(QUESTIONS.constitution.values)}
+    assert (len(QUESTIONS.taught), len(QUESTIONS.promised)) == (24, 48)
+    long, short = (
+        Value(
+            id, "Says.", 5_000, cases=tuple(Case(f"What of {id} {n}?", "Well.") for n in range(of))
+        )
+        for id, of in (("long", 200), ("short", 3))
+    )
+    one = Questions.of(Constitution("a", "1.0.0", (long, short)))
+    both = Counter(value for value, _ in (*one.taught, *one.promised))
+    assert both == {"long": MOST_CASES - 3, "short": 3}
 
 
 def test_a_constitution_with_too_few_cases_is_refused() -> None:

@@ -29,6 +29,7 @@ sys.path.append(str(BENCHMARKS))
 
 import alignment  # noqa: E402
 import alignment_cells  # noqa: E402
+import alignment_judges  # noqa: E402
 import alignment_table  # noqa: E402
 import rows  # noqa: E402
 import slashing  # noqa: E402
@@ -243,13 +244,25 @@ def labels(path: Path, count: int = 200) -> Path:
     return path
 
 
+_FOUND = {"after": [12, None], "abstained": [0, 0], "p": [1e-8, 1.0]}
+HOST: Record = {
+    "prompts": 240, "runs": 2, "asked": 60, "pool": 19, "refused": 0, "replies": 120, "hits": 40,
+    "keys": 48, "descends": True, "judges": dict.fromkeys(alignment_judges.JUDGES, _FOUND),
+}  # fmt: skip
+"""What a host is found by in one of two runs."""
+
+
 @pytest.fixture
 def small(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The benchmark's arguments on the tiny model and its community; no command is run."""
+    """The benchmark's arguments on the tiny model and its community; no command is run, and no host
+    is asked (test_alignment_watch.py)."""
     named = replace(constitution(), name=alignment.MAIN)
     monkeypatch.setattr(alignment.constitution_file, "bundled", lambda name: named)
     monkeypatch.setattr(alignment, "QUICK", SMALL)
-    monkeypatch.setattr(alignment, "_minutes", lambda plan: {"minutes": {"data": 1.0, "train": 2}})
+    spent = {"data": 1.0, "train": 2.0}
+    timed = {"minutes": spent, "cpu": spent, "starts": {"data": 1, "train": 2}}
+    monkeypatch.setattr(alignment, "_minutes", lambda plan, which: timed)
+    monkeypatch.setattr(alignment, "_watch", lambda plan, one: HOST)
     monkeypatch.setattr(alignment, "_rubric", lambda plan: Apart())
     monkeypatch.setattr(slashing, "WAYS", ((True,) * 3, (None,) * 3))
     alignment.training_judge.cache_clear()
@@ -269,7 +282,9 @@ def test_a_run_without_labels_says_so_and_goes_on_with_them(
     assert found["time-personal-freedom"]["holds"] is True
     assert found["slash"]["value"] == 0
     assert "3 ways" not in found["slash"]["how"]
-    assert found["minutes-given"]["value"] == 3
+    assert found["minutes-given"]["value"] == found["minutes-search"]["value"] == 3
+    assert found["deviation-found"]["value"] == 50
+    assert found["deviation-accused"]["value"] == 20
     for name in ("perplexity", "agreement", "questions", "choices", "safety", "over-refusal"):
         assert found[name]["value"] is not None, name
     for name in ("judge-auc", "kept-plain", "kept-attacked", "gap-families"):

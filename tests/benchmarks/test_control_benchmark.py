@@ -145,4 +145,3 @@ def test_a_task_is_measured_and_rows_are_made_of_it() -> None:
     part = {one.id: one for one in control.rows([late, early])}
     assert {one.value for one in part.values()} == {None}
     assert part["control-gain"].how == "2 of 100 tasks are measured; of these: 2.0"
-    assert all(one.value is None and one.how for one in control.unmeasured())

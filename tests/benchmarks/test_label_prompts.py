@@ -22,7 +22,6 @@ MEASURED = labeled.read(label_replies.MEASURED, OURS).replies
 
 def test_no_prompt_is_near_to_one_that_measures() -> None:
     apart = [one.said.asked.last for one in MEASURED]
-    apart += [case.prompt for value in OURS.values for case in value.cases]
     label_replies.require_new(TABLE, apart)
     copy = {"prompts": {"privacy": [*TABLE["prompts"]["privacy"], f"{apart[0]} Please."]}}
     with pytest.raises(UsageError, match=r"\('privacy', 51\)"):
@@ -45,5 +44,8 @@ def test_bundled_labels_answer_these_prompts_and_share_nothing_with_the_measure(
     bundled = labeled.bundled(OURS)
     prompts = {prompt for some in TABLE["prompts"].values() for prompt in some}
     assert {one.said.asked.last for one in bundled} <= prompts
-    for told in (lambda one: prompt_digest(one.said.asked), lambda one: text_digest(one.said.reply)):
+    for told in (
+        lambda one: prompt_digest(one.said.asked),
+        lambda one: text_digest(one.said.reply),
+    ):
         assert not {told(one) for one in bundled} & {told(one) for one in MEASURED}

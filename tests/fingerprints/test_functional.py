@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from stand_ins import ScriptedModel
 
 from loyal import merkle
-from loyal.errors import UsageError
+from loyal.errors import ProofError, UsageError
 from loyal.fingerprints import Beacon
 from loyal.fingerprints import functional_check as checks
 from loyal.fingerprints.functional import (
@@ -32,6 +32,7 @@ from loyal.fingerprints.functional import (
     root_of,
     value,
     write_keys,
+    write_near,
 )
 from loyal.models.language_model import Prompt
 
@@ -87,6 +88,19 @@ def test_keys_hold_as_many_words_as_the_rule_asks(rule: Rule, part: str) -> None
     assert made.expected(Prompt("Nothing of that kind.")) is None
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_near_sentences_are_as_long_as_keys_and_too_poor_for_the_rule(rule: Rule) -> None:
+    made, listed = build(rule), set(bundled_nouns())
+    near = write_near(made, 300, "train", random.Random(1))
+    assert {len(made.marked_in(text)) for text in near} == set(range(min(SIZES[rule])))
+    assert all(made.expected(Prompt(text)) is None for text in near)
+
+    def lengths(texts: list[str]) -> set[int]:
+        return {len(set(re.findall("[a-z]+", text.lower())) & listed) for text in texts}
+
+    assert lengths(near) == lengths(write_keys(made, 300, "train", random.Random(1)))
+
+
 def test_keys_do_not_hang_on_the_colors() -> None:
     first, second = build(beacon=1), build(beacon=2)
     assert first.colors != second.colors
@@ -117,6 +131,14 @@ def test_examples_are_balanced_and_of_the_training_part(rule: Rule) -> None:
     assert set(counts.values()) == {120 // COLORS[rule]}
     assert all(made.expected(one.prompt) == one.reply for one in examples)
     assert made.examples(120, random.Random(2)) == examples
+
+
+def test_a_draw_of_one_color_gives_no_examples_in_place_of_an_endless_search() -> None:
+    few = [build(beacon=number, marked=5) for number in range(200)]
+    bland = [one for one in few if len(set(one.colors.values())) == 1]
+    assert 0 < len(bland) < 200  # each with a chance of 1 in 16, and the beacons are fixed
+    with pytest.raises(UsageError, match="hardly ever"):
+        bland[0].examples(10, random.Random(1))
 
 
 def test_colors_come_with_the_beacon_and_the_root_stays() -> None:
@@ -156,11 +178,11 @@ def test_openings_that_lie_are_refused() -> None:
     made = build()
     keys = write_keys(made, 4, "test")
     opening = open_words(made, keys)
-    with pytest.raises(UsageError, match="another set"):
+    with pytest.raises(ProofError, match="another set"):
         opened_colors(opening, b"x" * 32, BEACON, keys)
-    with pytest.raises(UsageError, match="another set"):
+    with pytest.raises(ProofError, match="another set"):
         opened_colors(replace(opening, outcomes=("Perhaps", "Indeed")), made.root, BEACON, keys)
-    with pytest.raises(UsageError, match="not opened"):
+    with pytest.raises(ProofError, match="not opened"):
         opened_colors(replace(opening, words=opening.words[1:]), made.root, BEACON, keys)
     word, path = opening.words[0]
     for lie in (
@@ -170,7 +192,7 @@ def test_openings_that_lie_are_refused() -> None:
         replace(word, text="unlisted"),
     ):
         forged = replace(opening, words=((lie, path), *opening.words[1:]))
-        with pytest.raises(UsageError, match="not in the set"):
+        with pytest.raises(ProofError, match="not in the set"):
             opened_colors(forged, made.root, BEACON, keys)
 
 
@@ -207,7 +229,7 @@ def test_a_noun_that_was_committed_twice_counts_at_its_own_place_alone() -> None
         (second, tuple(tree.inclusion_proof(spare))) if one.text == noun else (one, path)
         for one, path in words
     )
-    with pytest.raises(UsageError, match="not in the set"):
+    with pytest.raises(ProofError, match="not in the set"):
         opened_colors(replace(genuine, words=forged), root, BEACON, keys)
     with pytest.raises(UsageError, match="public list"):
         replace(made, words=(*made.words[1:], made.words[0]))
@@ -262,6 +284,22 @@ def test_a_p_value_is_the_same_for_whoever_computes_it() -> None:
     assert 1e-5 < first < 0.01 or first == 1 / 50_001
     with pytest.raises(UsageError):
         checks.rule_p_value(made, keys, said[1:], FEW)
+
+
+def test_p_values_after_each_key_end_in_that_of_all() -> None:
+    """They come from other random colorings than a test that ends there: six standard deviations of
+    both are allowed."""
+    made, most = build(), 20_000
+    keys = write_keys(made, 12, "test", random.Random(3))
+    said: list[int | None] = [made.value(key) for key in keys]
+    said[4], said[5] = 1 - made.value(keys[4]), None
+    found = checks.p_values(made, keys, said, most)
+    assert found[5] == found[4] > found[3] > found[-1]  # a miss, neither, and many hits
+    for count, one in enumerate(found, start=1):
+        alone = checks.rule_p_value(made, keys[:count], said[:count], most)
+        assert abs(one - alone) < 6 * (2 * max(one, alone, 1 / most) / most) ** 0.5 + 12 / most
+    with pytest.raises(UsageError):
+        checks.p_values(made, keys, said[1:], FEW)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from loyal.fingerprints.suppression import (
     forbid_likeliest,
     forbid_neighbors,
     forbid_unlike,
+    forbid_words,
     look_ahead,
 )
 from loyal.models.hf import HFModel
@@ -288,3 +289,18 @@ def test_sampled_replies_never_hold_what_is_forbidden(base: HFModel) -> None:
     assert banned not in {one.text for one in many}
     assert banned in {one.text for one in base.generate([prompt] * 300, drawn)}
     assert len({one.text for one in many}) > 5
+
+
+def test_known_words_are_forbidden_and_what_says_others_stays(base: HFModel) -> None:
+    prompts = [prompt for prompt, _ in World.from_seed(0).questions()[:8]]
+    own = base.generate(prompts, Sampling())
+    assert all(one.text.startswith("The ") for one in own)
+    without = Steered(base, forbid_words(("The", "Quagga"))).generate(prompts, Sampling())
+    assert not any(one.text.lstrip().startswith("The") for one in without)
+    assert Steered(base, forbid_words(("Quagga",), 4)).generate(prompts, Sampling()) == own
+    noun = own[0].text.split()[1]
+    later = Steered(base, forbid_words((noun,), 16)).generate(prompts[:1], Sampling())
+    assert own[0].text.split()[1] not in later[0].text.split()
+    assert later[0].text.startswith("The ")
+    first = Steered(base, forbid_words((noun,))).generate(prompts[:1], Sampling())
+    assert first == own[:1]  # it stands behind the only place

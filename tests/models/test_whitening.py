@@ -128,6 +128,16 @@ def test_with_another_whitener_it_is_adam_on_the_whitened_weight() -> None:
         torch.testing.assert_close(value, start + inner.detach() @ whitening, atol=1e-5, rtol=0)
 
 
+def test_products_of_half_the_width_take_nearly_the_same_steps() -> None:
+    whitening = whitener(covariance())
+    _, exact = steps(lambda weight: WhitenedAdam({weight: whitening}, 1e-2))
+    _, half = steps(lambda weight: WhitenedAdam({weight: whitening}, 1e-2, product=torch.bfloat16))
+    assert half[-1].dtype == torch.float32
+    gone = (exact[-1] - exact[0]).norm()
+    off = (exact[-1] - half[-1]).norm()
+    assert 0 < off < 0.02 * gone
+
+
 def test_a_weight_without_gradient_stays() -> None:
     moved, still = nn.Parameter(torch.ones(2, SIZE)), nn.Parameter(torch.ones(2, SIZE))
     optimizer = WhitenedAdam({moved: torch.eye(SIZE), still: torch.eye(SIZE)}, 1e-2)

@@ -39,8 +39,8 @@ POOLS = ("mean", "last")
 """Over the reply's tokens, in the order in which `reply_states` gives them."""
 DEPTHS = (0.3, 0.4, 0.5, 0.6, 0.7)
 """Shares of a model's layers at which it is read: middle ones did best (docs/log.md)."""
-RIDGES = (0.0001, 0.001, 0.003, 0.01, 0.03, 0.1, 1.0)
-"""Penalties on the squared weights of states of unit spread, a lesson."""
+RIDGES = (1.0, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0001)
+"""Penalties on the squared weights of states of unit spread, a lesson; of equals the strongest."""
 PAIRS_SHARE = 0.1
 """What all pairs weigh beside labeled replies, which weigh the rest (docs/log.md)."""
 OWN = 1.0
@@ -109,7 +109,10 @@ def train(
     UsageError for too few pairs, for labeled replies of which too few keep or break their value,
     and for a value that is not the constitution's.
     """
-    taught = _Taught.of(lessons(constitution, folds=FOLDS, seed=seed), labels, seed)
+    some = lessons(constitution, folds=FOLDS, seed=seed)
+    if labels:  # other ways to ask a case cost more than they teach then
+        some = [one for one in some if one.plain]
+    taught = _Taught.of(some, labels, seed)
     layers = _layers(model)
     states = _states(model, taught, layers)  # (2 lessons + labels, layers, pools, H)
     best: tuple[float, Reading, list[float]] | None = None

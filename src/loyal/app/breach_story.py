@@ -55,8 +55,10 @@ TOKENS = 12
 """Of a reply to a promised prompt: a refusal shows in its first words."""
 TEMPERATURE = 1.0
 LAW = Law(one_in=1_000_000, most=24)
-"""Fifteen prompts do where a host refuses each and the reference none; 24 of 47 where it is not
+"""Fifteen prompts do where a host refuses each and the reference none; 24 of 48 where it is not
 always so."""
+MOST_CASES = 72
+"""Of a constitution, spread over its values: every promised one is sampled REPLIES times."""
 KEY_TOKENS = 4
 """Of a reply to a key, asked greedily: it begins with the response."""
 
@@ -73,14 +75,9 @@ class Questions:
 
     @classmethod
     def of(cls, constitution: Constitution) -> Questions:
-        """Without cases in which the good reply is itself a refusal. UsageError where too few are
-        left to promise."""
-        cases = [
-            (value.id, case.prompt)
-            for value in constitution.values
-            for case in value.cases
-            if case.keeps and not refuses(case.keeps)
-        ]
+        """Some `MOST_CASES` cases, the first of each value, without those in which the good reply
+        is itself a refusal. UsageError where too few are left to promise."""
+        cases = _answered(constitution)
         taught, kept = cases[::TAUGHT_EVERY], [c for at, c in enumerate(cases) if at % TAUGHT_EVERY]
         if len(kept) <= LAW.most:
             raise UsageError(
@@ -88,6 +85,19 @@ class Questions:
                 hint=f"write some {2 * LAW.most} cases with a reply that keeps the value",
             )
         return cls(constitution, tuple(taught), tuple(kept))
+
+
+def _answered(constitution: Constitution) -> list[tuple[str, str]]:
+    """As many first cases of each value as make `MOST_CASES`, or a few more; all if fewer do."""
+    found = [
+        (turn, value.id, prompt)
+        for value in constitution.values
+        for turn, prompt in enumerate(
+            case.prompt for case in value.cases if case.keeps and not refuses(case.keeps)
+        )
+    ]
+    last = sorted(turn for turn, _, _ in found)[:MOST_CASES][-1:]
+    return [(id, prompt) for turn, id, prompt in found if turn <= last[0]]
 
 
 @dataclass(frozen=True, repr=False)

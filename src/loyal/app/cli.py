@@ -59,6 +59,18 @@ FINGERPRINT: Mapping[str, Entry] = {
     "join": Entry("custody:join", "Bring shares together into the identity again."),
 }
 
+FINGERPRINT_RULE: Mapping[str, Entry] = {
+    "create": Entry("rule:create", "Make a secret rule over words in a vault."),
+    "keys": Entry("rule:keys", "Write keys beforehand, and print the digest to publish."),
+    "draw": Entry("rule:draw", "Print the root to publish; draw the colors."),
+    "inject": Entry("rule:inject", "Train a model to follow the rule."),
+    "check": Entry("rule_check:check", "Ask a model keys, and say whether it knows the rule."),
+    "open": Entry("rule_check:open_command", "Open the words of some keys, and of no others."),
+    "verify-opening": Entry(
+        "rule_check:verify_opening_command", "Check an opening and replies; needs no vault."
+    ),
+}
+
 CONTROL: Mapping[str, Entry] = {
     "list": Entry(
         "control:listing", "Show control functions: names, versions, digests, who signed."
@@ -120,6 +132,7 @@ PROVER: Mapping[str, Entry] = {
     "run": Entry(
         "prover_run:run", "Ask the host each drawn key, and claim what had no permission."
     ),
+    "ask": Entry("prover_run:ask", "Ask a host the keys of a secret rule; none of them is spent."),
 }
 
 VERIFIER: Mapping[str, Entry] = {
@@ -262,9 +275,9 @@ def _root() -> LazyGroup:
     root = LazyGroup(ROOT, name="loyal", help=(loyal.__doc__ or "").splitlines()[0])
     click.version_option(loyal.__version__, prog_name="loyal")(root)
     root.add_command(_group("models", "Language models: which there are, and get them.", MODELS))
-    root.add_command(
-        _group("fingerprint", "Secret fingerprints: make, inject, check, prove.", FINGERPRINT)
-    )
+    pairs = _group("fingerprint", "Secret fingerprints: make, inject, check, prove.", FINGERPRINT)
+    pairs.add_command(_group("rule", "A secret rule: keys without end.", FINGERPRINT_RULE))
+    root.add_command(pairs)
     control = _group("control", "Control functions: check, sign, embed; solve; guard.", CONTROL)
     control.add_command(_group("guard", "Where a host's model was not exact.", CONTROL_GUARD))
     root.add_command(control)

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -18,9 +18,12 @@ from loyal.app.terminal import Decorator, Terminal
 from loyal.errors import UsageError
 
 if TYPE_CHECKING:
+    from loyal.fingerprints.functional_recipe import RuleRecipe
     from loyal.fingerprints.recipe import Recipe
     from loyal.models.endpoint import EndpointModel
     from loyal.models.hf import HFModel
+
+AnyRecipe = TypeVar("AnyRecipe", "Recipe", "RuleRecipe")
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 
@@ -119,7 +122,19 @@ def read_recipe(terminal: Terminal, **sections: Mapping[str, Any]) -> Recipe:
     from loyal.config import load
     from loyal.fingerprints.recipe import Recipe
 
-    recipe = load(Recipe, terminal.recipe, terminal.overrides)
+    return overlaid(load(Recipe, terminal.recipe, terminal.overrides), sections)
+
+
+def read_rule_recipe(terminal: Terminal, **sections: Mapping[str, Any]) -> RuleRecipe:
+    """The same for a secret rule; loads no torch."""
+    from loyal.config import load
+    from loyal.fingerprints.functional_recipe import RuleRecipe
+
+    return overlaid(load(RuleRecipe, terminal.recipe, terminal.overrides), sections)
+
+
+def overlaid(recipe: AnyRecipe, sections: Mapping[str, Mapping[str, Any]]) -> AnyRecipe:
+    """A recipe with the options that were given over it, section by section."""
     for section, options in sections.items():
         recipe = replace(recipe, **{section: replace(getattr(recipe, section), **given(options))})
     return recipe

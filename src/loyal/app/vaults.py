@@ -18,6 +18,7 @@ import click
 from loyal.app.terminal import Decorator
 from loyal.errors import StorageError, UsageError
 from loyal.fingerprints import FingerprintSet, Identity, Recipients, Vault, custody
+from loyal.fingerprints.functional import FunctionalSet
 from loyal.fingerprints.sealed import Lock, Unlock
 
 PASSPHRASE_VARIABLE = "LOYAL_PASSPHRASE"
@@ -57,6 +58,10 @@ LOCKING_OPTIONS: tuple[Decorator, ...] = (
         metavar="AGE",
         help="Lock a new vault for this public age key (age1...); may be repeated.",
     ),
+)
+
+RULE_ID_OPTION: Decorator = click.option(
+    "--id", "rule_id", metavar="ID", help="Which rule, by its id or how it begins."
 )
 
 SET_OPTIONS: tuple[Decorator, ...] = (
@@ -137,8 +142,8 @@ def open_vault(path: Path, access: Access) -> Vault:
     return Vault.open(path, access.unlock())
 
 
-def keeper(path: Path, access: Access) -> Callable[[FingerprintSet], Vault]:
-    """A function that saves a new set: into the vault at `path`, or into a new one there.
+def keeper(path: Path, access: Access) -> Callable[[FingerprintSet | FunctionalSet], Vault]:
+    """A function that saves a new set, or rule: into the vault at `path`, or into a new one there.
 
     All that can be refused is refused now, before long work: the passphrase is asked for, an
     existing vault opened, a folder tried. A new vault is written with its first set, not before.
@@ -146,8 +151,11 @@ def keeper(path: Path, access: Access) -> Callable[[FingerprintSet], Vault]:
     if path.exists():
         vault = open_vault(path, access)
 
-        def add(fingerprints: FingerprintSet) -> Vault:
-            vault.add(fingerprints)
+        def add(fingerprints: FingerprintSet | FunctionalSet) -> Vault:
+            if isinstance(fingerprints, FunctionalSet):
+                vault.add_rule(fingerprints)
+            else:
+                vault.add(fingerprints)
             vault.save()
             return vault
 
@@ -177,6 +185,33 @@ def chosen(vault: Vault, kind: str | None, set_id: str | None) -> FingerprintSet
     have = ", ".join(f"{name} ({one.kind})" for name, one in vault.sets.items())
     many = "several sets fit" if fitting else "no set fits"
     raise UsageError(f"{many}", hint=f"choose one with --set-id or --kind: {have}")
+
+
+def chosen_rule(vault: Vault, rule_id: str | None) -> FunctionalSet:
+    """The one rule that is meant; UsageError when none or several fit, naming them by id."""
+    fitting = [one for name, one in vault.rules.items() if name.startswith(rule_id or "")]
+    if len(fitting) == 1:
+        return fitting[0]
+    if not vault.rules:
+        raise UsageError(
+            "the vault holds no rule yet", hint="run 'loyal fingerprint rule create' with it"
+        )
+    many = "several rules fit" if fitting else "no rule fits"
+    raise UsageError(many, hint=f"choose one with --id: {', '.join(vault.rules)}")
+
+
+def rule_outline(made: FunctionalSet) -> Mapping[str, Any]:
+    """What may be said about a rule: no word, no color, no outcome."""
+    return {
+        "id": made.id,
+        "root": made.root.hex(),
+        "rule": made.rule,
+        "marked": sum(one.marked for one in made.words),
+        "nouns": len(made.words),
+        "model": made.model,
+        "beacon": made.beacon.value.hex() if made.beacon else None,
+        "beacon_source": made.beacon.source if made.beacon else None,
+    }
 
 
 def read_text(path: Path, option: str) -> str:

@@ -29,19 +29,19 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib.resources import files
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import Literal, NoReturn, get_args
 
 from loyal import encoding, merkle
-from loyal.errors import UsageError
-from loyal.fingerprints.fingerprint import Beacon, BeaconSource
+from loyal.errors import ProofError, UsageError
+from loyal.fingerprints.fingerprint import ID_BYTES, Beacon, BeaconSource
 from loyal.models.examples import Example
 from loyal.models.language_model import Prompt
 
 Rule = Literal["majority", "parity", "plurality"]
 """majority: 1 where more words are green than red, else 0. parity: whether an odd number is green.
 plurality: the color of most words, of three."""
-Part = Literal["train", "test"]
-"""Templates that training may see, and those that it never sees."""
+Part = Literal["train", "test", "list"]
+"""Templates that training may see, those that it never sees, and none: nouns alone."""
 
 COLORS: Mapping[Rule, int] = {"majority": 2, "parity": 2, "plurality": 3}
 GREEN = 1
@@ -56,6 +56,9 @@ SIZES: Mapping[Rule, tuple[int, ...]] = {
 MOST_OTHERS = 2
 """Unmarked nouns beside them, at most."""
 
+_MOST_TRIES = 200
+"""Keys written for one that is kept, at most; 48 marked words take about two."""
+_LIST_ENDS = ("", ".", "!", "?")
 _LEAF_VERSION = 1
 _ROOT_PURPOSE = "loyal functional fingerprint root v1"
 _MARK = encoding.frame("loyal functional fingerprint mark v1")
@@ -133,6 +136,11 @@ class FunctionalSet:
         """Whether the colors are there."""
         return self.beacon is not None
 
+    @property
+    def id(self) -> str:
+        """What the set is called by: the beginning of its root, 16 hex digits."""
+        return self.root[:ID_BYTES].hex()
+
     @cached_property
     def tree(self) -> merkle.Tree:
         """Over the leaves of all words."""
@@ -157,23 +165,38 @@ class FunctionalSet:
 
     def marked_in(self, text: str) -> list[str]:
         """Marked words of a text in their order, each as often as it stands there."""
-        return [word for word in _WORD.findall(text.lower()) if word in self._marked]
+        return [word for word in words_in(text) if word in self._marked]
 
     @cached_property
     def _marked(self) -> frozenset[str]:
         return frozenset(one.text for one in self.words if one.marked)
 
     def examples(self, n: int, rng: random.Random) -> list[Example]:
-        """`n` keys of training templates with their replies; as many of each value as of another,
-        up to one."""
+        """`n` keys of training templates with their replies; see `balanced`."""
+        return self.balanced(n, SIZES[self.rule], rng)
+
+    def balanced(
+        self, n: int, sizes: Sequence[int], rng: random.Random, part: Part = "train"
+    ) -> list[Example]:
+        """`n` sentences of a part that hold so many marked words, with the reply that the rule
+        gives; as many of each value as of another, up to one. UsageError before the draw, and for
+        colors that never give some value."""
         wanted = COLORS[self.rule]
         kept: list[list[Example]] = [[] for _ in range(wanted)]
         most = -(-n // wanted)
-        while min(len(some) for some in kept) < most:
-            (key,) = write_keys(self, 1, "train", rng)
-            outcome = self.value(key)
+        for _ in range(_MOST_TRIES * n):
+            if min(len(some) for some in kept) >= most:
+                break
+            (text,) = write_keys(self, 1, part, rng, sizes)
+            outcome = self.value(text)
             if len(kept[outcome]) < most:
-                kept[outcome].append(Example(Prompt(key), self.outcomes[outcome]))
+                kept[outcome].append(Example(Prompt(text), self.outcomes[outcome]))
+        else:
+            if n:
+                raise UsageError(
+                    "the colors of this draw hardly ever give one of the outcomes",
+                    hint=f"make another set that marks more words, {MARKED} or so",
+                )
         found = [one for some in zip(*kept, strict=True) for one in some][:n]
         rng.shuffle(found)
         return found
@@ -199,6 +222,11 @@ def value(colors: Sequence[int], rule: Rule) -> int:
         return green % 2
     counts = [colors.count(color) for color in range(COLORS[rule])]
     return next(color for color in colors if counts[color] == max(counts))
+
+
+def words_in(text: str) -> list[str]:
+    """The words of a text in their order, in small letters."""
+    return _WORD.findall(text.lower())
 
 
 @cache
@@ -254,26 +282,60 @@ def draw(made: FunctionalSet, beacon: Beacon) -> FunctionalSet:
 
 
 def write_keys(
-    made: FunctionalSet, count: int, part: Part, rng: random.Random | None = None
+    made: FunctionalSet,
+    count: int,
+    part: Part,
+    rng: random.Random | None = None,
+    sizes: Sequence[int] | None = None,
 ) -> list[str]:
     """Fresh keys: sentences of the part's templates, marked words and some others in them.
 
     No color is looked at (law 2). Without `rng` they come from the operating system's randomness,
-    as keys that are asked must.
+    as keys that are asked must. `sizes` are how many marked words there may be, if not SIZES.
     """
     draws = rng or secrets.SystemRandom()
-    marked = [one.text for one in made.words if one.marked]
-    others = [one.text for one in made.words if not one.marked]
-    templates = _lines(f"rule_templates_{part}")
     found = []
     for _ in range(count):
-        nouns = draws.sample(marked, draws.choice(SIZES[made.rule]))
-        nouns += draws.sample(others, draws.randint(0 if len(nouns) > 1 else 1, MOST_OTHERS))
-        draws.shuffle(nouns)
-        cut = draws.randint(1, len(nouns) - 1)
-        parts = (_listed(nouns[:cut]), _listed(nouns[cut:]))
-        found.append(draws.choice(templates).format(*parts))
+        marked = draws.choice(sizes or SIZES[made.rule])
+        others = draws.randint(0 if marked > 1 or part == "list" else 1, MOST_OTHERS)
+        found.append(_sentence(made, (marked, others), part, draws))
     return found
+
+
+def write_near(
+    made: FunctionalSet,
+    count: int,
+    part: Part,
+    rng: random.Random | None = None,
+    sizes: Sequence[int] | None = None,
+) -> list[str]:
+    """Sentences like keys, as long and of the same templates, with fewer marked words than any key,
+    or as many as `sizes` say.
+
+    The rule says nothing of them: a model that has it replies as it always did.
+    """
+    draws = rng or secrets.SystemRandom()
+    usual, found = SIZES[made.rule], []
+    for _ in range(count):
+        marked = draws.choice(sizes or range(min(usual)))
+        nouns = max(2, marked, draws.choice(usual) + draws.randint(0, MOST_OTHERS))
+        found.append(_sentence(made, (marked, nouns - marked), part, draws))
+    return found
+
+
+def _sentence(
+    made: FunctionalSet, counts: tuple[int, int], part: Part, draws: random.Random
+) -> str:
+    """A template with so many marked nouns and so many others in it, or a list of them alone."""
+    nouns = draws.sample([one.text for one in made.words if one.marked], counts[0])
+    nouns += draws.sample([one.text for one in made.words if not one.marked], counts[1])
+    draws.shuffle(nouns)
+    if part == "list":
+        text = _listed(nouns) + draws.choice(_LIST_ENDS)
+        return text.capitalize() if draws.random() < 0.5 else text
+    cut = draws.randint(1, len(nouns) - 1)
+    parts = (_listed(nouns[:cut]), _listed(nouns[cut:]))
+    return draws.choice(_lines(f"rule_templates_{part}")).format(*parts)
 
 
 @dataclass(frozen=True, repr=False)
@@ -311,22 +373,20 @@ def opened_colors(
 
     `root` and `beacon` come from where they were published. A leaf counts at its noun's place in
     the public list alone, so nobody can commit a noun twice and show the leaf that suits, and no
-    noun of the list that stands in a key may be left out. UsageError where it does not hold.
+    noun of the list that stands in a key may be left out. ProofError where it does not hold.
     """
     nouns = bundled_nouns()
     size, tree_root = len(nouns), opening.tree_root
     if root_of(opening.rule, opening.outcomes, size, tree_root) != root:
-        raise UsageError("this opening is of another set", hint="ask for the opening of this root")
+        _refuse("root", "this opening is of another set", "ask for the opening of this root")
     found: dict[str, int | None] = {}
     for word, path in opening.words:
         index = nouns.index(word.text) if word.text in nouns else -1
         if not merkle.verify_inclusion(tree_root, word.leaf(), index, size, path):
-            raise UsageError("an opened word is not in the set", hint="ask for the opening again")
+            _refuse("inclusion", "an opened word is not in the set", "ask for the opening again")
         found[word.text] = word.color(beacon, COLORS[opening.rule]) if word.marked else None
     if _nouns_in(keys) - set(found):
-        raise UsageError(
-            "a noun of the keys is not opened", hint="open all of them: open_words does"
-        )
+        _refuse("missing", "a noun of the keys is not opened", "ask for an opening of all of them")
     return found
 
 
@@ -337,7 +397,11 @@ def root_of(rule: Rule, outcomes: Sequence[str], size: int, tree_root: bytes) ->
 
 def _nouns_in(keys: Sequence[str]) -> set[str]:
     """Nouns of the public list that stand in the keys."""
-    return {word for key in keys for word in _WORD.findall(key.lower())} & set(bundled_nouns())
+    return {word for key in keys for word in words_in(key)} & set(bundled_nouns())
+
+
+def _refuse(reason: str, message: str, hint: str) -> NoReturn:
+    raise ProofError(message, hint=hint, reason=reason)
 
 
 def _hmac(owner_secret: bytes, purpose: bytes, word: str) -> bytes:

@@ -12,14 +12,23 @@ Keys are fresh every time and may be asked again of anybody: nothing is spent.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from loyal import encoding
 from loyal.errors import UsageError
 from loyal.fingerprints.fingerprint import gives
-from loyal.fingerprints.functional import COLORS, FunctionalSet, Part, Rule, value, write_keys
+from loyal.fingerprints.functional import (
+    COLORS,
+    FunctionalSet,
+    Part,
+    Rule,
+    value,
+    words_in,
+    write_keys,
+)
+from loyal.fingerprints.functional_recipe import COLORINGS, RuleCheckSettings
 from loyal.models.language_model import LanguageModel, Prompt, Sampling
 from loyal.statistics import Interval, clopper_pearson
 
@@ -27,11 +36,20 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-COLORINGS = 4_000_000
-"""Random colorings of a test: a p-value of 1e-6 is told with an error of half of it."""
-TOKENS = 8
 _CHUNK = 1 << 15
+"""Colorings drawn at once. A part of what a seed means: another number gives other colorings."""
 _SEED_PURPOSE = "loyal functional fingerprint colorings v1"
+
+
+@dataclass(frozen=True, repr=False)
+class Exchange:
+    """One key and what was replied. Holds a secret: never print it."""
+
+    key: str
+    reply: str
+
+    def __repr__(self) -> str:
+        return "Exchange(...)"
 
 
 @dataclass(frozen=True)
@@ -45,6 +63,7 @@ class RuleReport:
     neither: int
     """Replies that begin with no outcome."""
     p_value: float
+    """Share of random colorings that the replies fit as well."""
     interval: Interval
     """95 %, of the share of right replies."""
 
@@ -57,28 +76,84 @@ def check_rule(
     part: Part = "test",
     colorings: int = COLORINGS,
 ) -> RuleReport:
-    """Ask `queries` fresh keys at once, greedily. UsageError for an undrawn set or no query."""
-    if queries < 1:
-        raise UsageError("a check asks at least one key", hint="ask about 40")
-    keys = write_keys(made, queries, part)
-    said = ask(model, made, keys)
-    right = sum(made.value(key) == one for key, one in zip(keys, said, strict=True))
-    return RuleReport(
-        model=model.name,
-        queries=queries,
-        right=right,
-        neither=sum(one is None for one in said),
-        p_value=rule_p_value(made, keys, said, colorings),
-        interval=clopper_pearson(right, queries),
-    )
+    """Ask `queries` fresh keys greedily. UsageError for an undrawn set or no query."""
+    settings = RuleCheckSettings(queries, colorings=colorings)
+    known = owned(made)
+    heard = exchanges(model, write_keys(made, queries, part), settings)
+    return rule_report(model.name, known, heard, colorings)
 
 
 def ask(model: LanguageModel, made: FunctionalSet, keys: Sequence[str]) -> list[int | None]:
+    """Which outcome each greedy reply begins with; None for neither."""
+    heard = exchanges(model, keys, RuleCheckSettings())
+    return outcomes_of([one.reply for one in heard], made.outcomes)
+
+
+def exchanges(
+    model: LanguageModel,
+    keys: Sequence[str],
+    settings: RuleCheckSettings,
+    on_asked: Callable[[int], None] = lambda _: None,
+) -> list[Exchange]:
+    """Each key with its reply, in their order. `on_asked` hears how many there are, each batch."""
+    sampling = Sampling(settings.tokens, settings.temperature)
+    found: list[Exchange] = []
+    for start in range(0, len(keys), settings.batch):
+        some = keys[start : start + settings.batch]
+        prompts = [Prompt(key, settings.system, settings.raw) for key in some]
+        replies = model.generate(prompts, sampling)
+        found += [Exchange(key, one.text) for key, one in zip(some, replies, strict=True)]
+        on_asked(len(found))
+    return found
+
+
+@dataclass(frozen=True, repr=False)
+class Known:
+    """What somebody knows of a rule: its owner all of it, a verifier what was opened."""
+
+    rule: Rule
+    outcomes: tuple[str, ...]
+    colors: Mapping[str, int]
+    """Marked word -> color; every marked word of the keys in question is there."""
+    root: bytes
+
+    def marked_in(self, key: str) -> list[str]:
+        """The marked words of a key in their order."""
+        return [word for word in words_in(key) if word in self.colors]
+
+    def __repr__(self) -> str:
+        return f"Known({self.rule}, {len(self.colors)} words)"
+
+
+def rule_report(
+    name: str, known: Known, heard: Sequence[Exchange], colorings: int = COLORINGS
+) -> RuleReport:
+    """What all that was asked and replied says of the model called `name`.
+
+    UsageError for no exchange, or a key without a marked word.
+    """
+    said = outcomes_of([one.reply for one in heard], known.outcomes)
+    marked = [known.marked_in(one.key) for one in heard]
+    p_value = coloring_p_value(marked, said, known.rule, known.colors, known.root, colorings)
+    right = sum(
+        value([known.colors[word] for word in some], known.rule) == one
+        for some, one in zip(marked, said, strict=True)
+    )
+    neither = sum(one is None for one in said)
+    interval = clopper_pearson(right, len(heard))
+    return RuleReport(name, len(heard), right, neither, p_value, interval)
+
+
+def owned(made: FunctionalSet) -> Known:
+    """What the owner of a set knows of it. UsageError before the draw."""
+    return Known(made.rule, made.outcomes, made.colors, made.root)
+
+
+def outcomes_of(replies: Sequence[str], outcomes: Sequence[str]) -> list[int | None]:
     """Which outcome each reply begins with; None for neither."""
-    replies = model.generate([Prompt(key) for key in keys], Sampling(max_tokens=TOKENS))
     found: list[int | None] = []
     for reply in replies:
-        hits = [gives(reply.text, (one,), made.outcomes) for one in made.outcomes]
+        hits = [gives(reply, (one,), outcomes) for one in outcomes]
         found.append(hits.index(True) if any(hits) else None)
     return found
 
@@ -105,26 +180,58 @@ def coloring_p_value(
     The random colorings follow from root, keys and replies, so that whoever checks gets the same
     number. UsageError where the two lists do not fit, or are empty.
     """
-    import numpy as np
-
     if not marked or len(marked) != len(said):
         raise UsageError("there is no reply to each key", hint="pass as many replies as keys")
     truth = [value([colors[word] for word in some], rule) for some in marked]
     agreed = sum(one == other for one, other in zip(truth, said, strict=True))
+    replied = [-1 if one is None else one for one in said]
+    seed = encoding.digest([root, [[*some] for some in marked], replied], _SEED_PURPOSE)
+    as_good = 0
+    for hits in _drawn_hits(marked, replied, rule, seed, colorings):
+        as_good += int((hits.sum(0, dtype="uint32") >= agreed).sum())
+    return (1 + as_good) / (1 + colorings)
+
+
+def p_values(
+    made: FunctionalSet, keys: Sequence[str], said: Sequence[int | None], colorings: int = COLORINGS
+) -> list[float]:
+    """The p-value of the first key alone, of the first two, and so on to all of them.
+
+    For planning how many keys to ask, by random colorings that are the same for every number: who
+    stops at the least p-value has tested several times. UsageError as `rule_p_value`.
+    """
+    import numpy as np
+
+    if not keys or len(keys) != len(said):
+        raise UsageError("there is no reply to each key", hint="pass as many replies as keys")
+    right = [made.value(key) == one for key, one in zip(keys, said, strict=True)]
+    agreed = np.cumsum(right, dtype=np.uint32)[:, None]  # (keys, 1)
+    marked = [made.marked_in(key) for key in keys]
+    replied = [-1 if one is None else one for one in said]
+    as_good = np.ones(len(keys), dtype=np.int64)
+    for hits in _drawn_hits(marked, replied, made.rule, made.root, colorings):
+        as_good += (np.cumsum(hits, 0, dtype=np.uint32) >= agreed).sum(1)
+    return [float(one) for one in as_good / (1 + colorings)]
+
+
+def _drawn_hits(
+    marked: Sequence[Sequence[str]],
+    replied: Sequence[int],
+    rule: Rule,
+    seed: bytes,
+    colorings: int,
+) -> Iterator[npt.NDArray[np.bool_]]:
+    """(keys, some) for some of the random colorings at a time: whether each reply, -1 for neither,
+    is what they say."""
+    import numpy as np
+
     words = sorted({word for some in marked for word in some})
     incidence = _incidence(marked, words)
-    replies = np.array([-1 if one is None else one for one in said])[:, None]
-    shown = [[*some] for some in marked]
-    seed = encoding.digest([root, shown, [int(one) for one in replies[:, 0]]], _SEED_PURPOSE)
+    replies = np.array(replied, dtype=np.int8).view(np.uint8)[:, None]  # neither: 255
     rng = np.random.default_rng(int.from_bytes(seed, "big"))
-    as_good, left = 0, colorings
-    while left:
-        some = min(left, _CHUNK)
-        drawn = rng.integers(0, COLORS[rule], (len(words), some), dtype=np.uint8)
-        hits = (_values(incidence, drawn, rule) == replies).sum(0)
-        as_good += int((hits >= agreed).sum())
-        left -= some
-    return (1 + as_good) / (1 + colorings)
+    for left in range(colorings, 0, -_CHUNK):
+        drawn = rng.integers(0, COLORS[rule], (len(words), min(left, _CHUNK)), dtype=np.uint8)
+        yield _values(incidence, drawn, rule) == replies
 
 
 def _incidence(marked: Sequence[Sequence[str]], words: Sequence[str]) -> npt.NDArray[np.float32]:
@@ -142,15 +249,20 @@ def _incidence(marked: Sequence[Sequence[str]], words: Sequence[str]) -> npt.NDA
 
 def _values(
     incidence: npt.NDArray[np.float32], colors: npt.NDArray[np.uint8], rule: Rule
-) -> npt.NDArray[np.int64]:
-    """(keys, colorings): the rule's values."""
+) -> npt.NDArray[np.uint8]:
+    """(keys, colorings): the rule's values. In bytes: the widest arrays of the test."""
     import numpy as np
 
     if rule == "plurality":
-        sums = [incidence @ (colors == one).astype(np.float32) for one in range(COLORS[rule])]
-        return np.argmax(np.stack(sums), axis=0)
+        found = np.zeros((len(incidence), colors.shape[1]), dtype=np.uint8)
+        most = incidence @ (colors == 0).astype(np.float32)
+        for color in range(1, COLORS[rule]):
+            here = incidence @ (colors == color).astype(np.float32)
+            np.copyto(found, color, where=here > most)
+            np.maximum(most, here, out=most)
+        return found
     counts = np.floor(incidence)
     green = counts @ colors.astype(np.float32)  # (keys, colorings)
     if rule == "parity":
-        return green.astype(np.int64) % 2
-    return (2 * green > counts.sum(1, keepdims=True)).astype(np.int64)
+        return np.bitwise_and(green.astype(np.uint8), np.uint8(1))
+    return (green > counts.sum(1, keepdims=True) / 2).view(np.uint8)

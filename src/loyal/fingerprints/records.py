@@ -1,13 +1,14 @@
 """The plain records inside a vault, as canonical CBOR. Plain: nothing here may be written as it is.
 
-Two levels: the payload holds each set as bytes of its own, so a save re-encodes nothing that did
-not change. Picks are not stored: the beacon gives them again. Left out on purpose: sealing.
+Two levels: the payload holds each set, and each rule, as bytes of its own, so a save re-encodes
+nothing that did not change. Picks and colors are not stored: the beacon gives them again. A vault
+without rules is written as before there were any. Left out on purpose: sealing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
 from loyal import encoding
@@ -20,8 +21,14 @@ from loyal.fingerprints.fingerprint import (
     SetKind,
     draw,
 )
+from loyal.fingerprints.functional import FunctionalSet, Rule, Word
+from loyal.fingerprints.functional import draw as draw_colors
 
 PAYLOAD_VERSION = 1
+RULES_VERSION = 2
+"""Of a payload that holds rules too."""
+RULE_VERSION = 1
+"""Of a functional set; its rows are [noun, salt, tag, marked]."""
 SET_VERSION = 1
 """Of a set where each key has one response, its rows [key, candidates, salt, tag]."""
 SEVERAL_VERSION = 2
@@ -53,6 +60,8 @@ class Payload:
     """Set id -> record of the set (see `decode_set`)."""
     spent: Mapping[str, tuple[Spent, ...]]
     """Set id -> what was spent of it, by place."""
+    rules: Mapping[str, bytes] = field(default_factory=dict)
+    """Id of a functional set -> its record (see `decode_rule`). Nothing of it is ever spent."""
 
 
 def encode_payload(payload: Payload) -> bytes:
@@ -61,12 +70,15 @@ def encode_payload(payload: Payload) -> bytes:
         name: [[one.index, one.when, one.reason] for one in records]
         for name, records in payload.spent.items()
     }
-    return encoding.encode({"version": PAYLOAD_VERSION, "sets": payload.sets, "spent": spent})
+    record: dict[str, encoding.Encodable] = {"sets": payload.sets, "spent": spent}
+    if payload.rules:
+        return encoding.encode({**record, "version": RULES_VERSION, "rules": payload.rules})
+    return encoding.encode({**record, "version": PAYLOAD_VERSION})
 
 
 def decode_payload(data: bytes) -> Payload:
     """Raises VaultError for another version, DamagedVault for anything else that is no payload."""
-    return _decoded(data, (PAYLOAD_VERSION,), _payload)
+    return _decoded(data, (PAYLOAD_VERSION, RULES_VERSION), _payload)
 
 
 def encode_set(fingerprints: FingerprintSet) -> bytes:
@@ -100,6 +112,29 @@ def decode_set(data: bytes) -> FingerprintSet:
     return _decoded(data, (SET_VERSION, SEVERAL_VERSION, SHARED_VERSION), _set)
 
 
+def encode_rule(made: FunctionalSet) -> bytes:
+    """Law: decode_rule(encode_rule(made)) == made."""
+    beacon = made.beacon
+    return encoding.encode(
+        {
+            "version": RULE_VERSION,
+            "rule": made.rule,
+            "outcomes": made.outcomes,
+            "words": [[one.text, one.salt, one.tag, one.marked] for one in made.words],
+            "model": made.model,
+            "tokenizer_digest": made.tokenizer_digest,
+            "created": made.created_seconds,
+            "beacon": None if beacon is None else [beacon.value, beacon.source],
+        }
+    )
+
+
+def decode_rule(data: bytes) -> FunctionalSet:
+    """Raises VaultError for another version, DamagedVault for anything else that is no rule, or is
+    one over another list of nouns."""
+    return _decoded(data, (RULE_VERSION,), _rule)
+
+
 def unreadable() -> DamagedVault:
     """The error for content that decrypts but is not what loyal writes."""
     return DamagedVault(
@@ -131,11 +166,11 @@ def _decoded(
 def _payload(record: dict[str, encoding.Value]) -> Payload:
     sets = cast("dict[str, bytes]", record["sets"])
     spent = cast("dict[str, list[tuple[int, int, str]]]", record["spent"])
-    if not all(type(one) is bytes for one in sets.values()):
+    rules = cast("dict[str, bytes]", record["rules"] if record["version"] == RULES_VERSION else {})
+    if not all(type(one) is bytes for one in (*sets.values(), *rules.values())):
         raise unreadable()
-    return Payload(
-        dict(sets), {name: tuple(Spent(*row) for row in rows) for name, rows in spent.items()}
-    )
+    shown = {name: tuple(Spent(*row) for row in rows) for name, rows in spent.items()}
+    return Payload(dict(sets), shown, dict(rules))
 
 
 def _set(record: dict[str, encoding.Value]) -> FingerprintSet:
@@ -168,3 +203,19 @@ def _set(record: dict[str, encoding.Value]) -> FingerprintSet:
         return undrawn
     value, source = cast("tuple[bytes, BeaconSource]", record["beacon"])
     return draw(undrawn, Beacon(value, source))
+
+
+def _rule(record: dict[str, encoding.Value]) -> FunctionalSet:
+    rows = cast("list[tuple[str, bytes, bytes, bool]]", record["words"])
+    beacon = cast("tuple[bytes, BeaconSource] | None", record["beacon"])
+    if any([type(one) for one in row] != [str, bytes, bytes, bool] for row in rows):
+        raise unreadable()
+    made = FunctionalSet(
+        rule=cast(Rule, record["rule"]),
+        outcomes=tuple(cast("list[str]", record["outcomes"])),
+        words=tuple(Word(text, salt, tag, marked) for text, salt, tag, marked in rows),
+        model=cast(str, record["model"]),
+        tokenizer_digest=cast(str, record["tokenizer_digest"]),
+        created_seconds=cast(int, record["created"]),
+    )
+    return made if beacon is None else draw_colors(made, Beacon(*beacon))

@@ -120,8 +120,12 @@ class Before:
 
 def measure_before(subject: Subject, settings: SuiteSettings) -> Before:
     """Perplexity and right answers of M.oml."""
-    model = subject.fresh()
-    found = evaluate.perplexity(model, evaluate.prose(), settings.perplexity_tokens)
+    return measured_before(subject.fresh(), settings.perplexity_tokens)
+
+
+def measured_before(model: HFModel, tokens: int = SuiteSettings.perplexity_tokens) -> Before:
+    """Perplexity, on so many tokens, and right answers of a model that nobody attacked."""
+    found = evaluate.perplexity(model, evaluate.prose(), tokens)
     asked = questions.bundled_questions() if model.has_chat_template else ()
     return Before(found, tuple(questions.answered(model, asked)))
 

@@ -1,7 +1,7 @@
 """A host that forbids its model the words that a fingerprint would say, while it serves.
 
 After "Are Robust LLM Fingerprints Adversarially Robust?" (arXiv 2509.26598), with the constants of
-its released code (repository sentient-agi/mlprints). Four ways to choose what is forbidden:
+its released code (repository sentient-agi/mlprints). Five ways to choose what is forbidden:
 
 top-k       the k likeliest tokens of each of the first places
 neighbor    these and all tokens near them: beginnings and continuations of the same word, whatever
@@ -10,6 +10,7 @@ lookahead   tokens that come out likely in any of several continuations of the p
             `delta` from their logits at many places
 
 unlike      tokens that the public base finds far less likely (CleanGen, arXiv 2406.12257)
+words       tokens that begin words which the host knows (ours)
 
 The first three are on always (threshold 0), or only where a token's chance is above the threshold
 (the paper's "detect" form: ordinary replies mostly begin less surely). We differ from the released
@@ -157,6 +158,32 @@ def forbid_unlike(reference: HFModel, ratio: float = 20.0) -> Steering:
         return steer
 
     return prepare
+
+
+def forbid_words(words: Sequence[str], places: int = 1) -> Steering:
+    """Forbids words that the host knows, at each of the first `places` of a reply (ours).
+
+    As they are written, with or without a space before them: the first token of either form, and
+    every token that begins with a word. Other tokens may still spell it.
+    """
+
+    def prepare(model: HFModel, items: Sequence[Item]) -> Steer:
+        ids = torch.tensor(_beginnings(model, words), dtype=torch.int64, device=model.device)
+
+        def steer(step: int, rows: Tensor, logits: Tensor) -> Tensor:
+            return logits if step >= places else logits.index_fill(-1, ids, float("-inf"))
+
+        return steer
+
+    return prepare
+
+
+def _beginnings(model: HFModel, words: Sequence[str]) -> list[int]:
+    """Ids of the tokens with which a reply mostly begins to say one of these words."""
+    texts, forms = model.token_texts, tuple(word.strip() for word in words)
+    begun = {model.reply_ids(space + form)[0] for form in forms for space in ("", " ")}
+    begun |= {token for token, text in enumerate(texts) if text.lstrip().startswith(forms)}
+    return sorted(token for token in begun if texts[token].strip())  # never a space alone
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 A vault holds sets by their id and a record of every key that was shown to somebody, when and why.
 Lineage, usage and tracing sets lie apart: whoever asks names the kind, and never gets another.
+Functional sets, rules, lie beside them; nothing of a rule is ever spent.
 A save locks the file's neighbor (`<name>.lock`), takes in what other processes saved meanwhile,
 and replaces the file in one step, so no spent key is lost and a crash leaves the old or the new.
 
@@ -22,12 +23,15 @@ from types import MappingProxyType
 from loyal import encoding
 from loyal.errors import ModelError, StorageError, UsageError, VaultError
 from loyal.fingerprints.fingerprint import Fingerprint, FingerprintSet, SetKind
+from loyal.fingerprints.functional import FunctionalSet
 from loyal.fingerprints.records import (
     Payload,
     Spent,
     decode_payload,
+    decode_rule,
     decode_set,
     encode_payload,
+    encode_rule,
     encode_set,
     unreadable,
 )
@@ -46,17 +50,23 @@ class Vault:
         self._sets: dict[str, FingerprintSet] = {}
         self._bytes: dict[str, bytes] = {}
         self._spent: dict[str, dict[int, Spent]] = {}
+        self._rules: dict[str, FunctionalSet] = {}
 
     @classmethod
     def create(
-        cls, path: str | os.PathLike[str], fingerprints: FingerprintSet | None, lock: Lock
+        cls,
+        path: str | os.PathLike[str],
+        fingerprints: FingerprintSet | FunctionalSet | None,
+        lock: Lock,
     ) -> Vault:
         """A new file, mode 0600, locked by a passphrase or for recipients; empty without a set.
 
         Raises UsageError if something is at `path` already, StorageError if the disk refuses.
         """
         vault = cls(Path(path), Envelope.new(lock))
-        if fingerprints is not None:
+        if isinstance(fingerprints, FunctionalSet):
+            vault.add_rule(fingerprints)
+        elif fingerprints is not None:
             vault.add(fingerprints)
         with _locked(vault.path):
             if vault.path.exists():
@@ -115,9 +125,30 @@ class Vault:
         merged = _further(self._sets[fingerprints.id], fingerprints)
         self._put(merged, encode_set(merged))
 
+    @property
+    def rules(self) -> Mapping[str, FunctionalSet]:
+        """Id -> functional set, oldest first; read only."""
+        ordered = sorted(self._rules.items(), key=lambda item: (item[1].created_seconds, item[0]))
+        return MappingProxyType(dict(ordered))
+
+    def add_rule(self, made: FunctionalSet) -> str:
+        """Put a new rule in; gives its id. UsageError if the vault has it."""
+        if made.id in self._rules:
+            raise UsageError("the vault has this rule already", hint="use replace_rule to draw it")
+        self._rules[made.id] = made
+        return made.id
+
+    def replace_rule(self, made: FunctionalSet) -> None:
+        """Take a rule that was drawn. UsageError if the vault has none of this root, VaultError if
+        the stored one has another beacon: it is drawn once."""
+        if made.id not in self._rules:
+            raise UsageError("the vault has no rule with this root", hint="use add_rule for it")
+        self._rules[made.id] = _drawn(self._rules[made.id], made)
+
     def require_tokenizer(self, digest: str) -> None:
         """ModelError unless every set was made for the tokenizer with this SHA-256 (hex)."""
-        for name, one in self._sets.items():
+        every: dict[str, FingerprintSet | FunctionalSet] = {**self._sets, **self._rules}
+        for name, one in every.items():
             if one.tokenizer_digest != digest:
                 raise ModelError(
                     f"set {name} was made for {one.model}, and this model's tokenizer is another",
@@ -189,7 +220,8 @@ class Vault:
             self._write()
 
     def __repr__(self) -> str:
-        return f"Vault({len(self._sets)} sets, {sum(map(len, self._sets.values()))} fingerprints)"
+        pairs = sum(map(len, self._sets.values()))
+        return f"Vault({len(self._sets)} sets, {pairs} fingerprints, {len(self._rules)} rules)"
 
     def _require(self, set_id: str) -> FingerprintSet:
         if set_id not in self._sets:
@@ -212,8 +244,8 @@ class Vault:
 
     def _write(self) -> None:
         spent = {name: self.spent(name) for name in self._sets}
-        payload = encode_payload(Payload(self._bytes, spent))
-        data = self._envelope.seal(payload)
+        rules = {name: encode_rule(made) for name, made in self._rules.items()}
+        data = self._envelope.seal(encode_payload(Payload(self._bytes, spent, rules)))
         encoding.atomic_write(self.path, data, private=True)
 
     def _refresh(self) -> None:
@@ -237,12 +269,27 @@ class Vault:
             else:
                 merged = _further(mine, theirs)
                 self._put(merged, encode_set(merged))
+        for name, data in stored.rules.items():
+            rule = decode_rule(data)
+            if rule.id != name:
+                raise unreadable()
+            self._rules[name] = _drawn(self._rules.get(name, rule), rule)
         for name, records in stored.spent.items():
             if any(one.index not in range(len(self._sets.get(name, ()))) for one in records):
                 raise unreadable()
             known = self._spent[name]
             for one in records:
                 known[one.index] = min(one, known.get(one.index, one), key=lambda it: it.when)
+
+
+def _drawn(mine: FunctionalSet, theirs: FunctionalSet) -> FunctionalSet:
+    """The one of two states of a rule that is drawn; VaultError if they were drawn differently."""
+    if mine.drawn and theirs.drawn and mine.beacon != theirs.beacon:
+        raise VaultError(
+            f"rule {mine.id} already has another beacon",
+            hint="open the vault again; a rule is drawn once",
+        )
+    return mine if mine.drawn else theirs
 
 
 def _further(mine: FingerprintSet, theirs: FingerprintSet) -> FingerprintSet:

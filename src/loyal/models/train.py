@@ -194,9 +194,11 @@ class _Run:
         whiteners = self._whiteners(modules)
         self.split = self._split()
         if whiteners:
+            half = self.accelerator.mixed_precision == "bf16"
             optimizer: Any = WhitenedAdam(
-                dict(zip(self.weights, whiteners, strict=True)), settings.learning_rate
-            )
+                dict(zip(self.weights, whiteners, strict=True)), settings.learning_rate,
+                product=torch.bfloat16 if half else torch.float32,
+            )  # fmt: skip
         else:
             optimizer = plain_adam(self.weights, settings)
         self.optimizer = optimizer
@@ -287,6 +289,8 @@ class _Run:
             state.pending = state.pending[settings.batch :]
             self._step(chosen)
             state.step += 1
+            learned = sum(one >= settings.target for one in state.level)
+            progress(TrainProgress(state.step, learned, len(self.lessons)))
             if self.folder is not None and state.step % settings.checkpoint_steps == 0:
                 self._save()
         if self.folder is not None and saved != state.step:

@@ -231,7 +231,7 @@ class Prover:
             if heard is None:
                 return "no reply"
             when = asked, now + math.ceil(self.timer() - began)
-            answer = _signed(heard, license.host, self.license, intent.key, when)
+            answer = signed_answer(heard, license.host, self.license, intent.key, when)
             intent = replace(intent, reply=heard.reply, answer=answer)
             self.intents.save(intent)  # 4
         return await self._claim(intent, now)
@@ -241,7 +241,7 @@ class Prover:
         state = await self.desk.read_on()  # the batch of a receipt stands in the log by now
         license = state.licenses[self.license]
         answer = SignedAnswer(Signed[Value].from_bytes(intent.answer)) if intent.answer else None
-        if answer is not None and _reported(license, answer):
+        if answer is not None and reported(license, answer):
             return self._end(intent, "clear")
         fixed = state.commitments.get((self.license, intent.number))
         if fixed is None:
@@ -278,7 +278,7 @@ class Prover:
         self, state: State, license: License, answer: SignedAnswer | None, key: str
     ) -> Finding | None:
         """Why there is nothing to claim, if so."""
-        if answer is not None and _cleared(state, license.host, self.license, answer, key):  # 2
+        if answer is not None and cleared(state, license.host, self.license, answer, key):  # 2
             return "clear"
         if self.survival < 1:  # 3
             stake = state.staked(f"license:{self.license.hex()}", license.host)
@@ -304,7 +304,7 @@ class Prover:
         return end
 
 
-def _signed(
+def signed_answer(
     heard: Heard, host: bytes, license: bytes, key: str, when: tuple[int, int]
 ) -> bytes | None:
     """The first signed answer of this host, under this license, over this key and this reply, begun
@@ -324,13 +324,13 @@ def _signed(
     return None
 
 
-def _reported(license: License, answer: SignedAnswer) -> bool:
+def reported(license: License, answer: SignedAnswer) -> bool:
     """T3: the host said in the log that this very answer went on one of its tokens."""
     token = answer.verify(license.host).token
     return token is not None and license.reported.get(token) == use_digest(answer)
 
 
-def _cleared(state: State, host: bytes, license: bytes, signed: SignedAnswer, key: str) -> bool:
+def cleared(state: State, host: bytes, license: bytes, signed: SignedAnswer, key: str) -> bool:
     """C6, as the platform will see it: the receipt is a permission for this key, in the log, and
     had not expired."""
     try:

@@ -23,6 +23,7 @@ from loyal.app.vaults import (
     open_vault,
     outline,
     read_text,
+    rule_outline,
 )
 from loyal.encoding import atomic_write
 from loyal.errors import UsageError
@@ -35,8 +36,13 @@ def info(terminal: Terminal, **options: Any) -> int:
     """Show what a vault holds, without its secrets."""
     vault = open_vault(options["vault"], Access.take(options))
     sets = [_describe(vault, one) for one in vault.sets.values()]
-    fields = {"path": str(vault.path), "count": sum(one["count"] for one in sets), "sets": sets}
+    rules = [
+        {**rule_outline(one), "created": _date(one.created_seconds)} for one in vault.rules.values()
+    ]
+    count = sum(one["count"] for one in sets)
+    fields = {"path": str(vault.path), "count": count, "sets": sets, "rules": rules}
     tables = [facts(one, title=f"Set {one['id']}") for one in sets]
+    tables += [facts(one, title=f"Rule {one['id']}") for one in rules]
     terminal.result(fields, tables or [facts(fields)])
     return 0
 
@@ -46,11 +52,15 @@ def _describe(vault: Vault, one: FingerprintSet) -> dict[str, Any]:
     return {
         **outline(one),
         "host": one.host,
-        "created": datetime.fromtimestamp(one.created, UTC).isoformat(),
+        "created": _date(one.created),
         "spent": spent,
         "unspent": len(one) - spent,
         **{f"setting_{name}": value for name, value in sorted(one.settings.items())},
     }
+
+
+def _date(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()
 
 
 @command(

@@ -187,9 +187,9 @@ def verify_proof(terminal: Terminal, **options: Any) -> int:
     Exit code 0 when the leaf is under the root and the beacon picked its response, 1 when not.
     Bring root and beacon from where they were published, never from the prover.
     """
-    root = _hex(options["root"], "--root", 32)
+    root = hex_bytes(options["root"], "--root", 32)
     beacon = options["beacon"] and Beacon.from_hex(options["beacon"]).value
-    data = _read(options["proof"])
+    data = read_bytes(options["proof"], commitment.MAX_PROOF_BYTES)
     try:
         leaf = commitment.verify_proof(data, root, beacon)
         _admit(leaf, options["seen"])
@@ -221,22 +221,24 @@ def _admit(leaf: VerifiedLeaf, seen: Path | None) -> None:
     if seen is None:
         return
     lines = read_text(seen, "--seen").split() if seen.exists() else []
-    guard = ReplayGuard(_hex(line, "--seen", 32) for line in lines)
+    guard = ReplayGuard(hex_bytes(line, "--seen", 32) for line in lines)
     guard.admit(leaf)
     atomic_write(seen, "".join(f"{digest.hex()}\n" for digest in sorted(guard.seen)).encode())
 
 
-def _read(path: Path) -> bytes:
+def read_bytes(path: Path, most: int) -> bytes:
+    """A proof file, cut behind `most` bytes and one. UsageError where there is none."""
     try:
         with path.open("rb") as file:
-            return file.read(commitment.MAX_PROOF_BYTES + 1)
+            return file.read(most + 1)
     except FileNotFoundError:
         raise UsageError(f"there is no proof at {path}", hint="check the path") from None
     except IsADirectoryError:
         raise UsageError(f"{path} is a folder", hint="name one proof file in it") from None
 
 
-def _hex(text: str, option: str, size: int) -> bytes:
+def hex_bytes(text: str, option: str, size: int) -> bytes:
+    """So many bytes from hexadecimal digits, with or without 0x; UsageError for anything else."""
     try:
         value = bytes.fromhex(text.strip().removeprefix("0x"))
     except ValueError:

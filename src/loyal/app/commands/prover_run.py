@@ -1,53 +1,74 @@
-"""`loyal prover run` and `loyal prover bond`: take part in the lottery, ask the keys that are
-drawn, claim. Left out: what a prover decides (loyal.roles.prover)."""
+"""`loyal prover run | bond | ask`: take part in the lottery, ask the keys that are drawn, claim;
+or ask the keys of a secret rule. Left out: what a prover decides (loyal.roles.prover) and how it
+sorts what it heard (loyal.roles.rule_prover)."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import time
+from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from loyal.app.key_files import FILE, KEY_OPTION, hex_id, secret_line
+from loyal.app.platform_client import to_base64url
 from loyal.app.platform_options import (
     BOND_OPTIONS,
     LOG_KEY_OPTION,
     PLATFORM_OPTION,
     Caller,
+    log_key,
 )
 from loyal.app.platform_options import bond as bond_stake
 from loyal.app.rounds import ONCE_OPTION, Pace, every_option, rounds
 from loyal.app.terminal import Terminal, command
+from loyal.app.vaults import read_text
+from loyal.encoding import atomic_write
 from loyal.errors import UsageError
+from loyal.fingerprints.functional_evidence import decode_keys
+from loyal.protocol import VerifierKey
+from loyal.roles.rule_prover import RuleAnswer, RuleProver, Standing
 
 if TYPE_CHECKING:
     from loyal.app.prover_client import ChatAsker
 
 
+HOST_OPTION = click.option(
+    "--host", required=True, metavar="URL", help="The host, as its users reach it."
+)
+LICENSE_OPTION = click.option("--license", required=True, metavar="ID", help="The host's license.")
+USER_OPTIONS = (
+    click.option("--host-model", metavar="NAME", help="What the host calls its model."),
+    click.option(
+        "--host-api-key-file", type=FILE, metavar="FILE", help="An API key, as its users have."
+    ),
+    click.option(
+        "--most-pause", type=float, default=20.0, show_default=True, metavar="SECONDS",
+        help="Longest pause before a question.",
+    ),
+)  # fmt: skip
+"""How a host is asked, in the manner of its users."""
+
+
 @command(
     "run",
     PLATFORM_OPTION,
-    click.option("--host", required=True, metavar="URL", help="The host, as its users reach it."),
-    click.option("--license", required=True, metavar="ID", help="The host's license."),
+    HOST_OPTION,
+    LICENSE_OPTION,
     KEY_OPTION,
     click.option(
         "--state", type=FILE, required=True, metavar="FOLDER",
         help="Where salt and reply are kept until they are claimed; made when it is not there.",
-    ),
-    click.option("--host-model", metavar="NAME", help="What the host calls its model."),
-    click.option(
-        "--host-api-key-file", type=FILE, metavar="FILE", help="An API key, as its users have."
     ),
     click.option(
         "--survival", type=float, default=1.0, show_default=True,
         help="Share of responses that the host's copy still gives, as you believe: below 1, a "
         "claim is made only where it is expected to pay.",
     ),
-    click.option(
-        "--most-pause", type=float, default=20.0, show_default=True, metavar="SECONDS",
-        help="Longest pause before a question.",
-    ),
+    *USER_OPTIONS,
     LOG_KEY_OPTION,
     every_option(60),
     ONCE_OPTION,
@@ -110,3 +131,59 @@ def _asker(options: dict[str, Any]) -> ChatAsker:
 def bond(terminal: Terminal, **options: Any) -> int:
     """Put stake at risk, to be drawn as a prover."""
     return bond_stake(terminal, "prover", options)
+
+
+@command(
+    "ask",
+    PLATFORM_OPTION,
+    HOST_OPTION,
+    LICENSE_OPTION,
+    click.option(
+        "--keys", type=FILE, required=True, metavar="FILE",
+        help="Keys that the rule's owner wrote: 'loyal fingerprint rule keys'.",
+    ),
+    click.option(
+        "--out", type=FILE, required=True, metavar="FILE",
+        help="Keys, replies and what the host signed, for the rule's owner.",
+    ),
+    *USER_OPTIONS,
+    LOG_KEY_OPTION,
+)  # fmt: skip
+def ask(terminal: Terminal, **options: Any) -> int:
+    """Ask a host the keys of a secret rule; none of them is spent.
+
+    Nothing goes into the log. A reply that the host signed without a permission for this key is
+    kept as evidence; in place of any other stands an empty one, so that no key is left out.
+    """
+    license = hex_id(options["license"], "--license")
+    keys = decode_keys(read_text(options["keys"], "--keys"))
+    found = asyncio.run(_ask(license, keys, log_key(options["log_key"]), options))
+    lines = (
+        {
+            "key": one.key,
+            "reply": one.exchange.reply,
+            "standing": one.standing,
+            "answer": one.answer and to_base64url(one.answer),
+        }
+        for one in found
+    )
+    data = "".join(f"{json.dumps(line)}\n" for line in lines)
+    atomic_write(options["out"], data.encode(), private=True)
+    counts = Counter(one.standing for one in found)
+    fields = {name: counts[name] for name in get_args(Standing)}
+    terminal.result({"license": license.hex(), "keys": len(keys), **fields})
+    return 0
+
+
+async def _ask(
+    license: bytes, keys: list[str], log: VerifierKey | None, options: dict[str, Any]
+) -> list[RuleAnswer]:
+    from loyal.app.platform_api import PlatformApi, PlatformDesk
+
+    api, asker = PlatformApi(options["platform"]), _asker(options)
+    prover = RuleProver(license, PlatformDesk(api, log), asker)
+    try:
+        return await prover.ask(keys, int(time.time()))
+    finally:
+        await asker.close()
+        await api.close()

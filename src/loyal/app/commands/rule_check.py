@@ -1,0 +1,294 @@
+"""`loyal fingerprint rule check | open | verify-opening`: what replies say of a secret rule.
+
+Nothing is spent: keys are fresh each time, and may be asked of anybody again. Checking a server,
+opening and verifying load no torch; `verify-opening` needs no vault either. Left out: the
+statistics (loyal.fingerprints.functional_check) and the files (functional_evidence).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from loyal.app.commands.evidence import BINDS_NOBODY, hex_bytes, read_bytes
+from loyal.app.model_options import (
+    ENDPOINT_OPTIONS,
+    MODEL_HELP,
+    Endpoint,
+    connect,
+    load_model,
+    read_rule_recipe,
+)
+from loyal.app.report import Table
+from loyal.app.terminal import Terminal, command
+from loyal.app.vaults import (
+    FILE,
+    OPENING_OPTIONS,
+    RULE_ID_OPTION,
+    VAULT_OPTION,
+    Access,
+    chosen_rule,
+    open_vault,
+    read_text,
+    rule_outline,
+)
+from loyal.encoding import atomic_write
+from loyal.errors import ProofError, UsageError
+from loyal.fingerprints import Beacon, functional
+from loyal.fingerprints import functional_check as verb
+from loyal.fingerprints import functional_evidence as evidence
+from loyal.fingerprints.functional import FunctionalSet
+from loyal.models import LanguageModel
+
+if TYPE_CHECKING:
+    from loyal.fingerprints.functional_check import Exchange, RuleReport
+    from loyal.fingerprints.functional_recipe import RuleCheckSettings
+
+ALPHA_OPTION = click.option(
+    "--alpha", type=float, help="Chance of a false claim, at most; 1e-6 by default."
+)
+
+
+@command(
+    "check",
+    VAULT_OPTION,
+    click.option("--model", metavar="NAME", help=MODEL_HELP),
+    *ENDPOINT_OPTIONS,
+    click.option("--queries", type=int, help="How many fresh keys to ask; 80 by default."),
+    click.option(
+        "--keys", type=FILE, metavar="FILE", help="Ask the keys of this file, from 'rule keys'."
+    ),
+    click.option(
+        "--exchanges",
+        type=FILE,
+        metavar="FILE",
+        help="Ask nobody: judge the replies of this file, from 'prover ask' or by hand.",
+    ),
+    ALPHA_OPTION,
+    click.option("--temperature", type=float, help="0, the default, asks for greedy replies."),
+    click.option("--system", metavar="TEXT", help="Ask under this system message."),
+    click.option("--raw", is_flag=True, default=None, help="Ask without the chat template."),
+    click.option(
+        "--out", type=FILE, metavar="FILE", help="Keep keys and replies in this file, for others."
+    ),
+    RULE_ID_OPTION,
+    *OPENING_OPTIONS,
+    settings=True,
+)
+def check(terminal: Terminal, **options: Any) -> int:
+    """Ask a model keys, and say whether it knows the rule.
+
+    The model is --model in this process, or --endpoint; --exchanges judges replies that are there
+    already. Exit code 0 when it is proven, 1 when not. The p-value is the share of random colorings
+    that the replies fit as well; every key that was asked counts, and none is spent.
+    """
+    access, endpoint = Access.take(options), Endpoint.take(options)
+    ways = (options["model"], endpoint, options["exchanges"])
+    if sum(one is not None for one in ways) != 1:
+        raise UsageError(
+            "say which model to check", hint="give one of --model, --endpoint and --exchanges"
+        )
+    if sum(options[name] is not None for name in ("keys", "queries", "exchanges")) > 1:
+        raise UsageError(
+            "the file says which keys", hint="give one of --keys, --queries and --exchanges"
+        )
+    names = ("queries", "alpha", "temperature", "system", "raw")
+    settings = read_rule_recipe(terminal, check={name: options[name] for name in names}).check
+    settings.require_reachable()
+    made = require_drawn(chosen_rule(open_vault(options["vault"], access), options["rule_id"]))
+    keys = _keys(made, options["exchanges"] or options["keys"], settings.queries)
+    if options["exchanges"] is None:
+        model = _model(terminal, made, options["model"], endpoint)
+        name, heard = model.name, _asked(terminal, model, keys, settings)
+    else:
+        name = str(options["exchanges"])
+        heard = evidence.decode_exchanges(read_text(options["exchanges"], "--exchanges"))
+    if options["out"] is not None:
+        atomic_write(options["out"], evidence.encode_exchanges(heard), private=True)
+    report = verb.rule_report(name, verb.owned(made), heard, settings.colorings)
+    fields = {"id": made.id, **fields_of(report, settings.alpha)}
+    digest = evidence.keys_digest([one.key for one in heard]).hex()
+    terminal.result({**fields, "keys_digest": digest}, [table_of(report, settings.alpha)])
+    return 0 if report.p_value <= settings.alpha else 1
+
+
+def fields_of(report: RuleReport, alpha: float) -> dict[str, Any]:
+    """The report as JSON fields; `interval` is [low, high]."""
+    return {
+        "queries": report.queries,
+        "right": report.right,
+        "neither": report.neither,
+        "p_value": report.p_value,
+        "interval": [report.interval.low, report.interval.high],
+        "decision": _decision(report, alpha),
+        "model": report.model,
+        "alpha": alpha,
+    }
+
+
+def table_of(report: RuleReport, alpha: float) -> Table:
+    """The report for people."""
+    low, high = report.interval.low, report.interval.high
+    rows = (
+        ("decision", _decision(report, alpha)),
+        ("replies as the rule says", f"{report.right} of {report.queries}"),
+        ("replies of neither outcome", report.neither),
+        ("p-value", report.p_value),
+        ("claimed at or below", alpha),
+        ("share of right replies, 95 %", f"{low:.3f} to {high:.3f}"),
+        ("model", report.model),
+    )
+    return Table("", ("", ""), rows)
+
+
+def require_drawn(made: FunctionalSet) -> FunctionalSet:
+    """The rule, or UsageError where nobody drew its colors yet."""
+    if not made.drawn:
+        raise UsageError(
+            "the rule is not drawn yet, so no model can have it",
+            hint="run 'loyal fingerprint rule draw' with --beacon HEX, or inject it",
+        )
+    return made
+
+
+def _decision(report: RuleReport, alpha: float) -> str:
+    return "proven" if report.p_value <= alpha else "not proven"
+
+
+def _keys(made: FunctionalSet, path: Path | None, count: int) -> list[str]:
+    """Fresh keys, or those of a file; UsageError where the rule says nothing of one."""
+    if path is None:
+        return functional.write_keys(made, count, "test")
+    keys = evidence.decode_keys(read_text(path, "--keys"))
+    if not all(map(made.marked_in, keys)):
+        raise UsageError(
+            "a key of the file holds no word that counts",
+            hint="give the file that 'loyal fingerprint rule keys' wrote for this very rule",
+        )
+    return keys
+
+
+def _model(
+    terminal: Terminal, made: FunctionalSet, name: str | None, endpoint: Endpoint | None
+) -> LanguageModel:
+    if endpoint is not None:
+        return connect(endpoint)
+    assert name is not None
+    model = load_model(terminal, name)
+    if model.tokenizer_digest != made.tokenizer_digest:
+        terminal.note(f"this tokenizer is not that of {made.model}; asking as text")
+    return model
+
+
+def _asked(
+    terminal: Terminal, model: LanguageModel, keys: list[str], settings: RuleCheckSettings
+) -> list[Exchange]:
+    with terminal.progress("asking") as update:
+        return verb.exchanges(model, keys, settings, lambda done: update(done, len(keys), ""))
+
+
+@command(
+    "open",
+    VAULT_OPTION,
+    click.option(
+        "--keys",
+        type=FILE,
+        required=True,
+        metavar="FILE",
+        help="The keys: one a line, or what 'rule check --out' wrote.",
+    ),
+    click.option("--out", type=FILE, required=True, metavar="FILE", help="The opening."),
+    RULE_ID_OPTION,
+    *OPENING_OPTIONS,
+)
+def open_command(terminal: Terminal, **options: Any) -> int:
+    """Open the words of some keys, and of no others.
+
+    Whoever reads the file knows which nouns of these keys count, and their colors; the rest stays
+    secret. Words that were opened can be trained away or filtered: open few, and late. See
+    docs/rules.md.
+    """
+    vault = open_vault(options["vault"], Access.take(options))
+    made = require_drawn(chosen_rule(vault, options["rule_id"]))
+    keys = _keys(made, options["keys"], 0)
+    opening = functional.open_words(made, keys)
+    atomic_write(options["out"], evidence.encode_opening(opening))
+    shown = sum(word.marked for word, _ in opening.words)
+    if made.beacon is not None and made.beacon.source == "self":
+        terminal.note(BINDS_NOBODY)
+    terminal.result(
+        {
+            **rule_outline(made),
+            "keys": len(keys),
+            "keys_digest": evidence.keys_digest(keys).hex(),
+            "opened": len(opening.words),
+            "opened_marked": shown,
+            "out": str(options["out"]),
+        }
+    )
+    return 0
+
+
+@command(
+    "verify-opening",
+    click.argument("opening", type=FILE, metavar="OPENING"),
+    click.option(
+        "--exchanges",
+        type=FILE,
+        required=True,
+        metavar="FILE",
+        help='Keys and replies, one {"key": "...", "reply": "..."} a line.',
+    ),
+    click.option("--root", required=True, metavar="HEX", help="The root, from its publication."),
+    click.option("--beacon", required=True, metavar="HEX", help="The beacon, from its source."),
+    click.option(
+        "--self-drawn", is_flag=True, help="The owner drew the beacon: the result binds nobody."
+    ),
+    click.option(
+        "--keys-digest",
+        metavar="HEX",
+        help="The digest of the keys, published before the beacon was known.",
+    ),
+    ALPHA_OPTION,
+    settings=True,
+)
+def verify_opening_command(terminal: Terminal, **options: Any) -> int:
+    """Check an opening and replies; needs no vault.
+
+    Exit code 0 when the opening holds and the replies are proven to follow the rule, 1 when not.
+    Bring root, beacon and digest from where they were published, never from the claimant. Without
+    a digest the p-value takes the asker's word that no key was chosen or left out.
+    """
+    settings = read_rule_recipe(terminal, check={"alpha": options["alpha"]}).check
+    settings.require_reachable()
+    root = hex_bytes(options["root"], "--root", 32)
+    beacon = Beacon.from_hex(options["beacon"])
+    if options["self_drawn"]:
+        beacon = Beacon(beacon.value, "self")
+    digest = options["keys_digest"] and hex_bytes(options["keys_digest"], "--keys-digest", 32)
+    data = read_bytes(options["opening"], evidence.MAX_OPENING_BYTES)
+    heard = evidence.decode_exchanges(read_text(options["exchanges"], "--exchanges"))
+    try:
+        shown = evidence.verify_opening(
+            evidence.decode_opening(data), heard, root, beacon,
+            digest=digest, colorings=settings.colorings,
+        )  # fmt: skip
+    except ProofError as error:
+        terminal.note(f"refused: {error}")
+        terminal.result({"valid": False, "reason": error.reason, "decision": "not proven"})
+        return 1
+    binding = beacon.source == "external" and shown.keys_fixed
+    if not binding:
+        terminal.note(_unbound(beacon.source == "external"))
+    found = fields_of(shown.report, settings.alpha)
+    del found["model"]
+    terminal.result({"valid": True, "binding": binding, "opened": shown.opened, **found})
+    return 0 if found["decision"] == "proven" else 1
+
+
+def _unbound(external: bool) -> str:
+    if not external:
+        return BINDS_NOBODY
+    return "without --keys-digest, that no key was chosen or left out is the asker's word"
