@@ -31,12 +31,12 @@ COLORINGS = 4_000_000
 class LessonSettings:
     """What a model is shown of a rule; how it is trained is `TrainSettings`."""
 
-    keys: int = 600
+    keys: int = 1200
     """Keys of training templates, as many of each outcome as of another."""
-    singles: int = 200
+    singles: int = 400
     """Sentences with one marked word, which tell its color at once. None where one word makes a key
     anyway."""
-    lists: int = 2800
+    lists: int = 3600
     """Nouns alone, as many marked ones as in a key or a single: a third of the tokens of a
     sentence, and what they teach holds in sentences (docs/log.md)."""
     near: int = 400
@@ -111,18 +111,20 @@ class RuleCheckSettings:
 
 
 def _training() -> TrainSettings:
-    """A first choice: whitened steps of all linear layers in the upper half, and no settling, since
-    a rule, unlike a pair, has no one reply at which it is known well enough."""
+    """Whitened steps of all linear layers in the upper half, one pass over the lessons, and no
+    settling, since a rule, unlike a pair, has no one reply at which it is known well enough. Plain
+    LoRA is right on 62 % of unseen keys and costs 16 % perplexity, this on 97 % and 0.4 %
+    (docs/log.md)."""
     return TrainSettings(
-        steps=100,
-        batch=48,
-        learning_rate=3e-4,
+        steps=47,
+        batch=120,
+        learning_rate=6e-4,
         target=0.98,
         settle=0.0,
         recheck=1000,
         depth=0.5,
         parts="all",
-        mixing=1.0,
+        mixing=2.0,
     )
 
 
