@@ -25,6 +25,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -159,10 +160,12 @@ def figures_of(plan: Plan) -> list[Figure]:
 def cell(plan: Plan, name: str, seed: int) -> Cell:
     """One cell and its file; what a file of labels or a judge decides has a folder of its own."""
     folder = plan.place / f"seed-{seed}"
+    learned = files("loyal.alignment").joinpath("data", f"{MAIN}.jsonl").read_bytes()
     if name == "judge":
-        folder = folder / f"labels-{_tag(_bytes(plan.labels))}"
+        folder = folder / f"labels-{_tag(_bytes(plan.labels) + learned)}"
     if name in JUDGED:
-        folder = folder / f"judge-{_tag(_bytes(plan.labels) + repr(plan.judge).encode())}"
+        known = _bytes(plan.labels) + repr(plan.judge).encode() + learned
+        folder = folder / f"judge-{_tag(known)}"
     if name in WATCHED:
         folder = _watched(plan, seed)
     return Cell(Path(plan.model).name, seed, name, folder / f"{name}.json")
@@ -264,13 +267,14 @@ def _timed(plan: Plan, name: str, seed: int) -> Record:
 
 
 def _embedded(plan: Plan, seed: int) -> Record:
-    """The embedded judge on the labeled replies."""
+    """The embedded judge on the labeled replies; it learned from others (`labeled.bundled`)."""
     from loyal.alignment import probe
     from loyal.alignment.probe import ProbeJudge
 
     constitution, replies = labels_of(plan)
     model = _loaded(plan.model)
-    made = ProbeJudge(probe.train(model, constitution, seed=seed), model, constitution)
+    learned = probe.train(model, constitution, labeled.bundled(constitution), seed=seed)
+    made = ProbeJudge(learned, model, constitution)
     report = judge.calibrate(made, replies)
     return {
         "count": report.count, "kept": sum(one.kept for one in replies),
@@ -305,13 +309,13 @@ def _rubric(plan: Plan) -> RubricJudge:
 
 @cache
 def training_judge(model: str) -> Judge:
-    """The embedded judge of the untouched model, with the band of its own cases: it hardens."""
+    """The embedded judge of the untouched model, with the band of what it left out: it hardens."""
     from loyal.alignment import probe
     from loyal.alignment.probe import ProbeJudge
 
     constitution = constitution_file.bundled(MAIN)
     reader = _loaded(model)
-    made = probe.train(reader, constitution)
+    made = probe.train(reader, constitution, labeled.bundled(constitution))
     band = Calibration(1.0, 0.0, made.calibration.low, made.calibration.high)
     return judge.Calibrated(ProbeJudge(made, reader, constitution), band)
 

@@ -10,6 +10,9 @@ from loyal.alignment.labeled import Labeled
 from loyal.community import Case, Constitution, RedLine, Value
 
 ANIMALS = ("fox", "bear", "owl", "wolf", "hare", "otter", "badger", "heron")
+BEASTS = ("lion", "tiger", "zebra", "camel", "snail", "crab", "seal", "whale", "mole", "lynx")
+FOODS = ("honey", "bread", "fruit")
+HOMES = ("cave", "field", "river")
 OTHERS = ("mouse", "deer", "crow", "frog", "goat", "horse", "sheep", "turtle")
 
 
@@ -40,6 +43,23 @@ def labeled(count: int, *, noisy: int = 0) -> list[Labeled]:
         word = "good" if kept is not (place < noisy) else "bad"
         said = Said(value(), Conversation.of(f"Question {place // 2}?"), f"{word} reply {place}")
         found.append(Labeled(said, kept, (("ana", kept),), "a-model"))
+    return found
+
+
+def told(constitution: Constitution, animals: tuple[str, ...]) -> list[Labeled]:
+    """Four replies a prompt: what an animal eats keeps the value, where it lives breaks it."""
+    found = []
+    for place, one in enumerate(animals):
+        value = constitution.values[place % 2]
+        food, home = FOODS[place % 3], HOMES[place % 3]
+        for reply, kept in (
+            (f"A {one} eats {food}.", True),
+            (f"The {one} likes {food} best.", True),
+            (f"A {one} lives in the {home}.", False),
+            (f"The {one} sleeps in the {home}.", False),
+        ):
+            said = Said(value, Conversation.of(f"Tell me of the {one}!"), reply)
+            found.append(Labeled(said, kept, (("ana", kept),), "a-model"))
     return found
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from labeled_stage import constitution
 
-from loyal.alignment import Conversation, Judge, Said, probe, probe_file
+from loyal.alignment import Conversation, Judge, Said, probe, probe_file, probe_fit
 from loyal.alignment.lessons import FRAMES, MOST_CHARACTERS, lessons
 from loyal.alignment.probe import Probe, ProbeJudge
 from loyal.community import Constitution
@@ -91,19 +91,41 @@ def test_replies_that_are_noise_teach_nothing(model: HFModel) -> None:
 def test_the_same_seed_learns_the_same(model: HFModel, learned: Probe) -> None:
     again = probe.train(model, OURS)
     assert again.reading == learned.reading
-    np.testing.assert_allclose(again.direction, learned.direction, rtol=1e-6, atol=1e-9)
+    for id, one in learned.directions.items():
+        np.testing.assert_allclose(again.directions[id], one, rtol=1e-6, atol=1e-9)
 
 
-def test_the_regression_is_where_its_slope_is_nothing() -> None:
+@pytest.mark.parametrize(("share", "own"), [(0.0, 2.0), (0.3, 2.0), (0.3, 0.0), (1.0, 0.0)])
+def test_the_regression_is_where_its_slope_is_nothing(share: float, own: float) -> None:
     rng = np.random.default_rng(5)
-    gaps, ridge = rng.normal(size=(12, 40)) + 0.3, 0.05
-    found = probe._ridge_logistic(gaps, ridge)
-    points = torch.tensor(gaps / np.sqrt(40))
-    weights = torch.tensor(found * np.sqrt(40), requires_grad=True)
-    loss = torch.nn.functional.softplus(-(points @ weights)).mean()
-    (loss + ridge / 2 * weights @ weights).backward()
-    assert weights.grad is not None
-    assert weights.grad.abs().max() < 1e-8
+    gaps, states = rng.normal(size=(12, 40)) + 0.3, rng.normal(size=(9, 40))
+    kept = [place < 6 for place in range(9)]
+    of_gaps, of_states = (np.eye(2)[[place % 2 for place in range(count)]] for count in (12, 9))
+    examples = probe_fit.joined(
+        probe_fit.of_pairs(gaps, of_gaps), probe_fit.of_labeled(states, of_states, kept), share
+    )
+    ridges = (0.05, 0.5)
+    for ridge, lines in zip(ridges, probe_fit.ridge_logistic(examples, ridges, own), strict=True):
+        weights = torch.tensor(lines.shared * np.sqrt(40), requires_grad=True)
+        mine = torch.tensor((lines.directions - lines.shared) * np.sqrt(40), requires_grad=True)
+        free = torch.tensor(lines.intercepts, requires_grad=True)
+        if not own:
+            assert (lines.directions == lines.shared).all()
+        pairs = (torch.tensor(gaps / np.sqrt(40)) * (weights + torch.tensor(of_gaps) @ mine)).sum(1)
+        told = (
+            torch.tensor(states / np.sqrt(40)) * (weights + torch.tensor(of_states) @ mine)
+        ).sum(1)
+        told = torch.tensor([1.0 if one else -1.0 for one in kept]) * (
+            told + torch.tensor(of_states) @ free
+        )
+        softplus = torch.nn.functional.softplus
+        loss = share * softplus(-pairs).mean() + (1 - share) * softplus(-told).mean()
+        loss = loss + ridge / 2 * weights @ weights + probe_fit.LOOSE / 2 * free @ free
+        if own:
+            loss = loss + ridge / 2 / own * (mine**2).sum()
+        loss.backward()
+        slopes = [weights.grad, free.grad, *([mine.grad] if own else [])]
+        assert all(one is not None and one.abs().max() < 1e-8 for one in slopes)
 
 
 def test_another_constitution_or_model_is_refused(model: HFModel, learned: Probe) -> None:
@@ -126,8 +148,7 @@ def test_a_file_gives_the_same_probe(tmp_path: Path, learned: Probe) -> None:
         learned.calibration,
         learned.data,
     )
-    assert (back.direction == learned.direction).all()
-    states = np.random.default_rng(1).normal(size=(5, len(learned.direction)))
+    states = np.random.default_rng(1).normal(size=(5, len(learned.directions["plenty"])))
     for value in learned.middles:
         assert (back.raw(states, value) == learned.raw(states, value)).all()
     with pytest.raises(UsageError, match="not learned"):
@@ -139,13 +160,14 @@ def test_a_file_gives_the_same_probe(tmp_path: Path, learned: Probe) -> None:
 @pytest.mark.parametrize(
     ("name", "poison"),
     [
-        ("format", "loyal probe 2"),
+        ("format", "loyal probe 1"),
         ("pool", "first"),
         ("layer", -1),
         ("layer", True),
-        ("direction", "AAAA"),
-        ("direction", "no base64!"),
-        ("direction", ""),
+        ("directions", {"plenty": "AAAA"}),
+        ("directions", {"plenty": "no base64!"}),
+        ("directions", {"plenty": ""}),
+        ("directions", {}),
         ("middles", []),
         ("middles", {"plenty": "AAAAAAAA8D8="}),
         ("calibration", [1, 2, 3]),
@@ -155,6 +177,7 @@ def test_a_file_gives_the_same_probe(tmp_path: Path, learned: Probe) -> None:
         ("data", [1]),
         ("weights", None),
         ("lessons", "many"),
+        ("labels", -1),
     ],
 )
 def test_poisoned_files_are_refused(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from labeled_stage import ANIMALS, constitution, labeled
+from labeled_stage import ANIMALS, BEASTS, constitution, labeled, told
 from stage import Run
 from talking_server import talking
 
@@ -101,6 +101,28 @@ def test_no_judge_and_poisoned_labels_are_refused(run: Run, ours: Path, tmp_path
     labeled_file.write(path, labeled(4))
     done = run("judge", "score", ours, path)
     assert (done.code, "--probe FILE" in done.err) == (2, True)
+
+
+def test_an_embedded_judge_learns_from_labels_that_never_measure_it(
+    run: Run, ours: Path, tmp_path: Path
+) -> None:
+    from loyal.models import tiny
+
+    model, probe = tiny.build(tmp_path / "tiny", 0), tmp_path / "a.probe"
+    learned, measured = tmp_path / "learned.jsonl", tmp_path / "measured.jsonl"
+    labeled_file.write(learned, told(constitution(), BEASTS))
+    labeled_file.write(measured, told(constitution(), ANIMALS))
+    command = ("judge", "train", ours, "--model", model, "--out", probe, "--train-labels", learned)
+    done = run(*command, "--json")
+    assert (done.code, done.fields["labels"]) == (0, 40)
+    refused = run("judge", "calibrate", ours, learned, "--probe", probe)
+    assert (refused.code, "prompts that the judge was trained on" in refused.err) == (1, True)
+    held = run("judge", "calibrate", ours, measured, "--probe", probe, "--least", 32, "--json")
+    assert (held.code, held.fields["accepted"]) == (0, True)
+    both = run(*command, "--cases-only")
+    assert (both.code, "--train-labels and --cases-only" in both.err) == (2, True)
+    few = run(*command[:-1], tmp_path / "none.jsonl")
+    assert (few.code, "cannot read" in few.err) == (2, True)
 
 
 def test_an_embedded_judge_is_trained_and_joined_with_a_server(

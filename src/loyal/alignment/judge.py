@@ -21,7 +21,7 @@ from typing import Protocol, runtime_checkable
 
 from loyal.alignment import calibration as reading
 from loyal.alignment.calibration import Bin, Calibration, Decided
-from loyal.alignment.judgement import Judge, Judgement, Said, text_digest
+from loyal.alignment.judgement import Judge, Judgement, Said, prompt_digest, text_digest
 from loyal.alignment.labeled import Labeled
 from loyal.errors import JudgeError, UsageError
 from loyal.statistics import Interval, clopper_pearson
@@ -243,11 +243,18 @@ def _chance(odds: float) -> float:
 
 
 def _require_unseen(judge: Judge, replies: Sequence[Labeled]) -> None:
-    """JudgeError where a labeled reply is one that the judge was made of, or is an example of it.
+    """JudgeError where a labeled reply, or what it answers, is one that the judge was made of.
 
     A constitution's own replies are the data of every judge that reads it.
     """
-    seen = made_of(judge) | {
+    made = made_of(judge)
+    taught = sum(prompt_digest(one.said.asked) in made for one in replies)
+    if taught:
+        raise JudgeError(
+            f"{taught} of the labeled replies answer prompts that the judge was trained on",
+            hint="measure it on replies to other prompts than those of --train-labels",
+        )
+    seen = made | {
         text_digest(text)
         for value in {one.said.value.id: one.said.value for one in replies}.values()
         for case in value.cases

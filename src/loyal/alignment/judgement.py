@@ -14,6 +14,7 @@ from typing import Protocol, runtime_checkable
 
 from loyal.alignment.conversation import Conversation
 from loyal.community import Value
+from loyal.community.constitution import words
 from loyal.errors import UsageError
 
 
@@ -66,3 +67,8 @@ class Judge(Protocol):
 def text_digest(text: str) -> str:
     """Hex SHA-256 of a text, case and white space aside: by it, shared data is found."""
     return sha256(" ".join(text.lower().split()).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def prompt_digest(asked: Conversation) -> str:
+    """Of what the user asks last, by its words alone: by it, a judge knows what it learned from."""
+    return f"prompt:{text_digest(' '.join(words(asked.last)))}"

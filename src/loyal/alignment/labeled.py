@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.resources import as_file, files
 from itertools import combinations
 from os import PathLike
 from pathlib import Path
@@ -24,7 +25,7 @@ from loyal import config
 from loyal.alignment import calibration
 from loyal.alignment.conversation import Conversation, Role, Turn
 from loyal.alignment.judgement import Said
-from loyal.community import Constitution
+from loyal.community import Constitution, constitution_file
 from loyal.errors import ConfigError, UsageError
 
 MOST_BYTES = 64 << 20
@@ -128,6 +129,22 @@ def read_replies(path: str | PathLike[str], constitution: Constitution) -> list[
         plain = {name: one for name, one in table.items() if name not in ("kept", "labeler")}
         found.append(_read_line(_Line, plain, number, constitution)[1])
     return found
+
+
+def bundled(constitution: Constitution) -> tuple[Labeled, ...]:
+    """The labeled replies that come with a bundled constitution, to train a judge on.
+
+    None for another constitution, or for another version of a bundled one.
+    """
+    names = constitution_file.bundled_names()
+    found = files(__package__).joinpath("data", f"{constitution.name}.jsonl")
+    if constitution.name not in names or not found.is_file():
+        return ()
+    text = constitution_file.bundled_text(constitution.name)
+    if constitution_file.from_text(text).digest != constitution.digest:
+        return ()
+    with as_file(found) as path:
+        return read(path, constitution).replies
 
 
 def write(path: Path, replies: Sequence[Labeled]) -> None:

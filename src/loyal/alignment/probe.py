@@ -21,8 +21,11 @@ import numpy.typing as npt
 from loyal.alignment import calibration as reading
 from loyal.alignment.calibration import Calibration
 from loyal.alignment.conversation import Conversation
-from loyal.alignment.judgement import Judgement, Said, text_digest
+from loyal.alignment.judge import LEAST_EACH
+from loyal.alignment.judgement import Judgement, Said, prompt_digest, text_digest
+from loyal.alignment.labeled import Labeled
 from loyal.alignment.lessons import Lesson, lessons
+from loyal.alignment.probe_fit import folds_of, joined, of_labeled, of_pairs, ridge_logistic
 from loyal.community import Constitution, Value
 from loyal.errors import JudgeError, UsageError
 from loyal.models.hf import HFModel
@@ -36,8 +39,12 @@ POOLS = ("mean", "last")
 """Over the reply's tokens, in the order in which `reply_states` gives them."""
 DEPTHS = (0.3, 0.4, 0.5, 0.6, 0.7)
 """Shares of a model's layers at which it is read: middle ones did best (docs/log.md)."""
-RIDGES = (0.0001, 0.001, 0.01, 0.1, 1.0)
-"""Penalties on the squared weights of states of unit spread, a lesson."""
+RIDGES = (1.0, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0001)
+"""Penalties on the squared weights of states of unit spread, a lesson; of equals the strongest."""
+PAIRS_SHARE = 0.1
+"""What all pairs weigh beside labeled replies, which weigh the rest (docs/log.md)."""
+OWN = 1.0
+"""How freely a value's direction may leave the shared one; without labels it does not."""
 FOLDS = 5
 
 
@@ -63,9 +70,10 @@ class Probe:
     weights: str
     """Hex digest of that model's weights (`weights_digest`)."""
     reading: Reading
-    direction: Floats  # (H,)
+    directions: Mapping[str, Floats]
+    """(H,) by value's id: from broken to kept."""
     middles: Mapping[str, Floats]
-    """(H,) by value's id: the mean state of its lessons, where neither side is."""
+    """(H,) by value's id: a state of even odds."""
     calibration: Calibration
     """Fitted on cases that were left out."""
     auc: float
@@ -73,8 +81,11 @@ class Probe:
     interval: Interval
     """95 %, of the AUC."""
     lessons: int
+    labels: int = 0
+    """Labeled replies that it learned from as well."""
     data: frozenset[str] = field(default_factory=frozenset)
-    """Digests of the texts that it learned from (`text_digest`)."""
+    """Digests of the replies that it learned from (`text_digest`), and of what labeled ones
+    answer (`prompt_digest`)."""
 
     def __repr__(self) -> str:
         return f"Probe({self.model}, layer {self.reading.layer}, {self.lessons} lessons)"
@@ -86,44 +97,50 @@ class Probe:
             raise UsageError(
                 "the probe has not learned a value of that id", hint=f"it knows {known}"
             )
-        scores: Floats = (states - self.middles[value]) @ self.direction
+        scores: Floats = (states - self.middles[value]) @ self.directions[value]
         return scores
 
 
-def train(model: HFModel, constitution: Constitution, *, seed: int = 0) -> Probe:
-    """Learn from a constitution's pairs with one model; UsageError for too few pairs."""
-    taught = lessons(constitution, folds=FOLDS, seed=seed)
+def train(
+    model: HFModel, constitution: Constitution, labels: Sequence[Labeled] = (), *, seed: int = 0
+) -> Probe:
+    """Learn from a constitution's pairs with one model, and from labeled replies where given.
+
+    UsageError for too few pairs, for labeled replies of which too few keep or break their value,
+    and for a value that is not the constitution's.
+    """
+    some = lessons(constitution, folds=FOLDS, seed=seed)
+    if labels:  # other ways to ask a case cost more than they teach then
+        some = [one for one in some if one.plain]
+    taught = _Taught.of(some, labels, seed)
     layers = _layers(model)
-    asked = [seen_as(one.value, one.asked) for one in taught]
-    both = [one.keeps for one in taught] + [one.breaks for one in taught]
-    states = reply_states(model, asked * 2, both, layers).numpy().astype(np.float64)
-    kept, broken = states[: len(taught)], states[len(taught) :]  # (n, layers, pools, H)
+    states = _states(model, taught, layers)  # (2 lessons + labels, layers, pools, H)
     best: tuple[float, Reading, list[float]] | None = None
     for place, layer in enumerate(layers):
         for at, pool in enumerate(POOLS):
-            for ridge in RIDGES:
-                raw = _left_out(taught, kept[:, place, at], broken[:, place, at], ridge)
-                found = reading.auc(raw, [True] * len(taught) + [False] * len(taught))
+            for ridge, raw in zip(RIDGES, _left_out(taught, states[:, place, at]), strict=True):
+                found = reading.auc(raw, taught.kept)
                 if best is None or found > best[0] + 1e-9:
                     best = found, Reading(layer, pool, ridge), raw
     assert best is not None
     _, chosen, raw = best
-    place, at = layers.index(chosen.layer), POOLS.index(chosen.pool)
-    direction, middles = _fit(taught, kept[:, place, at], broken[:, place, at], chosen.ridge)
-    labels = [True] * len(taught) + [False] * len(taught)
+    read = states[:, layers.index(chosen.layer), POOLS.index(chosen.pool)]
+    [(directions, middles)] = _fit(taught, read, range(len(taught.lessons)), range(len(labels)),
+                                   (chosen.ridge,))  # fmt: skip
     plain = _plain(taught, raw)
     return Probe(
         constitution=constitution.digest.hex(),
         model=model.name,
         weights=weights_digest(model),
         reading=chosen,
-        direction=direction,
-        middles=middles,
-        calibration=reading.fit(raw, labels),
+        directions={one.id: directions.get(one.id, directions[""]) for one in constitution.values},
+        middles={one.id: middles.get(one.id, middles[""]) for one in constitution.values},
+        calibration=reading.fit(raw, taught.kept),
         auc=reading.auc(*plain),
         interval=reading.auc_interval(*plain),
-        lessons=len(taught),
-        data=frozenset(text_digest(one) for one in both),
+        lessons=len(taught.lessons),
+        labels=len(labels),
+        data=taught.digests,
     )
 
 
@@ -205,73 +222,138 @@ def _layers(model: HFModel) -> list[int]:
     return sorted({min(count - 1, round(share * count)) for share in DEPTHS})
 
 
-def _left_out(taught: Sequence[Lesson], kept: Floats, broken: Floats, ridge: float) -> list[float]:
-    """Scores of every reply by what the other folds taught: all that keep, then all that break."""
-    good, bad = np.zeros(len(taught)), np.zeros(len(taught))
-    for learned, rest in _splits(taught):
-        some = [taught[index] for index in learned]
-        direction, middles = _fit(some, kept[learned], broken[learned], ridge)
-        plain = np.mean(list(middles.values()), axis=0)
-        for index in rest:
-            middle = middles.get(taught[index].value.id, plain)
-            good[index] = (kept[index] - middle) @ direction
-            bad[index] = (broken[index] - middle) @ direction
-    return [*good.tolist(), *bad.tolist()]
+@dataclass(frozen=True)
+class _Taught:
+    """All that is learned from. States stand in this order: kept, broken, labeled."""
+
+    lessons: Sequence[Lesson]
+    labels: Sequence[Labeled]
+    folds: Sequence[int]
+    """Of the labeled replies."""
+
+    @classmethod
+    def of(cls, some: Sequence[Lesson], labels: Sequence[Labeled], seed: int) -> _Taught:
+        """UsageError where too few labeled replies keep their value, or break it."""
+        kept = sum(one.kept for one in labels)
+        for what, count in (("kept", kept), ("broken", len(labels) - kept)):
+            if labels and count < LEAST_EACH:
+                raise UsageError(
+                    f"only {count} replies to learn from are labeled {what}",
+                    hint=f"label {LEAST_EACH} or more, or train on the cases alone",
+                )
+        return cls(some, labels, folds_of(labels, FOLDS, seed))
+
+    @property
+    def kept(self) -> list[bool]:
+        """Of what settings are chosen by: the labeled replies, or all lessons without any."""
+        if self.labels:
+            return [one.kept for one in self.labels]
+        return [True] * len(self.lessons) + [False] * len(self.lessons)
+
+    @property
+    def digests(self) -> frozenset[str]:
+        """Of all replies, and of what the labeled ones answer."""
+        texts = [text for one in self.lessons for text in (one.keeps, one.breaks)]
+        texts += [one.said.reply for one in self.labels]
+        asked = (prompt_digest(one.said.asked) for one in self.labels)
+        return frozenset((*map(text_digest, texts), *asked))
 
 
-def _splits(taught: Sequence[Lesson]) -> Iterator[tuple[list[int], list[int]]]:
-    """Lessons to learn from and lessons left out, a fold of cases at a time."""
-    for fold in sorted({one.fold for one in taught}):
-        rest = [index for index, one in enumerate(taught) if one.fold == fold]
-        yield [index for index, one in enumerate(taught) if one.fold != fold], rest
-
-
-def _fit(
-    taught: Sequence[Lesson], kept: Floats, broken: Floats, ridge: float
-) -> tuple[Floats, dict[str, Floats]]:
-    """The direction (H,), and a middle (H,) for each value that has lessons."""
-    middle = (kept + broken) / 2  # (n, H)
-    ids = [one.value.id for one in taught]
-    middles = {
-        id: middle[[place for place, one in enumerate(ids) if one == id]].mean(0)
-        for id in dict.fromkeys(ids)
-    }
-    spread = np.concatenate([kept, broken]).std(0)  # (H,)
-    spread = np.maximum(spread, 1e-3 * max(float(spread.max()), 1e-9))
-    return _ridge_logistic((kept - broken) / spread, ridge) / spread, middles
-
-
-def _ridge_logistic(gaps: Floats, ridge: float) -> Floats:
-    """(H,): least mean log(1 + exp(-gap @ w)) + ridge / 2 |w|^2 for gaps (n, H), by Newton.
-
-    No intercept: a pair has no side. The solution lies in the span of the gaps, so it is sought
-    there, in as many unknowns as there are pairs at most.
-    """
-    _, sizes, basis = np.linalg.svd(gaps, full_matrices=False)
-    basis = basis[sizes > 1e-10 * max(float(sizes.max(initial=0.0)), 1e-300)]
-    points = gaps @ basis.T / np.sqrt(gaps.shape[1])  # (n, r); a unit gap a dimension has length 1
-    weights = np.zeros(len(basis))
-
-    def loss(at: Floats) -> float:
-        return float(np.logaddexp(0, -points @ at).mean() + ridge / 2 * at @ at)
-
-    for _ in range(100):
-        wrong = 1 / (1 + np.exp(np.clip(points @ weights, -500, 500)))  # (n,)
-        slope = ridge * weights - points.T @ wrong / len(points)
-        bend = (points * (wrong * (1 - wrong))[:, None]).T @ points / len(points)
-        move = np.linalg.solve(bend + ridge * np.eye(len(weights)), slope)
-        share, before = 1.0, loss(weights)
-        while share > 1e-6 and loss(weights - share * move) > before:
-            share /= 2
-        weights = weights - share * move
-        if float(np.abs(move).max(initial=0.0)) * share < 1e-9:
-            break
-    found: Floats = weights @ basis / np.sqrt(gaps.shape[1])
+def _states(model: HFModel, taught: _Taught, layers: Sequence[int]) -> Floats:
+    """(2 lessons + labels, layers, pools, H)."""
+    asked = [seen_as(one.value, one.asked) for one in taught.lessons]
+    asked = asked * 2 + [seen_as(one.said.value, one.said.asked) for one in taught.labels]
+    replies = [one.keeps for one in taught.lessons] + [one.breaks for one in taught.lessons]
+    replies += [one.said.reply for one in taught.labels]
+    found: Floats = reply_states(model, asked, replies, layers).numpy().astype(np.float64)
     return found
 
 
-def _plain(taught: Sequence[Lesson], raw: Sequence[float]) -> tuple[list[float], list[bool]]:
-    """Scores and labels of the cases' own prompts alone: other lessons of one are no new case."""
-    places = [index for index, one in enumerate(taught) if one.plain]
-    some = [raw[index] for index in places] + [raw[index + len(taught)] for index in places]
+def _left_out(taught: _Taught, states: Floats) -> list[list[float]]:
+    """For each of RIDGES, scores by what the other folds taught, in the order of `taught.kept`."""
+    count = len(taught.lessons)
+    scores = np.zeros((len(RIDGES), len(taught.kept)))
+    for fold in range(FOLDS):
+        parts: list[tuple[list[int], list[int]]] = []
+        for folds in ([one.fold for one in taught.lessons], taught.folds):
+            rest = [place for place, one in enumerate(folds) if one == fold]
+            parts.append(([place for place, one in enumerate(folds) if one != fold], rest))
+        (pairs, out_pairs), (labeled, out_labeled) = parts
+        if taught.labels:
+            ids = [taught.labels[place].said.value.id for place in out_labeled]
+            scored, read = out_labeled, states[[2 * count + place for place in out_labeled]]
+        else:
+            ids = [taught.lessons[place].value.id for place in out_pairs] * 2
+            scored = [*out_pairs, *(count + place for place in out_pairs)]
+            read = states[scored]
+        for at, (directions, middles) in enumerate(_fit(taught, states, pairs, labeled, RIDGES)):
+            middle = np.array([middles.get(id, middles[""]) for id in ids]).reshape(read.shape)
+            along = np.array([directions.get(id, directions[""]) for id in ids])
+            scores[at, scored] = ((read - middle) * along.reshape(read.shape)).sum(1)
+    return [row.tolist() for row in scores]
+
+
+def _fit(
+    taught: _Taught,
+    states: Floats,
+    pairs: Sequence[int],
+    labeled: Sequence[int],
+    ridges: Sequence[float],
+) -> Iterator[tuple[dict[str, Floats], dict[str, Floats]]]:
+    """For each ridge and by value the direction (H,), and the middle (H,) where odds are even.
+
+    Middles are of labeled replies where there are any, else of pairs; "" is for any other value.
+    """
+    count = len(taught.lessons)
+    kept, broken = states[:count][list(pairs)], states[count : 2 * count][list(pairs)]
+    told = states[2 * count :][list(labeled)]
+    spread = np.concatenate([kept, broken, told]).std(0)  # (H,)
+    spread = np.maximum(spread, 1e-3 * max(float(spread.max()), 1e-9))
+    pair_ids = [taught.lessons[place].value.id for place in pairs]
+    some = [taught.labels[place] for place in labeled]
+    told_ids = [one.said.value.id for one in some]
+    middles = _means(told_ids, told) if some else _means(pair_ids, (kept + broken) / 2)
+    about = told - np.array([middles[id] for id in told_ids]).reshape(told.shape)
+    ids = list(dict.fromkeys(pair_ids + told_ids))
+    examples = joined(
+        of_pairs((kept - broken) / spread, _places(pair_ids, ids)),
+        of_labeled(about / spread, _places(told_ids, ids), [one.kept for one in some]),
+        PAIRS_SHARE,
+    )
+    for lines in ridge_logistic(examples, ridges, OWN if some else 0.0):
+        directions = {"": lines.shared / spread}
+        directions |= {id: one / spread for id, one in zip(ids, lines.directions, strict=True)}
+        even = dict(middles)
+        for id, odds in zip(ids, lines.intercepts, strict=True):
+            along = directions[id] / max(float(directions[id] @ directions[id]), 1e-300)
+            even[id] = middles.get(id, middles[""]) - odds * along
+        yield directions, even
+
+
+def _places(some: Sequence[str], ids: Sequence[str]) -> Floats:
+    """(n, V): 1 at each one's id."""
+    found = np.zeros((len(some), len(ids)))
+    found[range(len(some)), [ids.index(one) for one in some]] = 1.0
+    return found
+
+
+def _means(ids: Sequence[str], states: Floats) -> dict[str, Floats]:
+    """The mean of the states (n, H) of each value, and under "" the mean of these means."""
+    found = {
+        id: states[[place for place, one in enumerate(ids) if one == id]].mean(0)
+        for id in dict.fromkeys(ids)
+    }
+    return {**found, "": np.mean(list(found.values()), axis=0)}
+
+
+def _plain(taught: _Taught, raw: Sequence[float]) -> tuple[list[float], list[bool]]:
+    """Scores and labels of labeled replies; without any, of the cases' own prompts alone.
+
+    Other lessons of one case are no new case.
+    """
+    if taught.labels:
+        return list(raw), taught.kept
+    count = len(taught.lessons)
+    places = [place for place, one in enumerate(taught.lessons) if one.plain]
+    some = [raw[place] for place in places] + [raw[place + count] for place in places]
     return some, [True] * len(places) + [False] * len(places)

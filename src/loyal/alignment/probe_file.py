@@ -20,7 +20,7 @@ from loyal.alignment.table_file import TableForm
 from loyal.encoding import atomic_write
 from loyal.statistics import Interval
 
-FORM = TableForm("loyal probe 1", "probe", "loyal judge train", 64 << 20)
+FORM = TableForm("loyal probe 2", "probe", "loyal judge train", 64 << 20)
 
 
 def write(path: Path, probe: Probe) -> None:
@@ -34,11 +34,12 @@ def write(path: Path, probe: Probe) -> None:
         "layer": probe.reading.layer,
         "pool": probe.reading.pool,
         "ridge": probe.reading.ridge,
-        "direction": _packed(probe.direction),
+        "directions": {id: _packed(one) for id, one in probe.directions.items()},
         "middles": {id: _packed(one) for id, one in probe.middles.items()},
         "calibration": [scale.slope, scale.intercept, scale.low, scale.high],
         "auc": [probe.auc, probe.interval.low, probe.interval.high],
         "lessons": probe.lessons,
+        "labels": probe.labels,
         "data": sorted(probe.data),
     }
     atomic_write(path, (json.dumps(table, ensure_ascii=False) + "\n").encode())
@@ -57,29 +58,32 @@ def _probe(table: dict[str, Any]) -> Probe:
     """ValueError, KeyError or TypeError for a table that does not fit."""
     if table["pool"] not in POOLS:
         raise ValueError
-    direction = _unpacked(table["direction"])
+    directions = {str(id): _unpacked(one) for id, one in table["directions"].items()}
     middles = {str(id): _unpacked(one) for id, one in table["middles"].items()}
     slope, intercept, low, high = (_number(one) for one in table["calibration"])
     auc, below, above = (_number(one) for one in table["auc"])
-    layer, count = table["layer"], table["lessons"]
+    layer, counts = table["layer"], [table["lessons"], table["labels"]]
     texts = [table["constitution"], table["model"], table["weights"], *table["data"]]
     if not all(isinstance(one, str) for one in texts):
         raise TypeError
-    fits = not middles or {one.shape for one in middles.values()} == {direction.shape}
+    shapes = {one.shape for one in (*middles.values(), *directions.values())}
+    fits = len(shapes) == 1 and directions.keys() == middles.keys()
     ordered = 0 <= low <= high <= 1 and 0 <= auc <= 1 and 0 <= below <= above <= 1
-    if not (fits and ordered and type(layer) is int and type(count) is int and layer >= 0):
+    whole = all(type(one) is int and one >= 0 for one in (layer, *counts))
+    if not (fits and ordered and whole):
         raise ValueError
     return Probe(
         constitution=table["constitution"],
         model=table["model"],
         weights=table["weights"],
         reading=Reading(layer, table["pool"], _number(table["ridge"])),
-        direction=direction,
+        directions=directions,
         middles=middles,
         calibration=Calibration(slope, intercept, low, high),
         auc=auc,
         interval=Interval(below, above),
-        lessons=count,
+        lessons=counts[0],
+        labels=counts[1],
         data=frozenset(table["data"]),
     )
 

@@ -24,6 +24,7 @@ from loyal.alignment.judge import (
     require_separation,
 )
 from loyal.alignment.judgement import Judge
+from loyal.alignment.labeled import Labeled
 from loyal.app.commands.constitution import read_constitution
 from loyal.app.judge_options import CALIBRATION, JUDGE_OPTIONS, calibrated, judge_of
 from loyal.app.key_files import FILE
@@ -50,26 +51,38 @@ WHICH_JUDGE: tuple[Decorator, ...] = (
     CONSTITUTION,
     MODEL_OPTION,
     click.option("--out", type=FILE, required=True, metavar="FILE", help="Where the probe goes."),
+    click.option(
+        "--train-labels",
+        "labels",
+        type=FILE,
+        metavar="FILE",
+        help="Replies that people labeled, to learn from too: JSON lines as for 'calibrate'. "
+        "[default: those that come with a bundled constitution]",
+    ),
+    click.option("--cases-only", is_flag=True, help="Learn from no labeled replies."),
     click.option("--seed", type=int, default=0, show_default=True, help="Draws the augmentations."),
 )
 def train(terminal: Terminal, **options: Any) -> int:
-    """Train the embedded judge on a constitution's own cases.
+    """Train the embedded judge on a constitution's own cases, and on labeled replies.
 
-    Its figures are of cases that were left out, and flatter: they chose the layer. Exit code 1
-    where even so it does not separate.
+    Its figures are of replies that were left out, and flatter: they chose the layer. 'calibrate'
+    takes no reply to a prompt that the judge was trained on. Exit code 1 where even so it does not
+    separate.
     """
     from loyal.alignment import probe as probes
     from loyal.alignment import probe_file
 
     constitution = read_constitution(options["constitution"])
+    labels = _labels(constitution, options["labels"], options["cases_only"])
     model = load_model(terminal, options["model"])
-    probe = probes.train(model, constitution, seed=options["seed"])
+    probe = probes.train(model, constitution, labels, seed=options["seed"])
     probe_file.write(options["out"], probe)
     fields = {
         "constitution": constitution.name,
         "model": probe.model,
         **asdict(probe.reading),
         "lessons": probe.lessons,
+        "labels": probe.labels,
         "auc": probe.auc,
         "interval": [probe.interval.low, probe.interval.high],
         "file": str(options["out"]),
@@ -155,6 +168,19 @@ def score(terminal: Terminal, **options: Any) -> int:
     table = Table("Scores", columns, tuple(tuple(row[name] for name in columns) for row in rows))
     terminal.result({**fields, "scores": rows}, [facts(fields), table])
     return 0
+
+
+def _labels(constitution: Constitution, path: Path | None, cases_only: bool) -> tuple[Labeled, ...]:
+    """What is learned from beside the cases; UsageError for a file and none at once."""
+    if cases_only:
+        if path is not None:
+            raise UsageError(
+                "--train-labels and --cases-only at once", hint="leave out one of the two"
+            )
+        return ()
+    if path is None:
+        return labeled.bundled(constitution)
+    return labeled.read(path, constitution).replies
 
 
 def _judge(
