@@ -223,7 +223,7 @@ def _drawn(
     terminal: Terminal, vault: Vault, rules: Sequence[FunctionalSet], beacon: Beacon | None
 ) -> list[FunctionalSet]:
     """The rules, those drawn that were not yet. UsageError for a beacon that none of them has."""
-    waiting = [one.id for one in rules if not one.drawn]
+    waiting = not all(one.drawn for one in rules)
     if beacon is not None and not waiting and all(one.beacon != beacon for one in rules):
         raise UsageError(
             "the rules are drawn already, by another beacon",
@@ -231,7 +231,9 @@ def _drawn(
         )
     for one in rules:
         if not one.drawn:
-            draw_rule_once(vault, one, beacon or Beacon.self_drawn())
+            vault.replace_rule(functional.draw(one, beacon or Beacon.self_drawn()))
+    if waiting:
+        vault.save()  # all at once: the same command again teaches the same rules
     left = [name for name, one in vault.rules.items() if not one.drawn]
     if left:
         terminal.note(f"not drawn yet, and not taught: {', '.join(left)}")
