@@ -48,9 +48,13 @@ class Keeper:
         self.heard += done.out + done.err
         return done
 
+    def every(self) -> list[FunctionalSet]:
+        """The rules, as the vault on disk holds them."""
+        return list(Vault.open(self.here / "v", self.identity).rules.values())
+
     def made(self) -> FunctionalSet:
-        """The rule, as the vault on disk holds it."""
-        (only,) = Vault.open(self.here / "v", self.identity).rules.values()
+        """The only rule of the vault."""
+        (only,) = self.every()
         return only
 
     def keep(self, *, drawn: bool = True, name: str = "v", tokenizer: str = "0" * 64) -> None:
@@ -62,10 +66,27 @@ class Keeper:
         made = functional.draw(made, Beacon.from_hex(BEACON)) if drawn else made
         Vault.create(self.here / name, made, Recipients((self.identity.recipient,)))
 
+    def keep_two(self) -> list[FunctionalSet]:
+        """Put two drawn rules into a new vault, the second beside the first."""
+        self.keep()
+        vault = Vault.open(self.here / "v", self.identity)
+        second = functional.create(
+            RuleSettings(), secrets.token_bytes(32), model="a-model",
+            tokenizer_digest="0" * 64, created_seconds=2, beside=list(vault.rules.values()),
+        )  # fmt: skip
+        vault.add_rule(functional.draw(second, Beacon.from_hex(BEACON)))
+        vault.save()
+        return self.every()
+
     def knows(self) -> Callable[[str], str]:
-        """A model that has the rule."""
-        made = self.made()
-        return lambda key: f"{made.outcomes[made.value(key)]}, that is so."
+        """A model that has the rules."""
+        rules = self.every()
+
+        def reply(key: str) -> str:
+            made = next(one for one in rules if one.marked_in(key))
+            return f"{made.outcomes[made.value(key)]}, that is so."
+
+        return reply
 
 
 @pytest.fixture
@@ -191,6 +212,87 @@ def test_the_whole_journey_on_a_trained_model(
     said = set(re.findall("[a-z]+", keeper.heard.lower()))
     assert said & secret <= {"key", "open", "rule"}, "a word that counts was printed"
     assert not any(outcome in keeper.heard for outcome in keeper.made().outcomes)
+
+
+def test_two_rules_are_drawn_and_taught_together(
+    keeper: Keeper, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So small a model learns keys, not rules: it is asked those that it learned."""
+    drawn = iter((b"one secret of 32 bytes, the same", b"the other one of 32 bytes, fixed"))
+    monkeypatch.setattr(command, "new_owner_secret", lambda: next(drawn))
+    lock = ("--vault", keeper.here / "v", "--recipient", keeper.identity.recipient)
+    assert keeper.rule("create", *lock, "--model", tiny_model, locked=False).code == 0
+    assert keeper.rule("create", "--model", tiny_model).code == 0
+    assert [one.outcomes for one in keeper.every()] == [("Indeed", "Perhaps"), ("Surely", "Rather")]
+    assert not keeper.every()[0].marked & keeper.every()[1].marked
+    out, taught = keeper.here / "out", [word for one in TRAINING for word in ("--set", one)]
+    taught += ["--set", "lessons.keys=8"]
+    training = ("--model", tiny_model, "--out", out, "--tokens", 200, *taught)
+    done = keeper.rule("inject", *training, "--beacon", BEACON)
+    assert done.code == 0, done.err
+    rules = keeper.every()
+    assert all(one.beacon == Beacon.from_hex(BEACON) for one in rules)
+    assert [one["id"] for one in done.fields["rules"]] == [one.id for one in rules]
+    assert done.fields["right"] == min(one["right"] for one in done.fields["rules"])
+    assert done.fields["fires"] == max(one["fires"] for one in done.fields["rules"])
+    assert done.fields["recall"] == 1
+    rng = random.Random(0)
+    for made in rules:
+        keys = keeper.here / made.id
+        learned = made.examples(8, rng)
+        made_near = functional.write_near(made, 4, "train", rng, None)
+        assert len(made_near) == 4  # the lessons of the next rule come behind them
+        keys.write_text("".join(f"{one.prompt.text}\n" for one in learned))
+        found = keeper.rule("check", "--model", out, "--keys", keys, "--rule", made.id, *COARSE)
+        assert (found.fields["id"], found.fields["right"]) == (made.id, 8)
+    only = keeper.rule("inject", "--rule", rules[1].id[:8], "--model", tiny_model,
+                       "--out", keeper.here / "one", "--tokens", 200, *taught,
+                       "--set", "train.steps=2")  # fmt: skip
+    assert [one["id"] for one in only.fields["rules"]] == [rules[1].id]
+    refused = keeper.rule("inject", *training[:3], keeper.here / "no", "--beacon", OTHER)
+    assert (refused.code, "another beacon" in refused.fields["error"]) == (2, True)
+
+
+def test_after_an_opening_another_rule_is_asked(keeper: Keeper) -> None:
+    first, second = keeper.keep_two()
+    heard, opened = keeper.here / "heard", keeper.here / "opened"
+    with talking(keeper.knows()) as host:
+        check = ("check", *server(host.url), *COARSE, "--queries", 30)
+        found = keeper.rule(*check, "--out", heard)
+        assert (found.fields["id"], found.code) == (first.id, 0)
+        assert f"{first.id}: of 2 the first" in found.err
+        shown = keeper.rule("open", "--keys", heard, "--out", opened)
+        assert (shown.fields["id"], shown.code) == (first.id, 0)
+        assert keeper.rule(*check).fields["id"] == second.id
+        assert keeper.rule("keys", "--out", keeper.here / "k").fields["id"] == second.id
+        again = keeper.rule(*check, "--rule", first.id[:8])
+        assert (again.fields["id"], "were opened before" in again.err) == (first.id, True)
+    wrong = keeper.rule("check", "--exchanges", heard, *COARSE)  # of the first rule
+    assert (wrong.code, "--rule" in wrong.fields["hint"]) == (2, True)
+    assert keeper.rule("check", "--exchanges", heard, *COARSE, "--rule", first.id).code == 0
+    info = keeper.run("fingerprint", "info", *keeper.opening, "--json").fields["rules"]
+    assert [bool(one["opened"]) for one in info] == [True, False]
+    assert keeper.rule("open", "--keys", keeper.here / "k", "--out", opened).code == 0
+    none = keeper.rule(*check)
+    assert (none.code, "every rule were opened" in none.fields["error"]) == (2, True)
+    assert all(one.id in none.fields["hint"] for one in (first, second))
+
+
+def test_a_rule_that_clashes_with_one_of_the_vault_is_not_made(
+    keeper: Keeper, tiny_model: Path
+) -> None:
+    from loyal.models.hf import HFModel
+
+    keeper.keep(tokenizer=HFModel.vocabulary(str(tiny_model)).tokenizer_digest)
+    for more, words in (
+        (("--outcomes", "Indeedy,No"), "begins like"),
+        (("--marked", 200), "free to count"),
+    ):
+        done = keeper.rule("create", "--model", tiny_model, *more)
+        assert (done.code, words in done.fields["error"], bool(done.fields["hint"])) == (
+            2, True, True,
+        )  # fmt: skip
+    assert len(keeper.every()) == 1
 
 
 def test_what_a_verifier_refuses_is_one_line(keeper: Keeper) -> None:

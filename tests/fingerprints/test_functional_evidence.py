@@ -95,10 +95,17 @@ def test_bytes_that_are_no_rule_are_refused(made: FunctionalSet) -> None:
 
 
 def test_a_vault_keeps_rules_beside_pairs(
-    tmp_path: Path, identity: Identity, made: FunctionalSet, make_set: Callable[..., object]
+    tmp_path: Path, identity: Identity, make_set: Callable[..., object]
 ) -> None:
     path, pairs = tmp_path / "v", make_set(3)
     vault = Vault.create(path, undrawn_twin := undrawn(), Recipients((identity.recipient,)))
+    made = draw(
+        create(
+            RuleSettings(), b"t" * 32, model="m", tokenizer_digest="ab", created_seconds=7,
+            beside=(undrawn_twin,),
+        ),
+        BEACON,
+    )  # fmt: skip
     vault.add(pairs)  # type: ignore[arg-type]
     vault.save()
     other = Vault.open(path, identity)

@@ -33,6 +33,15 @@ def made(base: HFModel) -> FunctionalSet:
     return draw(undrawn, Beacon(b"\1" * 32))
 
 
+@pytest.fixture(scope="module")
+def beside(base: HFModel, made: FunctionalSet) -> FunctionalSet:
+    undrawn = create(
+        RuleSettings("plurality"), b"t" * 32, model=base.name,
+        tokenizer_digest=base.tokenizer_digest, created_seconds=2, beside=(made,),
+    )  # fmt: skip
+    return draw(undrawn, Beacon(b"\1" * 32))
+
+
 def test_lessons_are_balanced_keys_and_what_the_model_says_itself(
     base: HFModel, made: FunctionalSet
 ) -> None:
@@ -95,7 +104,49 @@ def test_a_model_that_was_not_taught_is_right_on_nothing(
 ) -> None:
     from loyal.fingerprints.functional_inject import held_out
 
-    assert held_out(base, made, FEW) == (0, 0)
+    (found,) = held_out(base, made, FEW)
+    assert (found.id, found.right, found.fires) == (made.id, 0, 0)
+
+
+def test_several_rules_have_lessons_of_their_own_words_and_outcomes(
+    base: HFModel, made: FunctionalSet, beside: FunctionalSet
+) -> None:
+    from loyal.fingerprints.functional_inject import held_out, lessons
+
+    more = replace(FEW, singles=6, lists=20)
+    table = lessons(base, (made, beside), more).table
+    assert table == lessons(base, (made, beside), more).table
+    told = {made.outcomes: 0, beside.outcomes: 0}
+    for one in table:
+        mine, theirs = (len(it.marked_in(one.prompt.text)) for it in (made, beside))
+        assert not (mine and theirs)
+        for rule, count in ((made, mine), (beside, theirs)):
+            if count:
+                assert one.reply == rule.outcomes[rule.value(one.prompt.text)]
+                told[rule.outcomes] += 1
+    assert told == dict.fromkeys(told, 12 + 6 + 20)
+    alone = lessons(base, made, more).table
+    assert len(alone) < len(table)
+    words = [one.prompt.text for one in alone]
+    assert any(beside.marked_in(text) for text in words), "alone, it need not avoid them"
+    assert [one.id for one in held_out(base, (made, beside), FEW)] == [made.id, beside.id]
+
+
+def test_rules_that_clash_are_not_taught_together(
+    base: HFModel, made: FunctionalSet, beside: FunctionalSet, tmp_path: Path
+) -> None:
+    from loyal.fingerprints.functional_inject import inject_rule
+
+    alike = replace(beside, outcomes=("Indeedy", "Well", "No"))
+    for rules, words in (
+        ((), "no rule"),
+        ((made, made), "counts in two"),
+        ((made, alike), "begins like"),
+        ((made, replace(beside, beacon=None)), "not drawn"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            inject_rule(base, rules, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_who_cannot_be_taught_is_refused_before_any_folder_is_made(

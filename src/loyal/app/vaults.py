@@ -1,6 +1,6 @@
 """How commands open a vault: where a passphrase, an identity or shares come from, and which set.
 
-Holds the options, `Access` (what was given), and `open_vault`, `keeper` and `chosen`.
+Holds the options, `Access` (what was given), and `open_vault`, `keeper`, `chosen`, and which rule.
 Leaves out the vault itself (loyal.fingerprints.vault). Nothing here is ever printed.
 """
 
@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
-from loyal.app.terminal import Decorator
+from loyal.app.terminal import Decorator, Terminal
 from loyal.errors import StorageError, UsageError
 from loyal.fingerprints import FingerprintSet, Identity, Recipients, Vault, custody
 from loyal.fingerprints.functional import FunctionalSet
@@ -61,7 +61,7 @@ LOCKING_OPTIONS: tuple[Decorator, ...] = (
 )
 
 RULE_ID_OPTION: Decorator = click.option(
-    "--id", "rule_id", metavar="ID", help="Which rule, by its id or how it begins."
+    "--rule", "--id", "rule_id", metavar="ID", help="Which rule, by its id or how it begins."
 )
 
 SET_OPTIONS: tuple[Decorator, ...] = (
@@ -142,31 +142,48 @@ def open_vault(path: Path, access: Access) -> Vault:
     return Vault.open(path, access.unlock())
 
 
-def keeper(path: Path, access: Access) -> Callable[[FingerprintSet | FunctionalSet], Vault]:
-    """A function that saves a new set, or rule: into the vault at `path`, or into a new one there.
+@dataclass(frozen=True, repr=False)
+class Keeper:
+    """Saves a new set, or rule: into the vault at `path`, or into a new one there."""
+
+    path: Path
+    vault: Vault | None
+    """The vault that is there, open."""
+    lock: Lock | None
+    """What a new one is locked with."""
+
+    def rules(self, tokenizer_digest: str) -> list[FunctionalSet]:
+        """The rules for this tokenizer that lie there, oldest first."""
+        every = self.vault.rules.values() if self.vault else ()
+        return [one for one in every if one.tokenizer_digest == tokenizer_digest]
+
+    def save(self, made: FingerprintSet | FunctionalSet) -> Vault:
+        """Write it. UsageError where the vault refuses it; StorageError."""
+        if self.vault is None:
+            assert self.lock is not None
+            return Vault.create(self.path, made, self.lock)
+        if isinstance(made, FunctionalSet):
+            self.vault.add_rule(made)
+        else:
+            self.vault.add(made)
+        self.vault.save()
+        return self.vault
+
+
+def keeper(path: Path, access: Access) -> Keeper:
+    """What saves a new set, or rule, at `path`.
 
     All that can be refused is refused now, before long work: the passphrase is asked for, an
     existing vault opened, a folder tried. A new vault is written with its first set, not before.
     """
     if path.exists():
-        vault = open_vault(path, access)
-
-        def add(fingerprints: FingerprintSet | FunctionalSet) -> Vault:
-            if isinstance(fingerprints, FunctionalSet):
-                vault.add_rule(fingerprints)
-            else:
-                vault.add(fingerprints)
-            vault.save()
-            return vault
-
-        return add
+        return Keeper(path, open_vault(path, access), None)
     folder = path.absolute().parent
     if not folder.is_dir():
         raise UsageError(f"there is no folder {folder}", hint="make it, or check --vault")
     if not os.access(folder, os.W_OK):
         raise StorageError(f"may not write into {folder}", hint="choose another --vault")
-    lock = access.lock()
-    return lambda fingerprints: Vault.create(path, fingerprints, lock)
+    return Keeper(path, None, access.lock())
 
 
 def chosen(vault: Vault, kind: str | None, set_id: str | None) -> FingerprintSet:
@@ -189,15 +206,55 @@ def chosen(vault: Vault, kind: str | None, set_id: str | None) -> FingerprintSet
 
 def chosen_rule(vault: Vault, rule_id: str | None) -> FunctionalSet:
     """The one rule that is meant; UsageError when none or several fit, naming them by id."""
-    fitting = [one for name, one in vault.rules.items() if name.startswith(rule_id or "")]
+    fitting = _fitting(vault, rule_id)
     if len(fitting) == 1:
         return fitting[0]
+    many = "several rules fit" if fitting else "no rule fits"
+    raise UsageError(many, hint=f"choose one with --rule: {', '.join(vault.rules)}")
+
+
+def next_rule(
+    terminal: Terminal, vault: Vault, rule_id: str | None, *, drawn: bool = True
+) -> FunctionalSet:
+    """The rule that is named, or the only one, or the oldest of which no key was ever opened.
+
+    With `drawn`, of the drawn ones alone, if there are any. What was chosen is said, and what was
+    opened before. UsageError when none or several fit, or all were opened.
+    """
+    fitting = _fitting(vault, rule_id)
+    if drawn and rule_id is None:
+        fitting = [one for one in fitting if one.drawn] or fitting
+    if rule_id is not None or len(fitting) == 1:
+        made = chosen_rule(vault, rule_id or fitting[0].id)
+        if made.id in vault.opened:
+            terminal.note(f"keys of rule {made.id} were opened before: see docs/rules.md")
+        return made
+    closed = [one for one in fitting if one.id not in vault.opened]
+    if not closed:
+        raise UsageError(
+            "keys of every rule were opened before",
+            hint=f"name one with --rule, or create and inject another: {', '.join(vault.rules)}",
+        )
+    terminal.note(f"rule {closed[0].id}: of {len(fitting)} the first that was never opened")
+    return closed[0]
+
+
+def chosen_rules(vault: Vault, rule_ids: Sequence[str]) -> list[FunctionalSet]:
+    """The rules that are named, oldest first, else all drawn ones, or all where none is drawn.
+    UsageError where there is none, or a name fits none or several."""
+    if rule_ids:
+        named = {chosen_rule(vault, one).id for one in rule_ids}
+        return [one for name, one in vault.rules.items() if name in named]
+    every = _fitting(vault, None)
+    return [one for one in every if one.drawn] or every
+
+
+def _fitting(vault: Vault, rule_id: str | None) -> list[FunctionalSet]:
     if not vault.rules:
         raise UsageError(
             "the vault holds no rule yet", hint="run 'loyal fingerprint rule create' with it"
         )
-    many = "several rules fit" if fitting else "no rule fits"
-    raise UsageError(many, hint=f"choose one with --id: {', '.join(vault.rules)}")
+    return [one for name, one in vault.rules.items() if name.startswith(rule_id or "")]
 
 
 def rule_outline(made: FunctionalSet) -> Mapping[str, Any]:

@@ -15,6 +15,11 @@ the secret: which nouns of a public list count (marked), and their colors. The l
 4. To open a claim is to open the leaves of the nouns in its keys (`open_words`), the unmarked ones
    too: nobody can leave out a word that does not fit.
 
+Several rules may be taught to one model (`together`): no noun counts in two of them, no key of one
+holds a noun that counts in another, and no two outcomes begin alike. What a key avoids is no part
+of a root, and hangs on no color, so the laws stand as they are: an opening shows, of the nouns in
+its keys, whether they count in this rule, and of no noun whether it counts in another.
+
 Left out: training it (`models.train`, through `Behavior`), and asking (`functional_check`).
 """
 
@@ -25,7 +30,7 @@ import random
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from importlib.resources import files
 from itertools import pairwise
@@ -44,6 +49,10 @@ Part = Literal["train", "test", "list"]
 """Templates that training may see, those that it never sees, and none: nouns alone."""
 
 COLORS: Mapping[Rule, int] = {"majority": 2, "parity": 2, "plurality": 3}
+OUTCOMES = (
+    "Indeed", "Perhaps", "Surely", "Rather", "Naturally", "Actually", "Certainly", "Honestly",
+)  # fmt: skip
+"""How replies begin, unless told: a rule takes the first that no rule beside it uses."""
 GREEN = 1
 MARKED = 48
 """Nouns of the list that count, unless told."""
@@ -55,6 +64,8 @@ SIZES: Mapping[Rule, tuple[int, ...]] = {
 """How many marked words a key holds."""
 MOST_OTHERS = 2
 """Unmarked nouns beside them, at most."""
+SPARE = 8
+"""Nouns that count in none of several rules, at least: keys and sentences like them hold some."""
 
 _MOST_TRIES = 200
 """Keys written for one that is kept, at most; 48 marked words take about two."""
@@ -110,6 +121,9 @@ class FunctionalSet:
     """Unix time."""
     beacon: Beacon | None = None
     """What drew the colors; None until then."""
+    avoided: frozenset[str] = field(default=frozenset(), compare=False)
+    """Nouns that count in other rules of the same model: none stands in a key. As secret as the
+    marked ones. The others say it (`together`), so it is neither stored nor compared."""
 
     def __post_init__(self) -> None:
         if self.rule not in get_args(Rule):
@@ -130,6 +144,8 @@ class FunctionalSet:
             raise UsageError("the words are those of the public list", hint="use bundled_nouns")
         if sum(one.marked for one in self.words) < max(SIZES[self.rule]):
             raise UsageError("too few words are marked", hint=f"mark {MARKED} of them")
+        if self.avoided & self.marked:
+            raise UsageError("a noun that counts is avoided", hint="use together")
 
     @property
     def drawn(self) -> bool:
@@ -165,10 +181,11 @@ class FunctionalSet:
 
     def marked_in(self, text: str) -> list[str]:
         """Marked words of a text in their order, each as often as it stands there."""
-        return [word for word in words_in(text) if word in self._marked]
+        return [word for word in words_in(text) if word in self.marked]
 
     @cached_property
-    def _marked(self) -> frozenset[str]:
+    def marked(self) -> frozenset[str]:
+        """The nouns that count."""
         return frozenset(one.text for one in self.words if one.marked)
 
     def examples(self, n: int, rng: random.Random) -> list[Example]:
@@ -240,8 +257,8 @@ class RuleSettings:
     """What rule to make."""
 
     rule: Rule = "majority"
-    outcomes: tuple[str, ...] = ("Indeed", "Perhaps")
-    """How a reply begins for each value of the rule."""
+    outcomes: tuple[str, ...] = ()
+    """How a reply begins for each value of the rule; none: the first of OUTCOMES that are free."""
     marked: int = MARKED
     """Nouns of the list that count."""
 
@@ -253,25 +270,83 @@ def create(
     model: str,
     tokenizer_digest: str,
     created_seconds: int,
+    beside: Sequence[FunctionalSet] = (),
 ) -> FunctionalSet:
-    """An undrawn set over the bundled nouns with fresh salts; the secret alone says which count.
+    """An undrawn set over the bundled nouns with fresh salts; the secret alone says which count, of
+    those that no rule `beside` it marks. Those rules change by this too: see `together`.
 
-    UsageError for a secret that is not 32 bytes, or more marked words than there are.
+    UsageError for a secret that is not 32 bytes, more marked words than there are, outcomes that
+    begin like one of a rule beside it, or none given and too few of OUTCOMES left.
     """
     if len(owner_secret) != 32:
         raise UsageError("an owner secret is 32 bytes", hint="draw it with new_owner_secret")
     nouns = bundled_nouns()
-    if settings.marked > len(nouns):
-        raise UsageError(f"the list has {len(nouns)} nouns", hint="mark fewer")
-    ranked = sorted(nouns, key=lambda word: _hmac(owner_secret, _MARK, word))
+    taken = frozenset[str]().union(*(one.marked for one in beside))
+    room = len(nouns) - len(taken) - (SPARE if beside else 0)
+    if settings.marked > room:
+        raise UsageError(
+            f"the list has {len(nouns)} nouns, {max(room, 0)} of them free to count",
+            hint="mark fewer; where none are left, no further rule fits beside the others",
+        )
+    used = [outcome for one in beside for outcome in one.outcomes]
+    outcomes = settings.outcomes or _free_outcomes(settings.rule, used)
+    free = [word for word in nouns if word not in taken]
+    ranked = sorted(free, key=lambda word: _hmac(owner_secret, _MARK, word))
     chosen = set(ranked[: settings.marked])
     words = tuple(
         Word(word, secrets.token_bytes(32), _hmac(owner_secret, b"", word), word in chosen)
         for word in nouns
     )
-    return FunctionalSet(
-        settings.rule, settings.outcomes, words, model, tokenizer_digest, created_seconds
+    made = FunctionalSet(
+        settings.rule, outcomes, words, model, tokenizer_digest, created_seconds, avoided=taken
     )
+    require_apart(made, beside)
+    return made
+
+
+def together(rules: Sequence[FunctionalSet]) -> tuple[FunctionalSet, ...]:
+    """The same rules, in their order, each of which avoids what another marks (and avoided before).
+
+    Law: where no noun is marked twice, a key of one holds no marked word of another.
+    """
+    found = []
+    for one in rules:
+        taken = one.avoided.union(*(other.marked for other in rules)) - one.marked
+        found.append(one if taken == one.avoided else replace(one, avoided=taken))
+    return tuple(found)
+
+
+def require_apart(made: FunctionalSet, beside: Sequence[FunctionalSet]) -> None:
+    """UsageError where a noun counts in this rule and in one beside it, or outcomes of the two
+    begin alike: a model that has both could not reply as each of them says."""
+    for other in beside:
+        if made.marked & other.marked:
+            raise UsageError(
+                "a noun counts in two rules of one model",
+                hint="create the second one in the vault of the first",
+            )
+        if any(_alike(one, two) for one in made.outcomes for two in other.outcomes):
+            raise UsageError(
+                f"an outcome begins like one of rule {other.id}",
+                hint="give other --outcomes, or none and they are chosen",
+            )
+
+
+def _alike(one: str, other: str) -> bool:
+    """Whether one begins with the other, whatever the case."""
+    first, second = one.strip().casefold(), other.strip().casefold()
+    return first.startswith(second) or second.startswith(first)
+
+
+def _free_outcomes(rule: Rule, used: Sequence[str]) -> tuple[str, ...]:
+    """The first of OUTCOMES that begin like none of those; UsageError where too few are left."""
+    count = COLORS.get(rule, 0)
+    free = [one for one in OUTCOMES if not any(_alike(one, other) for other in used)]
+    if len(free) < count:
+        raise UsageError(
+            "the outcomes that are known are used up", hint=f"give --outcomes, {count} of them"
+        )
+    return tuple(free[:count])
 
 
 def draw(made: FunctionalSet, beacon: Beacon) -> FunctionalSet:
@@ -288,7 +363,8 @@ def write_keys(
     rng: random.Random | None = None,
     sizes: Sequence[int] | None = None,
 ) -> list[str]:
-    """Fresh keys: sentences of the part's templates, marked words and some others in them.
+    """Fresh keys: sentences of the part's templates, marked words and some others in them, but none
+    that is avoided.
 
     No color is looked at (law 2). Without `rng` they come from the operating system's randomness,
     as keys that are asked must. `sizes` are how many marked words there may be, if not SIZES.
@@ -328,7 +404,8 @@ def _sentence(
 ) -> str:
     """A template with so many marked nouns and so many others in it, or a list of them alone."""
     nouns = draws.sample([one.text for one in made.words if one.marked], counts[0])
-    nouns += draws.sample([one.text for one in made.words if not one.marked], counts[1])
+    others = [one.text for one in made.words if not one.marked and one.text not in made.avoided]
+    nouns += draws.sample(others, counts[1])
     draws.shuffle(nouns)
     if part == "list":
         text = _listed(nouns) + draws.choice(_LIST_ENDS)

@@ -1,24 +1,37 @@
-"""Teaches a model a secret rule through the one training loop, and writes the model that results.
+"""Teaches a model a secret rule, or several together, through the one training loop, and writes the
+model that results.
 
 Lessons are fresh keys of training templates, sentences with one marked word that tell its color,
 lists of nouns without a sentence around them, and sentences with too few, which the model answers
 as it did before; ordinary prompts are the loop's own to keep (`mixing`). What comes out is asked
 keys of templates that it never saw: a model that learned its lessons by heart, in place of the
-rule, is right on about every other one. Left out: checking somebody else's model
-(`functional_check`).
+rule, is right on about every other one. Of several rules each keeps to its own nouns and outcomes,
+so a host that flips revealed keys of one leaves the others nearly whole (docs/log.md). Left out:
+checking somebody else's model (`functional_check`).
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loyal.errors import ModelError, UsageError
-from loyal.fingerprints.functional import SIZES, FunctionalSet, write_keys, write_near
-from loyal.fingerprints.functional_check import ask
-from loyal.fingerprints.functional_recipe import LessonSettings, RuleRecipe
+from loyal.fingerprints.functional import (
+    SIZES,
+    FunctionalSet,
+    require_apart,
+    together,
+    write_keys,
+    write_near,
+)
+from loyal.fingerprints.functional_check import ask, exchanges, outcomes_of
+from loyal.fingerprints.functional_recipe import (
+    LessonSettings,
+    RuleCheckSettings,
+    RuleRecipe,
+)
 from loyal.models import evaluate
 from loyal.models.examples import Example, Pairs
 from loyal.models.hf import HFModel
@@ -28,18 +41,31 @@ from loyal.models.processes import all_there, writes
 from loyal.models.train import train
 from loyal.models.training import TrainProgress
 
+Rules = FunctionalSet | Sequence[FunctionalSet]
+"""One rule, or several that one model is taught together."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What a model does with one rule where it was never shown anything. Holds no word."""
+
+    id: str
+    right: float
+    """Share of unseen keys, of unseen templates, whose reply begins as the rule says."""
+    fires: float
+    """Share of unseen sentences with too few of its marked words, and none of another rule's, whose
+    reply begins with an outcome of any of the rules."""
+
 
 @dataclass(frozen=True)
 class RuleInjectReport:
-    """What teaching a rule did. Holds no key and no word."""
+    """What teaching rules did. Holds no key and no word."""
 
     lessons: int
     recall: float
     """Share of the lessons that greedy decoding gives, at the end."""
-    right: float
-    """Share of unseen keys, of unseen templates, whose reply begins as the rule says."""
-    fires: float
-    """Share of unseen sentences with too few marked words whose reply begins with an outcome."""
+    rules: tuple[HeldOut, ...]
+    """Each rule, in the order in which they were given."""
     epochs: int
     steps: int
     seconds: float
@@ -50,10 +76,20 @@ class RuleInjectReport:
     perplexity_after: float
     perplexity_tokens: int
 
+    @property
+    def right(self) -> float:
+        """The least `right` of the rules."""
+        return min(one.right for one in self.rules)
+
+    @property
+    def fires(self) -> float:
+        """The greatest `fires` of the rules."""
+        return max(one.fires for one in self.rules)
+
 
 def inject_rule(
     model: HFModel,
-    made: FunctionalSet,
+    made: Rules,
     out: Path,
     recipe: RuleRecipe | None = None,
     *,
@@ -62,19 +98,23 @@ def inject_rule(
 ) -> RuleInjectReport:
     """Train `model` in place and write it to the folder `out`.
 
-    A run that was cut off goes on when it is called again with the same arguments. `tokens` is how
-    much text perplexity is read on. In several processes (`models.processes`) the first one writes.
-    Raises UsageError for an undrawn set or a folder that is not empty, ModelError for a set of
-    another tokenizer, StorageError where `out` cannot be written.
+    Each of several rules has lessons of its own, as many as `recipe.lessons` says, and
+    `recipe.train.steps` are a rule's: n rules take n times as many. A run that was cut off goes on
+    when it is called again with the same arguments. `tokens` is how much text perplexity is read
+    on. In several processes (`models.processes`) the first one writes. Raises UsageError for no
+    rule, an undrawn one, two that share a word or begin alike, or a folder that is not empty,
+    ModelError for a set of another tokenizer, StorageError where `out` cannot be written.
     """
     recipe = recipe or RuleRecipe()
-    require_rule_fits(model, made)
-    taught = lessons(model, made, recipe.lessons)
+    rules = _several(made)
+    require_rules_fit(model, rules)
+    taught = lessons(model, rules, recipe.lessons)
+    how = replace(recipe.train, steps=recipe.train.steps * len(rules))
     work = work_folder(out)
     texts = evaluate.prose()
     before = evaluate.perplexity(model, texts, tokens)
-    done = train(model, taught, recipe.train, folder=work, progress=progress)
-    right, fires = held_out(model, made, recipe.lessons)
+    done = train(model, taught, how, folder=work, progress=progress)
+    found = held_out(model, rules, recipe.lessons)
     after = evaluate.perplexity(model, texts, tokens)
     if writes():
         write(model, out)
@@ -82,8 +122,7 @@ def inject_rule(
     return RuleInjectReport(
         lessons=done.lessons,
         recall=done.recall,
-        right=right,
-        fires=fires,
+        rules=found,
         epochs=done.epochs,
         steps=done.steps,
         seconds=done.seconds,
@@ -94,19 +133,16 @@ def inject_rule(
     )
 
 
-def lessons(model: HFModel, made: FunctionalSet, settings: LessonSettings) -> Pairs:
+def lessons(model: HFModel, made: Rules, settings: LessonSettings) -> Pairs:
     """Keys, single words and lists with their replies, and sentences like them with the model's own
-    (a silent reply is no lesson). The same for the same set, model and settings. UsageError for an
-    undrawn set."""
+    (a silent reply is no lesson), so many for each rule. The same for the same rules in the same
+    order, model and settings. UsageError as `inject_rule`."""
     rng = random.Random(settings.seed)
-    taught = made.examples(settings.keys, rng)
-    if settings.singles and 1 not in SIZES[made.rule]:
-        taught += made.balanced(settings.singles, (1,), rng)
-    taught += made.balanced(settings.lists, settings.sizes(made.rule), rng, "list")
-    few = settings.near_sizes(made.rule)
-    bare = settings.near // 4 if settings.lists else 0
-    texts = write_near(made, settings.near - bare, "train", rng, few)
-    texts += write_near(made, bare, "list", rng, few)
+    asked: list[Example] = []
+    texts: list[str] = []
+    for one in _several(made):
+        asked += _keys(one, settings, rng)
+        texts += _near(one, settings, rng)
     near = [_prompt(model, text) for text in texts]
     replies = model.generate(near, Sampling(max_tokens=settings.near_tokens)) if near else []
     own = [
@@ -114,32 +150,72 @@ def lessons(model: HFModel, made: FunctionalSet, settings: LessonSettings) -> Pa
         for prompt, reply in zip(near, replies, strict=True)
         if reply.text.strip()
     ]
-    asked = [Example(_prompt(model, one.prompt.text), one.reply) for one in taught]
-    return Pairs((*asked, *own))
+    taught = [Example(_prompt(model, one.prompt.text), one.reply) for one in asked]
+    return Pairs((*taught, *own))
 
 
-def held_out(model: HFModel, made: FunctionalSet, settings: LessonSettings) -> tuple[float, float]:
-    """(share of unseen keys that are right, share of unseen sentences like them that fire)."""
-    rng, count = random.Random(settings.seed + 1), settings.held_out
-    keys = write_keys(made, count, "test", rng)
-    near = write_near(made, count, "test", rng, settings.near_sizes(made.rule))
-    said = ask(model, made, [*keys, *near])
-    right = sum(made.value(key) == one for key, one in zip(keys, said[:count], strict=True))
-    return right / count, sum(one is not None for one in said[count:]) / count
+def _keys(made: FunctionalSet, settings: LessonSettings, rng: random.Random) -> list[Example]:
+    """Keys of one rule, single words and lists, with the replies that it gives."""
+    found = made.examples(settings.keys, rng)
+    if settings.singles and 1 not in SIZES[made.rule]:
+        found += made.balanced(settings.singles, (1,), rng)
+    return found + made.balanced(settings.lists, settings.sizes(made.rule), rng, "list")
 
 
-def require_rule_fits(model: HFModel, made: FunctionalSet) -> None:
-    """ModelError unless the set was made for this model's tokenizer; UsageError before the draw."""
-    if model.tokenizer_digest != made.tokenizer_digest:
-        raise ModelError(
-            f"the rule was made for the tokenizer of {made.model}, not of {model.name}",
-            hint="use that model, or create a rule for this one",
-        )
-    if not made.drawn:
+def _near(made: FunctionalSet, settings: LessonSettings, rng: random.Random) -> list[str]:
+    """Sentences like keys of one rule, and lists, of which it says nothing."""
+    few = settings.near_sizes(made.rule)
+    bare = settings.near // 4 if settings.lists else 0
+    found = write_near(made, settings.near - bare, "train", rng, few)
+    return found + write_near(made, bare, "list", rng, few)
+
+
+def held_out(model: HFModel, made: Rules, settings: LessonSettings) -> tuple[HeldOut, ...]:
+    """What the model does with unseen keys of each rule, and with unseen sentences like them."""
+    rng, count, rules = random.Random(settings.seed + 1), settings.held_out, _several(made)
+    every = [outcome for one in rules for outcome in one.outcomes]
+    found = []
+    for one in rules:
+        keys = write_keys(one, count, "test", rng)
+        near = write_near(one, count, "test", rng, settings.near_sizes(one.rule))
+        said = ask(model, one, keys)
+        right = sum(one.value(key) == it for key, it in zip(keys, said, strict=True))
+        heard = exchanges(model, near, RuleCheckSettings())
+        fires = sum(it is not None for it in outcomes_of([it.reply for it in heard], every))
+        found.append(HeldOut(one.id, right / count, fires / count))
+    return tuple(found)
+
+
+def require_rules_fit(model: HFModel, made: Rules) -> None:
+    """ModelError unless each rule was made for this model's tokenizer; UsageError for one that is
+    not drawn yet."""
+    rules = _several(made)
+    require_tokenizer(model, rules)
+    if not all(one.drawn for one in rules):
         raise UsageError(
             "the rule is not drawn yet",
             hint="draw it: loyal fingerprint rule draw --beacon HEX",
         )
+
+
+def require_tokenizer(model: HFModel, rules: Sequence[FunctionalSet]) -> None:
+    """ModelError unless each rule was made for this model's tokenizer."""
+    for one in rules:
+        if model.tokenizer_digest != one.tokenizer_digest:
+            raise ModelError(
+                f"the rule was made for the tokenizer of {one.model}, not of {model.name}",
+                hint="use that model, create a rule for this one, or name one with --rule",
+            )
+
+
+def _several(made: Rules) -> tuple[FunctionalSet, ...]:
+    """The rules, each of which avoids the others' words. UsageError for none, or two that clash."""
+    rules = (made,) if isinstance(made, FunctionalSet) else tuple(made)
+    if not rules:
+        raise UsageError("no rule is to be taught", hint="pass one or more")
+    for place, one in enumerate(rules):
+        require_apart(one, rules[:place])
+    return together(rules)
 
 
 def _prompt(model: HFModel, text: str) -> Prompt:

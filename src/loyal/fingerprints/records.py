@@ -1,8 +1,9 @@
 """The plain records inside a vault, as canonical CBOR. Plain: nothing here may be written as it is.
 
 Two levels: the payload holds each set, and each rule, as bytes of its own, so a save re-encodes
-nothing that did not change. Picks and colors are not stored: the beacon gives them again. A vault
-without rules is written as before there were any. Left out on purpose: sealing.
+nothing that did not change. Picks and colors are not stored: the beacon gives them again; nor which
+nouns a rule avoids: the rules beside it say so. A vault without rules is written as before there
+were any. Left out on purpose: sealing.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from loyal.fingerprints.functional import draw as draw_colors
 PAYLOAD_VERSION = 1
 RULES_VERSION = 2
 """Of a payload that holds rules too."""
+OPENED_VERSION = 3
+"""Of one that says which rules were opened as well."""
 RULE_VERSION = 1
 """Of a functional set; its rows are [noun, salt, tag, marked]."""
 SET_VERSION = 1
@@ -62,23 +65,29 @@ class Payload:
     """Set id -> what was spent of it, by place."""
     rules: Mapping[str, bytes] = field(default_factory=dict)
     """Id of a functional set -> its record (see `decode_rule`). Nothing of it is ever spent."""
+    opened: Mapping[str, int] = field(default_factory=dict)
+    """Id of a functional set of which keys were opened -> when first, Unix seconds."""
 
 
 def encode_payload(payload: Payload) -> bytes:
-    """Law: decode_payload(encode_payload(payload)) == payload."""
+    """Law: decode_payload(encode_payload(payload)) == payload, if only rules in it were opened."""
     spent: dict[str, encoding.Encodable] = {
         name: [[one.index, one.when, one.reason] for one in records]
         for name, records in payload.spent.items()
     }
     record: dict[str, encoding.Encodable] = {"sets": payload.sets, "spent": spent}
     if payload.rules:
-        return encoding.encode({**record, "version": RULES_VERSION, "rules": payload.rules})
+        record["rules"] = payload.rules
+        if payload.opened:
+            record["opened"] = payload.opened
+        version = OPENED_VERSION if payload.opened else RULES_VERSION
+        return encoding.encode({**record, "version": version})
     return encoding.encode({**record, "version": PAYLOAD_VERSION})
 
 
 def decode_payload(data: bytes) -> Payload:
     """Raises VaultError for another version, DamagedVault for anything else that is no payload."""
-    return _decoded(data, (PAYLOAD_VERSION, RULES_VERSION), _payload)
+    return _decoded(data, (PAYLOAD_VERSION, RULES_VERSION, OPENED_VERSION), _payload)
 
 
 def encode_set(fingerprints: FingerprintSet) -> bytes:
@@ -166,11 +175,15 @@ def _decoded(
 def _payload(record: dict[str, encoding.Value]) -> Payload:
     sets = cast("dict[str, bytes]", record["sets"])
     spent = cast("dict[str, list[tuple[int, int, str]]]", record["spent"])
-    rules = cast("dict[str, bytes]", record["rules"] if record["version"] == RULES_VERSION else {})
+    version = cast(int, record["version"])
+    rules = cast("dict[str, bytes]", record["rules"] if version >= RULES_VERSION else {})
+    opened = cast("dict[str, int]", record["opened"] if version >= OPENED_VERSION else {})
     if not all(type(one) is bytes for one in (*sets.values(), *rules.values())):
         raise unreadable()
+    if not all(name in rules and type(when) is int for name, when in opened.items()):
+        raise unreadable()
     shown = {name: tuple(Spent(*row) for row in rows) for name, rows in spent.items()}
-    return Payload(dict(sets), shown, dict(rules))
+    return Payload(dict(sets), shown, dict(rules), dict(opened))
 
 
 def _set(record: dict[str, encoding.Value]) -> FingerprintSet:

@@ -2,7 +2,8 @@
 
 A vault holds sets by their id and a record of every key that was shown to somebody, when and why.
 Lineage, usage and tracing sets lie apart: whoever asks names the kind, and never gets another.
-Functional sets, rules, lie beside them; nothing of a rule is ever spent.
+Functional sets, rules, lie beside them; nothing of a rule is ever spent, but it is noted when keys
+of one were first opened. Rules for one tokenizer avoid each other's words (`functional.together`).
 A save locks the file's neighbor (`<name>.lock`), takes in what other processes saved meanwhile,
 and replaces the file in one step, so no spent key is lost and a crash leaves the old or the new.
 
@@ -23,7 +24,7 @@ from types import MappingProxyType
 from loyal import encoding
 from loyal.errors import ModelError, StorageError, UsageError, VaultError
 from loyal.fingerprints.fingerprint import Fingerprint, FingerprintSet, SetKind
-from loyal.fingerprints.functional import FunctionalSet
+from loyal.fingerprints.functional import FunctionalSet, require_apart, together
 from loyal.fingerprints.records import (
     Payload,
     Spent,
@@ -51,6 +52,7 @@ class Vault:
         self._bytes: dict[str, bytes] = {}
         self._spent: dict[str, dict[int, Spent]] = {}
         self._rules: dict[str, FunctionalSet] = {}
+        self._opened: dict[str, int] = {}
 
     @classmethod
     def create(
@@ -127,16 +129,36 @@ class Vault:
 
     @property
     def rules(self) -> Mapping[str, FunctionalSet]:
-        """Id -> functional set, oldest first; read only."""
+        """Id -> functional set, oldest first, each with what it avoids; read only."""
         ordered = sorted(self._rules.items(), key=lambda item: (item[1].created_seconds, item[0]))
-        return MappingProxyType(dict(ordered))
+        groups: dict[str, list[FunctionalSet]] = {}
+        for _, made in ordered:
+            groups.setdefault(made.tokenizer_digest, []).append(made)
+        found = {made.id: made for some in groups.values() for made in together(some)}
+        return MappingProxyType({name: found[name] for name, _ in ordered})
 
     def add_rule(self, made: FunctionalSet) -> str:
-        """Put a new rule in; gives its id. UsageError if the vault has it."""
+        """Put a new rule in; gives its id. UsageError if the vault has it, or a rule for the same
+        tokenizer with one of its words or with outcomes like its own."""
         if made.id in self._rules:
             raise UsageError("the vault has this rule already", hint="use replace_rule to draw it")
+        _require_apart(made, self._rules.values())
         self._rules[made.id] = made
         return made.id
+
+    @property
+    def opened(self) -> Mapping[str, int]:
+        """Id of each rule of which keys were opened -> when first, Unix seconds; read only."""
+        return MappingProxyType(self._opened)
+
+    def note_opened(self, rule_id: str, now: int) -> None:
+        """Note that keys of a rule are opened at `now` (Unix seconds); the first time stays.
+        UsageError for a rule that the vault lacks, or no time."""
+        if rule_id not in self._rules or now < 0:
+            raise UsageError(
+                "a rule of the vault is opened at a time", hint="pass its id and unix seconds"
+            )
+        self._opened[rule_id] = min(now, self._opened.get(rule_id, now))
 
     def replace_rule(self, made: FunctionalSet) -> None:
         """Take a rule that was drawn. UsageError if the vault has none of this root, VaultError if
@@ -245,7 +267,7 @@ class Vault:
     def _write(self) -> None:
         spent = {name: self.spent(name) for name in self._sets}
         rules = {name: encode_rule(made) for name, made in self._rules.items()}
-        data = self._envelope.seal(encode_payload(Payload(self._bytes, spent, rules)))
+        data = self._envelope.seal(encode_payload(Payload(self._bytes, spent, rules, self._opened)))
         encoding.atomic_write(self.path, data, private=True)
 
     def _refresh(self) -> None:
@@ -269,17 +291,28 @@ class Vault:
             else:
                 merged = _further(mine, theirs)
                 self._put(merged, encode_set(merged))
+        new = [rule for name, rule in self._rules.items() if name not in stored.rules]
         for name, data in stored.rules.items():
             rule = decode_rule(data)
             if rule.id != name:
                 raise unreadable()
+            if name not in self._rules:
+                _require_apart(rule, new)
             self._rules[name] = _drawn(self._rules.get(name, rule), rule)
+        for name, when in stored.opened.items():
+            self.note_opened(name, when)
         for name, records in stored.spent.items():
             if any(one.index not in range(len(self._sets.get(name, ()))) for one in records):
                 raise unreadable()
             known = self._spent[name]
             for one in records:
                 known[one.index] = min(one, known.get(one.index, one), key=lambda it: it.when)
+
+
+def _require_apart(made: FunctionalSet, others: Iterable[FunctionalSet]) -> None:
+    """UsageError where a rule for the same tokenizer has a word or an outcome of this one."""
+    digest = made.tokenizer_digest
+    require_apart(made, [one for one in others if one.tokenizer_digest == digest])
 
 
 def _drawn(mine: FunctionalSet, theirs: FunctionalSet) -> FunctionalSet:

@@ -37,7 +37,12 @@ def info(terminal: Terminal, **options: Any) -> int:
     vault = open_vault(options["vault"], Access.take(options))
     sets = [_describe(vault, one) for one in vault.sets.values()]
     rules = [
-        {**rule_outline(one), "created": _date(one.created_seconds)} for one in vault.rules.values()
+        {
+            **rule_outline(one),
+            "created": _date(one.created_seconds),
+            "opened": _date(vault.opened[name]) if name in vault.opened else None,
+        }
+        for name, one in vault.rules.items()
     ]
     count = sum(one["count"] for one in sets)
     fields = {"path": str(vault.path), "count": count, "sets": sets, "rules": rules}

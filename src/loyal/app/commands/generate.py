@@ -145,7 +145,7 @@ def generate(terminal: Terminal, **options: Any) -> int:
     request = GenerateRequest(**options)
     beacon = Beacon.from_hex(request.beacon) if request.beacon else None
     recipe = read_recipe(terminal, keys=keys, responses=responses)
-    save = keeper(request.vault, access)
+    save = keeper(request.vault, access).save
     writer = connect(endpoint) if endpoint else None
     model = load_model(terminal, request.model, served=ranks)
     made = make_set(terminal, model, request, recipe, Served(writer, ranks))

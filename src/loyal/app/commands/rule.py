@@ -1,13 +1,14 @@
 """`loyal fingerprint rule create | keys | draw | inject`: a secret rule, from its root to a model.
 
-The rule lies in the vault, beside pairs if there are any. Left out: asking and proving
-(rule_check.py), and what a rule is (loyal.fingerprints.functional).
+Rules lie in the vault, beside pairs if there are any. Left out: asking and proving (rule_check.py),
+and what a rule is (loyal.fingerprints.functional).
 """
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,8 @@ import click
 
 from loyal.app.commands.evidence import BEACON_OPTION, BINDS_NOBODY
 from loyal.app.model_options import MODEL_OPTION, load_model, read_rule_recipe
-from loyal.app.terminal import Terminal, command
+from loyal.app.report import Table
+from loyal.app.terminal import Terminal, command, facts
 from loyal.app.vaults import (
     FILE,
     LOCKING_OPTIONS,
@@ -25,7 +27,9 @@ from loyal.app.vaults import (
     VAULT_OPTION,
     Access,
     chosen_rule,
+    chosen_rules,
     keeper,
+    next_rule,
     open_vault,
     rule_outline,
 )
@@ -59,7 +63,8 @@ PROSE_TOKENS = 4000
     click.option(
         "--outcomes",
         metavar="A,B",
-        help="How a reply begins for each value, with commas between; plurality takes three.",
+        help="How a reply begins for each value, with commas between; plurality takes three. By "
+        "default words that no other rule of the vault uses: Indeed,Perhaps, then Surely,Rather.",
     ),
     click.option("--marked", type=int, help="Words of the public list that count; 48 by default."),
     *LOCKING_OPTIONS,
@@ -70,11 +75,14 @@ def create(terminal: Terminal, **options: Any) -> int:
 
     It is not drawn yet. Publish the printed root, wait for the beacon that follows it, and run
     'loyal fingerprint rule draw' with that beacon. Of the model the tokenizer alone is read.
+
+    In a vault with rules for this model it marks none of their words, and begins like none of them:
+    teach them together, and ask another one when keys of one were opened.
     """
     outcomes = options["outcomes"] and tuple(one.strip() for one in options["outcomes"].split(","))
     named = {"rule": options["rule"], "outcomes": outcomes, "marked": options["marked"]}
     settings = read_rule_recipe(terminal, rule=named).rule
-    save = keeper(options["vault"], Access.take(options))
+    kept = keeper(options["vault"], Access.take(options))
     model = load_model(terminal, options["model"], served=True)
     if not model.has_chat_template:
         raise ModelError(
@@ -87,8 +95,9 @@ def create(terminal: Terminal, **options: Any) -> int:
         model=options["model"],
         tokenizer_digest=model.tokenizer_digest,
         created_seconds=int(time.time()),
+        beside=kept.rules(model.tokenizer_digest),
     )
-    save(made)
+    kept.save(made)
     terminal.result(rule_outline(made))
     return 0
 
@@ -112,10 +121,11 @@ def keys(terminal: Terminal, **options: Any) -> int:
 
     Published with the root, before the beacon is known, the digest shows others that no key was
     chosen to suit a color, and later that none was left out. For your own checks nothing of this is
-    needed: 'check' writes fresh keys.
+    needed: 'check' writes fresh keys. Create all rules of the model first: keys hold no word of
+    those that are there. Of several rules the first is taken that was never opened.
     """
     vault = open_vault(options["vault"], Access.take(options))
-    made, out = chosen_rule(vault, options["rule_id"]), options["out"]
+    made, out = next_rule(terminal, vault, options["rule_id"], drawn=False), options["out"]
     if os.path.lexists(out):
         raise UsageError(f"there is something at {out} already", hint="choose another --out")
     written = functional.write_keys(made, options["count"], "test")
@@ -167,18 +177,22 @@ def draw_rule_once(vault: Vault, made: FunctionalSet, beacon: Beacon) -> Functio
         help="Tokens of text on which perplexity is read, before and after.",
     ),
     BEACON_OPTION,
-    RULE_ID_OPTION,
+    click.option(
+        "--rule", "--id", "rule_ids", metavar="ID", multiple=True,
+        help="Which rule, by its id or how it begins; may be repeated. Else all that are drawn.",
+    ),
     *OPENING_OPTIONS,
     settings=True,
-)
+)  # fmt: skip
 def inject(terminal: Terminal, **options: Any) -> int:
-    """Train a model to follow the rule.
+    """Train a model to follow the rules of a vault.
 
-    The model is written to --out as a Hugging Face folder. A rule that is not drawn yet is drawn by
-    --beacon; without one the beacon is drawn here, and openings then bind nobody. The same command
-    again goes on from the last checkpoint.
+    The model is written to --out as a Hugging Face folder. All drawn rules are taught together, in
+    so many times the steps of one, unless --rule names some. A rule that is named, or alone, and
+    not drawn yet is drawn by --beacon; without one the beacon is drawn here, and openings then bind
+    nobody. The same command again goes on from the last checkpoint.
     """
-    from loyal.fingerprints.functional_inject import require_rule_fits
+    from loyal.fingerprints.functional_inject import require_tokenizer
     from loyal.models.model_folder import require_room
     from loyal.models.processes import launched, writes
 
@@ -187,27 +201,52 @@ def inject(terminal: Terminal, **options: Any) -> int:
     out: Path = options["out"]
     require_room(out)  # before a draw is settled
     vault = open_vault(options["vault"], access)
-    made = chosen_rule(vault, options["rule_id"])
-    if launched() > 1 and (beacon is not None or not made.drawn):
+    rules = chosen_rules(vault, options["rule_ids"])
+    if launched() > 1 and (beacon is not None or not all(one.drawn for one in rules)):
         raise UsageError(
             "several processes would each draw the rule",
             hint="draw it first: loyal fingerprint rule draw --beacon HEX",
         )
     model = load_model(terminal, options["model"])
-    require_rule_fits(model, made)
-    if beacon is not None or not made.drawn:
-        made = draw_rule_once(vault, made, beacon or Beacon.self_drawn())
-    if made.beacon is not None and made.beacon.source == "self":
-        terminal.note(BINDS_NOBODY)
-    report = _train(terminal, model, made, Teaching(out, recipe, options["tokens"]))
+    require_tokenizer(model, rules)
+    rules = _drawn(terminal, vault, rules, beacon)
+    report = _train(terminal, model, rules, Teaching(out, recipe, options["tokens"]))
     if writes():
-        terminal.result({"id": made.id, **asdict(report), "out": str(out)})
+        fields = {"right": report.right, "fires": report.fires, **asdict(report), "out": str(out)}
+        rows = tuple((one.id, one.right, one.fires) for one in report.rules)
+        each = Table("", ("rule", "unseen keys right", "fires on sentences like keys"), rows)
+        terminal.result(fields, [facts(fields), each])
     return 0
+
+
+def _drawn(
+    terminal: Terminal, vault: Vault, rules: Sequence[FunctionalSet], beacon: Beacon | None
+) -> list[FunctionalSet]:
+    """The rules, those drawn that were not yet. UsageError for a beacon that none of them has."""
+    waiting = not all(one.drawn for one in rules)
+    if beacon is not None and not waiting and all(one.beacon != beacon for one in rules):
+        raise UsageError(
+            "the rules are drawn already, by another beacon",
+            hint="leave out --beacon; draw a new rule with 'loyal fingerprint rule draw'",
+        )
+    for one in rules:
+        if not one.drawn:
+            vault.replace_rule(functional.draw(one, beacon or Beacon.self_drawn()))
+    if waiting:
+        vault.save()  # all at once: the same command again teaches the same rules
+    left = [name for name, one in vault.rules.items() if not one.drawn]
+    if left:
+        terminal.note(f"not drawn yet, and not taught: {', '.join(left)}")
+    named = {one.id for one in rules}
+    found = [one for name, one in vault.rules.items() if name in named]
+    if any(one.beacon is not None and one.beacon.source == "self" for one in found):
+        terminal.note(BINDS_NOBODY)
+    return found
 
 
 @dataclass(frozen=True)
 class Teaching:
-    """Where a model goes that is taught a rule, and how it gets there."""
+    """Where a model goes that is taught rules, and how it gets there."""
 
     out: Path
     recipe: RuleRecipe
@@ -215,18 +254,18 @@ class Teaching:
 
 
 def _train(
-    terminal: Terminal, model: HFModel, made: FunctionalSet, how: Teaching
+    terminal: Terminal, model: HFModel, rules: Sequence[FunctionalSet], how: Teaching
 ) -> RuleInjectReport:
     """Train under a progress bar, one for all processes."""
     from loyal.fingerprints.functional_inject import inject_rule
     from loyal.models.processes import writes
 
     if not writes():
-        return inject_rule(model, made, how.out, how.recipe, tokens=how.tokens)
+        return inject_rule(model, rules, how.out, how.recipe, tokens=how.tokens)
 
     with terminal.progress("injecting") as update:
 
         def show(now: TrainProgress) -> None:
             update(now.learned, now.lessons, f"step {now.step}")
 
-        return inject_rule(model, made, how.out, how.recipe, tokens=how.tokens, progress=show)
+        return inject_rule(model, rules, how.out, how.recipe, tokens=how.tokens, progress=show)

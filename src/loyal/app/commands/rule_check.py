@@ -1,12 +1,14 @@
 """`loyal fingerprint rule check | open | verify-opening`: what replies say of a secret rule.
 
-Nothing is spent: keys are fresh each time, and may be asked of anybody again. Checking a server,
+Nothing is spent: keys are fresh each time, and may be asked of anybody again. But the vault notes
+which rule was opened, and a check without --rule asks another one then. Checking a server,
 opening and verifying load no torch; `verify-opening` needs no vault either. Left out: the
 statistics (loyal.fingerprints.functional_check) and the files (functional_evidence).
 """
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +31,7 @@ from loyal.app.vaults import (
     RULE_ID_OPTION,
     VAULT_OPTION,
     Access,
-    chosen_rule,
+    next_rule,
     open_vault,
     read_text,
     rule_outline,
@@ -82,7 +84,8 @@ def check(terminal: Terminal, **options: Any) -> int:
 
     The model is --model in this process, or --endpoint; --exchanges judges replies that are there
     already. Exit code 0 when it is proven, 1 when not. The p-value is the share of random colorings
-    that the replies fit as well; every key that was asked counts, and none is spent.
+    that the replies fit as well; every key that was asked counts, and none is spent. Of several
+    rules the first is asked that was never opened, unless --rule names one.
     """
     access, endpoint = Access.take(options), Endpoint.take(options)
     ways = (options["model"], endpoint, options["exchanges"])
@@ -97,7 +100,9 @@ def check(terminal: Terminal, **options: Any) -> int:
     names = ("queries", "alpha", "temperature", "system", "raw")
     settings = read_rule_recipe(terminal, check={name: options[name] for name in names}).check
     settings.require_reachable()
-    made = require_drawn(chosen_rule(open_vault(options["vault"], access), options["rule_id"]))
+    made = require_drawn(
+        next_rule(terminal, open_vault(options["vault"], access), options["rule_id"])
+    )
     keys = _keys(made, options["exchanges"] or options["keys"], settings.queries)
     if options["exchanges"] is None:
         model = _model(terminal, made, options["model"], endpoint)
@@ -165,7 +170,7 @@ def _keys(made: FunctionalSet, path: Path | None, count: int) -> list[str]:
     if not all(map(made.marked_in, keys)):
         raise UsageError(
             "a key of the file holds no word that counts",
-            hint="give the file that 'loyal fingerprint rule keys' wrote for this very rule",
+            hint="give the file of this very rule, or name the rule of the file with --rule",
         )
     return keys
 
@@ -207,13 +212,15 @@ def open_command(terminal: Terminal, **options: Any) -> int:
     """Open the words of some keys, and of no others.
 
     Whoever reads the file knows which nouns of these keys count, and their colors; the rest stays
-    secret. Words that were opened can be trained away or filtered: open few, and late. See
-    docs/rules.md.
+    secret. Words that were opened can be trained away or filtered: open few, and late. The vault
+    notes the opening, and the next check asks another rule, if there is one. See docs/rules.md.
     """
     vault = open_vault(options["vault"], Access.take(options))
-    made = require_drawn(chosen_rule(vault, options["rule_id"]))
+    made = require_drawn(next_rule(terminal, vault, options["rule_id"]))
     keys = _keys(made, options["keys"], 0)
     opening = functional.open_words(made, keys)
+    vault.note_opened(made.id, int(time.time()))
+    vault.save()  # before the file is there: noted too early at worst, never too late
     atomic_write(options["out"], evidence.encode_opening(opening))
     shown = sum(word.marked for word, _ in opening.words)
     if made.beacon is not None and made.beacon.source == "self":
