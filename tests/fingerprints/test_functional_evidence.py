@@ -157,6 +157,15 @@ def test_bytes_that_are_no_opening_are_refused(opening: Opening) -> None:
             evidence.decode_opening(data)
 
 
+def test_outcomes_that_no_set_has_are_no_opening(opening: Opening) -> None:
+    """300 of them would not fit in a byte, and an empty one begins every reply."""
+    many = tuple(f"{place:03}" for place in range(300))
+    for outcomes in (many, ("", "Perhaps"), ("In", "Indeed"), ("Indeed",), ()):
+        with pytest.raises(ProofError) as caught:
+            evidence.decode_opening(evidence.encode_opening(replace(opening, outcomes=outcomes)))
+        assert caught.value.reason == "malformed"
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_are_an_opening_or_our_error(data: bytes) -> None:
     with pytest.raises(ProofError):
