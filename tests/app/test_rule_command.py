@@ -311,6 +311,19 @@ def test_keys_that_were_published_are_not_overwritten(keeper: Keeper) -> None:
     assert keeper.rule("keys", "--out", out).code == 2
 
 
+def test_what_was_heard_is_not_overwritten(keeper: Keeper) -> None:
+    """A prover's file holds what the host signed, which a check would leave out."""
+    keeper.keep()
+    (key,) = functional.write_keys(keeper.made(), 1, "test")
+    heard = keeper.here / "heard"
+    heard.write_text(json.dumps({"key": key, "reply": "Indeed.", "answer": "c2lnbmVk"}) + "\n")
+    before = heard.read_bytes()
+    for call in (("--exchanges", heard), ("--keys", heard, "--model", "m")):
+        done = keeper.rule("check", *call, "--out", heard)
+        assert (done.code, "already" in done.fields["error"]) == (2, True)
+        assert heard.read_bytes() == before
+
+
 def test_a_vault_without_rules_and_a_wrong_passphrase(run: Run, tmp_path: Path) -> None:
     quick_vault(tmp_path / "pairs", secret_set(), "the right words")
     for said, code, words in (

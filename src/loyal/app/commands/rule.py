@@ -6,7 +6,6 @@ The rule lies in the vault, beside pairs if there are any. Left out: asking and 
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from loyal.app.vaults import (
     chosen_rule,
     keeper,
     open_vault,
+    require_absent,
     rule_outline,
 )
 from loyal.encoding import atomic_write
@@ -116,8 +116,7 @@ def keys(terminal: Terminal, **options: Any) -> int:
     """
     vault = open_vault(options["vault"], Access.take(options))
     made, out = chosen_rule(vault, options["rule_id"]), options["out"]
-    if os.path.lexists(out):
-        raise UsageError(f"there is something at {out} already", hint="choose another --out")
+    require_absent(out)
     written = functional.write_keys(made, options["count"], "test")
     atomic_write(out, "".join(f"{key}\n" for key in written).encode(), private=True)
     if made.drawn:

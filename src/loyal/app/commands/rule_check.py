@@ -32,6 +32,7 @@ from loyal.app.vaults import (
     chosen_rule,
     open_vault,
     read_text,
+    require_absent,
     rule_outline,
 )
 from loyal.encoding import atomic_write
@@ -97,6 +98,8 @@ def check(terminal: Terminal, **options: Any) -> int:
     names = ("queries", "alpha", "temperature", "system", "raw")
     settings = read_rule_recipe(terminal, check={name: options[name] for name in names}).check
     settings.require_reachable()
+    if options["out"] is not None:
+        require_absent(options["out"])  # a prover's file holds what the host signed, too
     made = require_drawn(chosen_rule(open_vault(options["vault"], access), options["rule_id"]))
     keys = _keys(made, options["exchanges"] or options["keys"], settings.queries)
     if options["exchanges"] is None:
