@@ -135,10 +135,18 @@ class Plan:
 
     @property
     def place(self) -> Path:
-        """Where this model's cells are; other settings have another folder."""
-        record = [asdict(self.settings(0)), asdict(self.size)]
+        """Where this model's cells are; other settings, and other versions of the constitutions,
+        have another folder."""
+        texts = map(constitution_file.bundled_text, CONSTITUTIONS)
+        record = [asdict(self.settings(0)), asdict(self.size), *map(_digest, texts)]
         tag = _tag(json.dumps(record, sort_keys=True).encode())
         return self.folder / f"{Path(self.model).name}-{tag}"
+
+
+@cache
+def _digest(text: str) -> str:
+    """Of the constitution in a file's text, in hex: of what it says, not of how it is written."""
+    return constitution_file.from_text(text).digest.hex()
 
 
 def _tag(data: bytes) -> str:

@@ -177,6 +177,23 @@ def test_one_row_alone_brings_what_it_needs(tmp_path: Path) -> None:
         names("time")
 
 
+def test_another_version_of_the_constitution_has_other_cells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = alignment.Plan(folder=tmp_path).place
+    assert alignment.Plan(folder=tmp_path).place == before
+    texts = alignment.constitution_file.bundled_text
+    for changed in alignment.CONSTITUTIONS:
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                alignment.constitution_file, "bundled_text",
+                lambda name, changed=changed: texts(name).replace(
+                    "1.1.0", "1.1.1" if name == changed else "1.1.0"
+                ),
+            )  # fmt: skip
+            assert alignment.Plan(folder=tmp_path).place != before
+
+
 def test_keep_rates_count_what_the_judge_says(base: HFModel) -> None:
     small = constitution()
     asked = [
