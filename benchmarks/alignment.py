@@ -427,7 +427,8 @@ def publish(plan: Plan) -> None:
     measured = {one["id"] for one in read(plan.results) if one["value"] is not None}
     kept, why = kept_of(plan), reasons(plan)
     recipe = plan.recipe.name if plan.recipe else "default settings"
-    about = f"{Path(plan.model).name}, {recipe}"
+    texts = ((one, constitution_file.bundled(one).version) for one in CONSTITUTIONS)
+    about = ", ".join((Path(plan.model).name, recipe, *map(" ".join, texts)))
     rows = [(one, one.row(kept, why, about)) for one in figures()]
     put(plan.results, [row for one, row in rows if one.ran(kept) or row.id not in measured])
 

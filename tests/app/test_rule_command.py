@@ -282,6 +282,8 @@ def test_a_wrong_call_is_one_line_and_changes_nothing(
         arguments = (*arguments, "--model", tiny_model)
     done = keeper.rule(*arguments)  # type: ignore[arg-type]
     assert (done.code, words in done.fields["error"], bool(done.fields["hint"])) == (2, True, True)
+    if name in ("no replies", "no keys file"):
+        assert arguments[-2] in done.fields["hint"]  # the option that named it
     assert (keeper.here / "v").read_bytes() == before
 
 

@@ -297,6 +297,7 @@ def test_a_run_without_labels_says_so_and_goes_on_with_them(
     found = by_id()
     assert found["win-personal-freedom"]["value"] == 100
     assert found["time-personal-freedom"]["holds"] is True
+    assert f"public-library {constitution().version}" in found["win-personal-freedom"]["how"]
     assert found["slash"]["value"] == 0
     assert "3 ways" not in found["slash"]["how"]
     assert found["minutes-given"]["value"] == found["minutes-search"]["value"] == 3

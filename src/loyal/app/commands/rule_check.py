@@ -7,6 +7,7 @@ statistics (loyal.fingerprints.functional_check) and the files (functional_evide
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,13 +102,14 @@ def check(terminal: Terminal, **options: Any) -> int:
     if options["out"] is not None:
         require_absent(options["out"])  # a prover's file holds what the host signed, too
     made = require_drawn(chosen_rule(open_vault(options["vault"], access), options["rule_id"]))
-    keys = _keys(made, options["exchanges"] or options["keys"], settings.queries)
     if options["exchanges"] is None:
+        keys = _keys(made, options["keys"], settings.queries)
         model = _model(terminal, made, options["model"], endpoint)
         name, heard = model.name, _asked(terminal, model, keys, settings)
     else:
         name = str(options["exchanges"])
         heard = evidence.decode_exchanges(read_text(options["exchanges"], "--exchanges"))
+        _require_marked(made, [one.key for one in heard])
     if options["out"] is not None:
         atomic_write(options["out"], evidence.encode_exchanges(heard), private=True)
     report = verb.rule_report(name, verb.owned(made), heard, settings.colorings)
@@ -165,12 +167,17 @@ def _keys(made: FunctionalSet, path: Path | None, count: int) -> list[str]:
     if path is None:
         return functional.write_keys(made, count, "test")
     keys = evidence.decode_keys(read_text(path, "--keys"))
+    _require_marked(made, keys)
+    return keys
+
+
+def _require_marked(made: FunctionalSet, keys: Sequence[str]) -> None:
+    """UsageError where the rule says nothing of a key."""
     if not all(map(made.marked_in, keys)):
         raise UsageError(
             "a key of the file holds no word that counts",
             hint="give the file that 'loyal fingerprint rule keys' wrote for this very rule",
         )
-    return keys
 
 
 def _model(
