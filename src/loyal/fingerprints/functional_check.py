@@ -95,16 +95,23 @@ def exchanges(
     settings: RuleCheckSettings,
     on_asked: Callable[[int], None] = lambda _: None,
 ) -> list[Exchange]:
-    """Each key with its reply, in their order. `on_asked` hears how many there are, each batch."""
+    """Each key with its reply, in their order. `on_asked` hears how many there are, each batch.
+
+    Half a character, which a server can say in JSON, becomes U+FFFD: any reply can be kept.
+    """
     sampling = Sampling(settings.tokens, settings.temperature)
     found: list[Exchange] = []
     for start in range(0, len(keys), settings.batch):
         some = keys[start : start + settings.batch]
         prompts = [Prompt(key, settings.system, settings.raw) for key in some]
         replies = model.generate(prompts, sampling)
-        found += [Exchange(key, one.text) for key, one in zip(some, replies, strict=True)]
+        found += [Exchange(key, _whole(one.text)) for key, one in zip(some, replies, strict=True)]
         on_asked(len(found))
     return found
+
+
+def _whole(text: str) -> str:
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 @dataclass(frozen=True, repr=False)
