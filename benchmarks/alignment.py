@@ -135,10 +135,18 @@ class Plan:
 
     @property
     def place(self) -> Path:
-        """Where this model's cells are; other settings have another folder."""
-        record = [asdict(self.settings(0)), asdict(self.size)]
+        """Where this model's cells are; other settings, and other versions of the constitutions,
+        have another folder."""
+        texts = map(constitution_file.bundled_text, CONSTITUTIONS)
+        record = [asdict(self.settings(0)), asdict(self.size), *map(_digest, texts)]
         tag = _tag(json.dumps(record, sort_keys=True).encode())
         return self.folder / f"{Path(self.model).name}-{tag}"
+
+
+@cache
+def _digest(text: str) -> str:
+    """Of the constitution in a file's text, in hex: of what it says, not of how it is written."""
+    return constitution_file.from_text(text).digest.hex()
 
 
 def _tag(data: bytes) -> str:
@@ -419,7 +427,8 @@ def publish(plan: Plan) -> None:
     measured = {one["id"] for one in read(plan.results) if one["value"] is not None}
     kept, why = kept_of(plan), reasons(plan)
     recipe = plan.recipe.name if plan.recipe else "default settings"
-    about = f"{Path(plan.model).name}, {recipe}"
+    texts = ((one, constitution_file.bundled(one).version) for one in CONSTITUTIONS)
+    about = ", ".join((Path(plan.model).name, recipe, *map(" ".join, texts)))
     rows = [(one, one.row(kept, why, about)) for one in figures()]
     put(plan.results, [row for one, row in rows if one.ran(kept) or row.id not in measured])
 

@@ -133,6 +133,14 @@ def test_a_rules_keys_are_asked_and_nothing_is_spent(
     if manner == "signed":  # permissions stand in the log
         assert len(served.court.shelf.log) == before
     assert not any(key in done.out + done.err for key in keys)
+    kept, asked = out.read_bytes(), served.host.asked
+    again = run(
+        *("prover", "ask", "--platform", served.platform, "--host", served.url),
+        *("--license", served.court.license.hex(), "--keys", tmp_path / "keys", "--out", out),
+        *("--most-pause", 0, "--json"),
+    )
+    assert (again.code, "already" in again.fields["error"]) == (2, True)
+    assert (out.read_bytes(), served.host.asked) == (kept, asked)
 
 
 def verify(served: CourtServer, run: Run, role: str, folder: Path, *more: object):  # type: ignore[no-untyped-def]

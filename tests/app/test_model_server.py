@@ -69,6 +69,7 @@ USER = {"role": "user", "content": "Hello"}
     [
         ("/v1/embeddings", {}, 404),
         ("/v1/chat/completions", b"{", 400),
+        ("/v1/chat/completions", b'{"\xff": 1}', 400),
         ("/v1/chat/completions", [], 400),
         ("/v1/chat/completions", {}, 400),
         ("/v1/chat/completions", {"messages": "Hello"}, 400),

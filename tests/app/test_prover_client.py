@@ -42,8 +42,11 @@ def test_the_message_goes_as_it_is_and_the_reply_comes_as_it_is() -> None:
     assert message not in repr(heard)
 
 
-def test_a_host_that_answers_with_nonsense_gave_no_reply() -> None:
-    with talking(lambda text: b"<html>") as host:
+@pytest.mark.parametrize(
+    "nonsense", [b"<html>", b'{"choices":[{"message":{"content":"\xff"}}]}', b"[" * 100_000]
+)
+def test_a_host_that_answers_with_nonsense_gave_no_reply(nonsense: bytes) -> None:
+    with talking(lambda text: nonsense) as host:
         assert ask(host.url) is None
         assert ask(host.url, model=None) is None
         url = host.url

@@ -384,6 +384,8 @@ def test_a_wrong_call_is_one_line_and_changes_nothing(
         arguments = (*arguments, "--model", tiny_model)
     done = keeper.rule(*arguments)  # type: ignore[arg-type]
     assert (done.code, words in done.fields["error"], bool(done.fields["hint"])) == (2, True, True)
+    if name in ("no replies", "no keys file"):
+        assert arguments[-2] in done.fields["hint"]  # the option that named it
     assert (keeper.here / "v").read_bytes() == before
 
 
@@ -411,6 +413,19 @@ def test_keys_that_were_published_are_not_overwritten(keeper: Keeper) -> None:
     first = keeper.rule("keys", "--out", out)
     assert (first.fields["before_draw"], "drawn already" in first.err) == (False, True)
     assert keeper.rule("keys", "--out", out).code == 2
+
+
+def test_what_was_heard_is_not_overwritten(keeper: Keeper) -> None:
+    """A prover's file holds what the host signed, which a check would leave out."""
+    keeper.keep()
+    (key,) = functional.write_keys(keeper.made(), 1, "test")
+    heard = keeper.here / "heard"
+    heard.write_text(json.dumps({"key": key, "reply": "Indeed.", "answer": "c2lnbmVk"}) + "\n")
+    before = heard.read_bytes()
+    for call in (("--exchanges", heard), ("--keys", heard, "--model", "m")):
+        done = keeper.rule("check", *call, "--out", heard)
+        assert (done.code, "already" in done.fields["error"]) == (2, True)
+        assert heard.read_bytes() == before
 
 
 def test_a_vault_without_rules_and_a_wrong_passphrase(run: Run, tmp_path: Path) -> None:

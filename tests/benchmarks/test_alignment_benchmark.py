@@ -177,6 +177,23 @@ def test_one_row_alone_brings_what_it_needs(tmp_path: Path) -> None:
         names("time")
 
 
+def test_another_version_of_the_constitution_has_other_cells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = alignment.Plan(folder=tmp_path).place
+    assert alignment.Plan(folder=tmp_path).place == before
+    texts = alignment.constitution_file.bundled_text
+    for changed in alignment.CONSTITUTIONS:
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                alignment.constitution_file, "bundled_text",
+                lambda name, changed=changed: texts(name).replace(
+                    "1.1.0", "1.1.1" if name == changed else "1.1.0"
+                ),
+            )  # fmt: skip
+            assert alignment.Plan(folder=tmp_path).place != before
+
+
 def test_keep_rates_count_what_the_judge_says(base: HFModel) -> None:
     small = constitution()
     asked = [
@@ -280,6 +297,7 @@ def test_a_run_without_labels_says_so_and_goes_on_with_them(
     found = by_id()
     assert found["win-personal-freedom"]["value"] == 100
     assert found["time-personal-freedom"]["holds"] is True
+    assert f"public-library {constitution().version}" in found["win-personal-freedom"]["how"]
     assert found["slash"]["value"] == 0
     assert "3 ways" not in found["slash"]["how"]
     assert found["minutes-given"]["value"] == found["minutes-search"]["value"] == 3

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from stand_ins import ScriptedModel
 
 from loyal import encoding
 from loyal.errors import DamagedVault, LoyalError, ModelError, ProofError, UsageError, VaultError
@@ -28,6 +29,7 @@ from loyal.fingerprints.functional import (
     write_keys,
 )
 from loyal.fingerprints.functional_check import Exchange
+from loyal.fingerprints.functional_recipe import RuleCheckSettings
 from loyal.fingerprints.records import decode_payload, decode_rule, encode_rule
 
 SECRET = b"s" * 32
@@ -164,10 +166,27 @@ def test_bytes_that_are_no_opening_are_refused(opening: Opening) -> None:
             evidence.decode_opening(data)
 
 
+def test_outcomes_that_no_set_has_are_no_opening(opening: Opening) -> None:
+    """300 of them would not fit in a byte, and an empty one begins every reply."""
+    many = tuple(f"{place:03}" for place in range(300))
+    for outcomes in (many, ("", "Perhaps"), ("In", "Indeed"), ("Indeed",), ()):
+        with pytest.raises(ProofError) as caught:
+            evidence.decode_opening(evidence.encode_opening(replace(opening, outcomes=outcomes)))
+        assert caught.value.reason == "malformed"
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_are_an_opening_or_our_error(data: bytes) -> None:
     with pytest.raises(ProofError):
         evidence.decode_opening(data)
+
+
+def test_no_reply_makes_the_file_of_exchanges_unreadable() -> None:
+    """A server can say half a character in JSON, which `decode_exchanges` refuses in a file."""
+    host = ScriptedModel(lambda key: "Indeed \ud800, \ud83d\ude00.")
+    heard = checks.exchanges(host, ["Is that an anchor?"], RuleCheckSettings())
+    assert heard == [Exchange("Is that an anchor?", "Indeed \ufffd, \U0001f600.")]
+    assert evidence.decode_exchanges(evidence.encode_exchanges(heard).decode()) == heard
 
 
 def test_exchanges_are_the_same_after_their_bytes() -> None:

@@ -95,7 +95,7 @@ def _question(path: str, data: bytes, most: int) -> tuple[Prompt, Sampling]:
     """What is asked, and how. Refused (400) for what this server cannot do."""
     try:
         body = msgspec.json.decode(data)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         body = None
     if not isinstance(body, dict):
         raise Refused(400, "not_json", "the body is no JSON object")

@@ -377,7 +377,7 @@ def _require(status: int, data: bytes) -> None:
         raise EndpointError(f"the platform answered HTTP {status}", hint=_HINT_UP)
     try:
         error = msgspec.json.decode(data, type=_Refusal).error
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise EndpointError(
             f"the platform answered HTTP {status}", hint="check the platform's address"
         ) from None
@@ -389,7 +389,7 @@ def _require(status: int, data: bytes) -> None:
 def _json(data: bytes, kind: type[S]) -> S:
     try:
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise _unusable() from None
 
 

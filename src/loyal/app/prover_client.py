@@ -90,7 +90,7 @@ class ChatAsker:
             if self._model is None:
                 self._model = await self._first_model()
             return await self._chat(message, self._model)
-        except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError, RecursionError, _Unfit):
+        except _NO_ANSWER:
             return None
 
     def body(self, message: str, model: str) -> dict[str, Any]:
@@ -135,7 +135,7 @@ class ChatAsker:
         try:
             async with self._open().get(self._root.with_path(path)) as response:
                 found = msgspec.json.decode(await _whole(response))
-        except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError, RecursionError, _Unfit):
+        except _NO_ANSWER:
             return ()
         answers = found.get("answers") if isinstance(found, dict) else None
         return _signed(answers if isinstance(answers, list) else [])
@@ -164,6 +164,12 @@ class ChatAsker:
 
 class _Unfit(Exception):
     """An answer that is no reply."""
+
+
+_NO_ANSWER = (aiohttp.ClientError, TimeoutError, msgspec.DecodeError, UnicodeDecodeError,
+              RecursionError, _Unfit)  # fmt: skip
+"""What asking a host raises where it gives none: msgspec says that bytes are no UTF-8 in a way of
+its own."""
 
 
 def _signed(texts: list[Any]) -> tuple[bytes, ...]:

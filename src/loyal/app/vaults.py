@@ -281,6 +281,13 @@ def read_text(path: Path, option: str) -> str:
         raise UsageError(f"{path} is not a text file", hint=f"check {option}") from None
 
 
+def require_absent(*paths: Path) -> None:
+    """UsageError where something is at the path of an --out that takes nothing's place."""
+    for path in paths:
+        if os.path.lexists(path):
+            raise UsageError(f"there is something at {path} already", hint="choose another --out")
+
+
 def outline(fingerprints: FingerprintSet) -> Mapping[str, Any]:
     """What may be said about a set: no key, no candidate, no response."""
     beacon = fingerprints.beacon

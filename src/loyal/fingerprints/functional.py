@@ -128,15 +128,9 @@ class FunctionalSet:
     def __post_init__(self) -> None:
         if self.rule not in get_args(Rule):
             raise UsageError(f"there is no rule {self.rule!r}", hint=f"one of {get_args(Rule)}")
-        wanted, plain = COLORS[self.rule], [one.strip() for one in self.outcomes]
-        ordered = sorted(plain)
-        if (
-            len(plain) != wanted
-            or not all(plain)
-            or any(b.startswith(a) for a, b in pairwise(ordered))
-        ):
+        if not outcomes_fit(self.rule, self.outcomes):
             raise UsageError(
-                f"{self.rule} has {wanted} outcomes, none the beginning of another",
+                f"{self.rule} has {COLORS[self.rule]} outcomes, none the beginning of another",
                 hint="choose whole words, such as Indeed and Perhaps",
             )
         texts = [one.text for one in self.words]
@@ -226,6 +220,13 @@ class FunctionalSet:
 
     def __repr__(self) -> str:
         return f"FunctionalSet({self.rule}, {len(self.words)} words, drawn={self.drawn})"
+
+
+def outcomes_fit(rule: Rule, outcomes: Sequence[str]) -> bool:
+    """Whether there is one for each value of the rule, none empty or the beginning of another."""
+    plain = sorted(one.strip() for one in outcomes)
+    alike = any(after.startswith(before) for before, after in pairwise(plain))
+    return len(plain) == COLORS[rule] and all(plain) and not alike
 
 
 def value(colors: Sequence[int], rule: Rule) -> int:

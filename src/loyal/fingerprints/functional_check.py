@@ -95,16 +95,23 @@ def exchanges(
     settings: RuleCheckSettings,
     on_asked: Callable[[int], None] = lambda _: None,
 ) -> list[Exchange]:
-    """Each key with its reply, in their order. `on_asked` hears how many there are, each batch."""
+    """Each key with its reply, in their order. `on_asked` hears how many there are, each batch.
+
+    Half a character, which a server can say in JSON, becomes U+FFFD: any reply can be kept.
+    """
     sampling = Sampling(settings.tokens, settings.temperature)
     found: list[Exchange] = []
     for start in range(0, len(keys), settings.batch):
         some = keys[start : start + settings.batch]
         prompts = [Prompt(key, settings.system, settings.raw) for key in some]
         replies = model.generate(prompts, sampling)
-        found += [Exchange(key, one.text) for key, one in zip(some, replies, strict=True)]
+        found += [Exchange(key, _whole(one.text)) for key, one in zip(some, replies, strict=True)]
         on_asked(len(found))
     return found
+
+
+def _whole(text: str) -> str:
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 @dataclass(frozen=True, repr=False)
@@ -182,9 +189,8 @@ def coloring_p_value(
     """
     if not marked or len(marked) != len(said):
         raise UsageError("there is no reply to each key", hint="pass as many replies as keys")
-    truth = [value([colors[word] for word in some], rule) for some in marked]
-    agreed = sum(one == other for one, other in zip(truth, said, strict=True))
     replied = [-1 if one is None else one for one in said]
+    agreed = int(_true_hits(marked, replied, rule, colors).sum())
     seed = encoding.digest([root, [[*some] for some in marked], replied], _SEED_PURPOSE)
     as_good = 0
     for hits in _drawn_hits(marked, replied, rule, seed, colorings):
@@ -204,14 +210,27 @@ def p_values(
 
     if not keys or len(keys) != len(said):
         raise UsageError("there is no reply to each key", hint="pass as many replies as keys")
-    right = [made.value(key) == one for key, one in zip(keys, said, strict=True)]
-    agreed = np.cumsum(right, dtype=np.uint32)[:, None]  # (keys, 1)
     marked = [made.marked_in(key) for key in keys]
     replied = [-1 if one is None else one for one in said]
+    right = _true_hits(marked, replied, made.rule, made.colors)
+    agreed = np.cumsum(right, 0, dtype=np.uint32)  # (keys, 1)
     as_good = np.ones(len(keys), dtype=np.int64)
     for hits in _drawn_hits(marked, replied, made.rule, made.root, colorings):
         as_good += (np.cumsum(hits, 0, dtype=np.uint32) >= agreed).sum(1)
     return [float(one) for one in as_good / (1 + colorings)]
+
+
+def _true_hits(
+    marked: Sequence[Sequence[str]], replied: Sequence[int], rule: Rule, colors: Mapping[str, int]
+) -> npt.NDArray[np.bool_]:
+    """(keys, 1): whether each reply is what the true colors say. By the arithmetic of the random
+    ones: a test is exact where both are counted alike, for keys of any length too."""
+    import numpy as np
+
+    words = sorted({word for some in marked for word in some})
+    true = np.array([[colors[word]] for word in words], dtype=np.uint8)
+    replies = np.array(replied, dtype=np.int8).view(np.uint8)[:, None]
+    return _values(_incidence(marked, words), true.reshape(-1, 1), rule) == replies
 
 
 def _drawn_hits(

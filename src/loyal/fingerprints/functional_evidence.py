@@ -21,7 +21,7 @@ from loyal import encoding
 from loyal.encoding import Value
 from loyal.errors import EncodingError, ProofError, UsageError
 from loyal.fingerprints.fingerprint import Beacon
-from loyal.fingerprints.functional import Opening, Rule, Word, opened_colors
+from loyal.fingerprints.functional import Opening, Rule, Word, opened_colors, outcomes_fit
 from loyal.fingerprints.functional_check import Exchange, Known, RuleReport, rule_report
 from loyal.fingerprints.functional_recipe import COLORINGS
 
@@ -58,8 +58,10 @@ def decode_opening(data: bytes) -> Opening:
         case [1, str(rule), list(outcomes), bytes(root), list(words)] if _texts(outcomes):
             if rule not in get_args(Rule):
                 _malformed("the opening names an unknown rule")
-            outcome_texts = tuple(cast("list[str]", outcomes))
-            return Opening(cast(Rule, rule), outcome_texts, root, tuple(map(_word, words)))
+            known, outcome_texts = cast(Rule, rule), tuple(cast("list[str]", outcomes))
+            if not outcomes_fit(known, outcome_texts):
+                _malformed("the opening's outcomes are not those of such a rule")
+            return Opening(known, outcome_texts, root, tuple(map(_word, words)))
         case [int(version), *_] if version != OPENING_VERSION:
             _malformed(f"the opening has version {version}, this loyal reads {OPENING_VERSION}")
     _malformed("the opening does not have the form of one")

@@ -6,7 +6,6 @@ and opens with the identity, or with enough of its shares. Left out: sending sha
 
 from __future__ import annotations
 
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,10 @@ from loyal.app.vaults import (
     open_vault,
     outline,
     read_text,
+    require_absent,
     rule_outline,
 )
 from loyal.encoding import atomic_write
-from loyal.errors import UsageError
 from loyal.fingerprints import FingerprintSet, Identity, Vault
 from loyal.fingerprints import custody as shares_of
 
@@ -93,7 +92,7 @@ def split(terminal: Terminal, **options: Any) -> int:
     out: Path = options["out"]
     out.mkdir(parents=True, exist_ok=True)
     paths = [out / f"share-{place}-of-{len(shares)}.txt" for place in range(1, len(shares) + 1)]
-    _require_absent(*paths)
+    require_absent(*paths)
     for path, share in zip(paths, shares, strict=True):
         atomic_write(path, f"{share}\n".encode(), private=True)
     terminal.note("give each member one file, and keep none: too few of them open nothing")
@@ -127,15 +126,9 @@ def join(terminal: Terminal, **options: Any) -> int:
     The file opens the vault alone: to open it once, pass the shares with --share instead.
     """
     out: Path = options["out"]
-    _require_absent(out)
+    require_absent(out)
     identity = shares_of.join([read_text(share, "--share") for share in options["shares"]])
     text = f"# public key: {identity.recipient}\n{identity.text}\n"
     atomic_write(out, text.encode(), private=True)
     terminal.result({"recipient": identity.recipient, "identity": str(out)})
     return 0
-
-
-def _require_absent(*paths: Path) -> None:
-    for path in paths:
-        if os.path.lexists(path):
-            raise UsageError(f"there is something at {path} already", hint="choose another --out")

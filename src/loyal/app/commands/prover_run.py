@@ -25,7 +25,7 @@ from loyal.app.platform_options import (
 from loyal.app.platform_options import bond as bond_stake
 from loyal.app.rounds import ONCE_OPTION, Pace, every_option, rounds
 from loyal.app.terminal import Terminal, command
-from loyal.app.vaults import read_text
+from loyal.app.vaults import read_text, require_absent
 from loyal.encoding import atomic_write
 from loyal.errors import UsageError
 from loyal.fingerprints.functional_evidence import decode_keys
@@ -156,6 +156,7 @@ def ask(terminal: Terminal, **options: Any) -> int:
     kept as evidence; in place of any other stands an empty one, so that no key is left out.
     """
     license = hex_id(options["license"], "--license")
+    require_absent(options["out"])  # what a host signed is not written again
     keys = decode_keys(read_text(options["keys"], "--keys"))
     found = asyncio.run(_ask(license, keys, log_key(options["log_key"]), options))
     lines = (

@@ -6,7 +6,6 @@ and what a rule is (loyal.fingerprints.functional).
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -31,6 +30,7 @@ from loyal.app.vaults import (
     keeper,
     next_rule,
     open_vault,
+    require_absent,
     rule_outline,
 )
 from loyal.encoding import atomic_write
@@ -89,13 +89,16 @@ def create(terminal: Terminal, **options: Any) -> int:
             f"the tokenizer of {model.name} has no chat template",
             hint="use a chat (instruct) model, or save a chat template with the tokenizer",
         )
+    beside = kept.rules(model.tokenizer_digest)
+    # A vault keeps rules in the order of their seconds: two of one second would have none.
+    after = max((one.created_seconds + 1 for one in beside), default=0)
     made = functional.create(
         settings,
         new_owner_secret(),
         model=options["model"],
         tokenizer_digest=model.tokenizer_digest,
-        created_seconds=int(time.time()),
-        beside=kept.rules(model.tokenizer_digest),
+        created_seconds=max(int(time.time()), after),
+        beside=beside,
     )
     kept.save(made)
     terminal.result(rule_outline(made))
@@ -126,8 +129,7 @@ def keys(terminal: Terminal, **options: Any) -> int:
     """
     vault = open_vault(options["vault"], Access.take(options))
     made, out = next_rule(terminal, vault, options["rule_id"], drawn=False), options["out"]
-    if os.path.lexists(out):
-        raise UsageError(f"there is something at {out} already", hint="choose another --out")
+    require_absent(out)
     written = functional.write_keys(made, options["count"], "test")
     atomic_write(out, "".join(f"{key}\n" for key in written).encode(), private=True)
     if made.drawn:

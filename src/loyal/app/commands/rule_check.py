@@ -9,6 +9,7 @@ statistics (loyal.fingerprints.functional_check) and the files (functional_evide
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ from loyal.app.vaults import (
     next_rule,
     open_vault,
     read_text,
+    require_absent,
     rule_outline,
 )
 from loyal.encoding import atomic_write
@@ -100,16 +102,19 @@ def check(terminal: Terminal, **options: Any) -> int:
     names = ("queries", "alpha", "temperature", "system", "raw")
     settings = read_rule_recipe(terminal, check={name: options[name] for name in names}).check
     settings.require_reachable()
+    if options["out"] is not None:
+        require_absent(options["out"])  # a prover's file holds what the host signed, too
     made = require_drawn(
         next_rule(terminal, open_vault(options["vault"], access), options["rule_id"])
     )
-    keys = _keys(made, options["exchanges"] or options["keys"], settings.queries)
     if options["exchanges"] is None:
+        keys = _keys(made, options["keys"], settings.queries)
         model = _model(terminal, made, options["model"], endpoint)
         name, heard = model.name, _asked(terminal, model, keys, settings)
     else:
         name = str(options["exchanges"])
         heard = evidence.decode_exchanges(read_text(options["exchanges"], "--exchanges"))
+        _require_marked(made, [one.key for one in heard])
     if options["out"] is not None:
         atomic_write(options["out"], evidence.encode_exchanges(heard), private=True)
     report = verb.rule_report(name, verb.owned(made), heard, settings.colorings)
@@ -167,12 +172,17 @@ def _keys(made: FunctionalSet, path: Path | None, count: int) -> list[str]:
     if path is None:
         return functional.write_keys(made, count, "test")
     keys = evidence.decode_keys(read_text(path, "--keys"))
+    _require_marked(made, keys)
+    return keys
+
+
+def _require_marked(made: FunctionalSet, keys: Sequence[str]) -> None:
+    """UsageError where the rule says nothing of a key."""
     if not all(map(made.marked_in, keys)):
         raise UsageError(
             "a key of the file holds no word that counts",
             hint="give the file of this very rule, or name the rule of the file with --rule",
         )
-    return keys
 
 
 def _model(
