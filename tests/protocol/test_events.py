@@ -137,7 +137,9 @@ def test_whatever_is_sent_money_adds_up_and_the_log_replays(seed: int) -> None:
     rng = random.Random(seed)
     stage, license = licensed()
     went, refusals = 0, []
-    for _ in range(250):
+    for sent in range(2500):
+        if sent >= 250 and went > 20:  # a few seeds send much that is refused
+            break
         command = wild_command(stage, license, rng)
         before = copy.deepcopy(stage.state)
         try:

@@ -289,10 +289,10 @@ class _Run:
             state.pending = state.pending[settings.batch :]
             self._step(chosen)
             state.step += 1
-            learned = sum(one >= settings.target for one in state.level)
-            progress(TrainProgress(state.step, learned, len(self.lessons)))
             if self.folder is not None and state.step % settings.checkpoint_steps == 0:
                 self._save()
+            learned = sum(one >= settings.target for one in state.level)
+            progress(TrainProgress(state.step, learned, len(self.lessons)))
         if self.folder is not None and saved != state.step:
             self._save()
         progress(
