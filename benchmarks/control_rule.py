@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import control_rule_table as figures
+import filters
 from checkpoint import MODEL, TEXT_TOKENS
 from loyal.encoding import atomic_write
 from loyal.errors import UsageError
@@ -188,19 +189,9 @@ def ordinary(one: Ruled) -> Record:
 def blocked(one: Ruled) -> Record:
     """What each perplexity filter refuses of the keys, and of ordinary prompts."""
     from loyal.fingerprints.functional_attacks import fresh_keys
-    from loyal.fingerprints.prompt_filter import calibrated, measure_filter, ordinary_halves
 
-    texts, found = fresh_keys(one.made, [], one.plan.asked, one.seed), {}
-    model = one.fresh()
-    for name, judge, side in (
-        ("filter-perplexity", model, "unlikely"),
-        ("filter-perplexity-base", one.base(), "unlikely"),
-        ("filter-too-likely", model, "likely"),
-    ):
-        report = measure_filter(calibrated(judge, ordinary_halves()[0], side=side), texts)
-        high = report.keys_blocked.high
-        found[name] = {"keys": report.keys_share, "high": high, "ordinary": report.ordinary_share}
-    return {"filters": found}
+    keys = fresh_keys(one.made, [], one.plan.asked, one.seed)
+    return filters.measured(one.fresh(), one.base(), keys)
 
 
 def queries(one: Ruled) -> Record:

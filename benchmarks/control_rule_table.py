@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import mean, median
 
+import filters
 from resumable import Record
 from robustness_table import Figure, Kept, Sense
 from rows import Row
@@ -71,14 +72,6 @@ def _fired(record: Record) -> str:
     )
 
 
-def _filters(record: Record) -> str:
-    return "; ".join(
-        f"{name}: {_percent(one['keys'])} of keys (95 % interval to {100 * one['high']:.1f}), "
-        f"{_percent(one['ordinary'])} of ordinary prompts"
-        for name, one in record["filters"].items()
-    )
-
-
 def _proofs(record: Record) -> str:
     short = sum(one > record["most"] for one in record["needed"])
     return (
@@ -125,7 +118,7 @@ FIGURES: tuple[Figure, ...] = (
            lambda record: 100 * record["fired"] / record["asked"], "%", 2, "at_most", _fired),
     Figure("rule-blocked", "keys that a filter at 1 % of ordinary prompts blocks", "blocked",
            lambda record: 100 * max(one["keys"] for one in record["filters"].values()), "%", 5,
-           "at_most", _filters),
+           "at_most", filters.note),
     Figure("rule-queries", "queries to a p-value of 1e-6", "queries",
            lambda record: median(record["needed"]), "", 40, "at_most", _proofs),
     _stranger("base", "p-value of the untaught base", ("base", "base_forced")),

@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 
+import filters
 import robustness_table as figures
 from checkpoint import MODEL, Checkpoint, with_size
 from loyal.config import load
@@ -82,22 +83,9 @@ def checkpoint(plan: Plan, side: str, seed: int, count: int) -> Checkpoint:
 
 def filter_keys(one: Checkpoint) -> Record:
     """What each perplexity filter refuses of the keys, and of ordinary prompts."""
-    from loyal.fingerprints.prompt_filter import calibrated, measure_filter, ordinary_halves
-
-    subject, found = one.subject(), {}
-    texts = [member.key for member in subject.fingerprints.fingerprints]
-    for name, judge, side in (
-        ("filter-perplexity", subject.fresh(), "unlikely"),
-        ("filter-perplexity-base", subject.base(), "unlikely"),
-        ("filter-too-likely", subject.fresh(), "likely"),
-    ):
-        report = measure_filter(calibrated(judge, ordinary_halves()[0], side=side), texts)
-        found[name] = {
-            "keys": report.keys_share,
-            "high": report.keys_blocked.high,
-            "ordinary": report.ordinary_share,
-        }
-    return {"filters": found}
+    subject = one.subject()
+    keys = [member.key for member in subject.fingerprints.fingerprints]
+    return filters.measured(subject.fresh(), subject.base(), keys)
 
 
 @cache

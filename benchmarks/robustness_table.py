@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import filters
 from loyal.statistics import first_decisions, queries_needed, sequential_thresholds
 from resumable import Record
 from rows import Row
@@ -116,7 +117,7 @@ def _filtered() -> Figure:
     return Figure(
         "filter-blocked", "perplexity filter: keys blocked", "filter-keys",
         lambda record: 100 * max(one["keys"] for one in record["filters"].values()), "%", 5,
-        "at_most", _filter_note,
+        "at_most", filters.note,
     )  # fmt: skip
 
 
@@ -150,14 +151,6 @@ def _injection_note(record: Record) -> str:
     return (
         f"recall {100 * record['recall']:.1f} %, {record['change_percent']:+.2f} % perplexity on "
         f"{record['tokens']} tokens, {record['steps']} steps, {record['seconds']:.0f} s"
-    )
-
-
-def _filter_note(record: Record) -> str:
-    return "; ".join(
-        f"{name}: {100 * one['keys']:.1f} % of keys (95 % interval to {100 * one['high']:.1f}), "
-        f"{100 * one['ordinary']:.1f} % of ordinary prompts"
-        for name, one in record["filters"].items()
     )
 
 

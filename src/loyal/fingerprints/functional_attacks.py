@@ -57,8 +57,7 @@ MOST_LOOKED_AT = 100
 ROUND = replace(FULL, epochs=1)
 """An epoch at the small rate of the persistence test (2502.07760, 5.2)."""
 LORA_ROUND = replace(ROUND, rank=16, learning_rate=2e-4, warmup=0.0)
-"""The same with added factors, at their usual rate: ten keys turn more of the rule than with all
-weights (docs/log.md)."""
+"""The same with added factors, at their usual rate."""
 _TOKENS = RuleCheckSettings.tokens
 """Of a reply, as a check asks for."""
 _TRIES = 200

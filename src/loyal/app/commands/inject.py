@@ -36,11 +36,7 @@ if TYPE_CHECKING:
 PROSE_TOKENS = 4000
 """Tokens of text on which perplexity is read before and after, unless --tokens says otherwise."""
 
-
-@command(
-    "inject",
-    VAULT_OPTION,
-    MODEL_OPTION,
+TRAINED_OPTIONS = (
     click.option("--out", type=FILE, required=True, metavar="DIR", help="Folder for the model."),
     click.option(
         "--tokens",
@@ -49,6 +45,15 @@ PROSE_TOKENS = 4000
         show_default=True,
         help="Tokens of text on which perplexity is read, before and after.",
     ),
+)
+"""Where a trained model goes, and how much text is read before and after."""
+
+
+@command(
+    "inject",
+    VAULT_OPTION,
+    MODEL_OPTION,
+    *TRAINED_OPTIONS,
     click.option(
         "--host-number",
         type=int,

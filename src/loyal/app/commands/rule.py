@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from loyal.app.commands.evidence import BEACON_OPTION, BINDS_NOBODY
+from loyal.app.commands.inject import TRAINED_OPTIONS
 from loyal.app.model_options import MODEL_OPTION, load_model, read_rule_recipe
 from loyal.app.report import Table
 from loyal.app.terminal import Terminal, command, facts
@@ -45,9 +46,6 @@ if TYPE_CHECKING:
     from loyal.fingerprints.functional_recipe import RuleRecipe
     from loyal.models.hf import HFModel
     from loyal.models.training import TrainProgress
-
-PROSE_TOKENS = 4000
-"""Tokens of text on which perplexity is read before and after, unless --tokens says otherwise."""
 
 
 @command(
@@ -170,14 +168,7 @@ def draw_rule_once(vault: Vault, made: FunctionalSet, beacon: Beacon) -> Functio
     "inject",
     VAULT_OPTION,
     MODEL_OPTION,
-    click.option("--out", type=FILE, required=True, metavar="DIR", help="Folder for the model."),
-    click.option(
-        "--tokens",
-        type=click.IntRange(min=1),
-        default=PROSE_TOKENS,
-        show_default=True,
-        help="Tokens of text on which perplexity is read, before and after.",
-    ),
+    *TRAINED_OPTIONS,
     BEACON_OPTION,
     click.option(
         "--rule", "--id", "rule_ids", metavar="ID", multiple=True,
