@@ -71,7 +71,8 @@ class HFModel:
     def load(cls, name_or_path: str, *, device: str = "auto", dtype: Dtype = "auto") -> HFModel:
         """Load a library name, a local folder or a Hugging Face id.
 
-        Raises `ModelError` where the name, the folder or the architecture cannot serve.
+        `dtype` "auto" is float32 on a CPU; on a GPU it is what the checkpoint is stored in, but
+        bfloat16 for float16, whose range training overflows. Raises `ModelError` where the name, the folder or the architecture cannot serve.
         """
         source = resolve(name_or_path)
         place = _device(device)
@@ -93,6 +94,8 @@ class HFModel:
                 f"{name_or_path} is a {type(model).__name__}, not a decoder-only model we know",
                 hint="use a Llama-shaped model (Llama, SmolLM, Qwen, Mistral, Gemma, ...)",
             )
+        if dtype == "auto" and model.dtype == torch.float16:
+            model.to(torch.bfloat16)
         return cls(model.eval().to(place), tokenizer, name_or_path, place)
 
     @classmethod
@@ -380,10 +383,11 @@ def _device(wanted: str) -> torch.device:
     return torch.device(wanted)
 
 
-def _dtype(wanted: Dtype, device: torch.device) -> torch.dtype:
-    if wanted == "auto":
-        wanted = "bfloat16" if device.type == "cuda" else "float32"
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[wanted]
+def _dtype(wanted: Dtype, device: torch.device) -> torch.dtype | str:
+    """What transformers is to load; its own "auto" is what the checkpoint is stored in."""
+    if wanted == "auto" and device.type == "cuda":
+        return "auto"
+    return torch.bfloat16 if wanted == "bfloat16" else torch.float32
 
 
 def _check_folder(source: str) -> None:
