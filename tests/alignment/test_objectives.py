@@ -41,7 +41,7 @@ def test_simpo_compares_tokens_and_needs_no_reference() -> None:
 
 
 @pytest.mark.parametrize(("kind", "beta", "margin"), [("dpo", 0.1, 0.0), ("simpo", 2.5, 5.0)])
-def test_each_kind_has_a_factor_and_a_goal_of_its_own(kind: Kind, beta: float, margin: float) -> None:
+def test_each_kind_has_its_own_factor_and_goal(kind: Kind, beta: float, margin: float) -> None:
     own = preference_loss(Objective(kind), EVEN, BEFORE)
     given = preference_loss(Objective(kind, beta=beta, margin=margin), EVEN, BEFORE)
     assert own(SUMS, COUNTS, [0, 1, 2]) == given(SUMS, COUNTS, [0, 1, 2])

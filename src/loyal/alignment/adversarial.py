@@ -9,7 +9,7 @@
 5. train       `align`, with plain pairs and pairs of earlier rounds beside; any objective, and an
                adversary of the embeddings where the recipe has one
 6. guard       ordinary English and replies (`guards`), and plain questions: what a round costs too
-               much is taken back, and the rounds after it mix in more general data, and hold the rest more firmly
+               much is taken back; the rounds after it mix in more general data and diverge less
 
 The static mode trains as long on attacks that were drawn beforehand, the plain one on questions
 alone: what adaptive rounds are to be compared with. Held-out cases and families are never used

@@ -62,9 +62,10 @@ def train(terminal: Terminal, **options: Any) -> int:
     PREFERENCES are files of 'loyal align data', or any in TRL's form; each pair's weight is a
     factor on its loss. Demonstrations in them are imitated beside the pairs. The same command
     again goes on from the last checkpoint. --set objective.kind=dpo changes the loss, --set
-    align.divergence=4 holds everything else more firmly, --set guards.perplexity=1.02 what may be lost, --set latent.steps=4 adds an adversary;
-    --set mixture.value=600000 with mixture.general and mixture.safety gives each kind of data its
-    share of the weight, in millionths ('loyal align search' finds one).
+    align.divergence=4 holds everything else more firmly, --set guards.perplexity=1.02 says what
+    may be lost, --set latent.steps=4 adds an adversary; --set mixture.value=600000 with
+    mixture.general and mixture.safety gives each kind of data its share of the weight, in
+    millionths ('loyal align search' finds one).
     """
     from loyal.alignment.align import align
 
