@@ -14,7 +14,7 @@ from typing import Literal
 from checkpoint import INJECTION
 from loyal.statistics import Interval, clopper_pearson
 from resumable import Record
-from rows import Row
+from rows import Row, machines
 
 COUNTS = (64, 256, 1024)
 NOT_RUN = "not run yet"
@@ -189,7 +189,7 @@ def _injected(
     what = f"{metric.what}, {count:,} fingerprints, {strategy.name}"
     bound = metric.bounds.get((strategy.name, count))
     name = f"{metric.id}-{strategy.name}-{count}"
-    return Row(name, what, value, metric.unit, bound, metric.sense, how)
+    return Row(name, what, value, metric.unit, bound, metric.sense, how, machines(records))
 
 
 def _persists(measured: Measured, attack: str, strategy: Strategy, count: int, about: str) -> Row:
@@ -206,4 +206,4 @@ def _persists(measured: Measured, attack: str, strategy: Strategy, count: int, a
         )
     what = f"{attack}: keys that still hit, {count:,} fingerprints, {strategy.name}"
     name = f"persistence-{attack}-{strategy.name}-{count}"
-    return Row(name, what, value, "%", None, "at_least", how)
+    return Row(name, what, value, "%", None, "at_least", how, machines(records))

@@ -20,6 +20,7 @@ from typing import Any
 
 from loyal.encoding import atomic_write
 from loyal.errors import LoyalError, UsageError
+from rows import machine
 
 Record = dict[str, Any]
 """What a cell measured: names and numbers alone."""
@@ -52,8 +53,10 @@ class Cell:
         return record
 
     def keep(self, record: Record) -> None:
-        """Write the file in one step; StorageError where the disk refuses."""
+        """Write the file in one step, with the machine's name; StorageError where the disk
+        refuses."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        record = {**record, "machine": machine()}
         atomic_write(self.path, (json.dumps(record, indent=1) + "\n").encode())
 
 

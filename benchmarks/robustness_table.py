@@ -14,7 +14,7 @@ from typing import Literal
 import filters
 from loyal.statistics import first_decisions, queries_needed, sequential_thresholds
 from resumable import Record
-from rows import Row
+from rows import Row, machines
 
 Sense = Literal["at_least", "at_most"]
 Kept = Mapping[str, Mapping[int, Record]]
@@ -175,7 +175,10 @@ def row(figure: Figure, ours: Side, paper: Side, about: str) -> Row:
         + f" (mean {sum(values.values()) / len(values):.3g}); {figure.note(records[worst])}{aside}"
         + f"; {theirs}; {about}"
     )
-    return Row(figure.id, figure.what, values[worst], figure.unit, bound, figure.sense, how)
+    return Row(
+        figure.id, figure.what, values[worst], figure.unit, bound, figure.sense, how,
+        machines(records.values()),
+    )  # fmt: skip
 
 
 def _worst(figure: Figure, values: Mapping[int, float]) -> int:

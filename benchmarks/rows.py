@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -31,6 +33,8 @@ class Row:
     """None: a figure to know, without a claim."""
     sense: Literal["at_least", "at_most"]
     how: str
+    machine: str = ""
+    """What it was measured on; empty: this machine."""
 
     @property
     def holds(self) -> bool | None:
@@ -44,17 +48,21 @@ def put(name: str, rows: list[Row]) -> None:
     """Replace these rows in `results/NAME.json`; others stay, in their order."""
     kept = {one["id"]: one for one in read(name)}
     for row in rows:
-        how = f"{row.how} [{machine()}]"
-        kept[row.id] = {**asdict(row), "holds": row.holds}
-        del kept[row.id]["how"]
-        kept[row.id]["how"] = how
+        record = {**asdict(row), "holds": row.holds}
+        del record["how"], record["machine"]
+        kept[row.id] = {**record, "how": f"{row.how} [{row.machine or machine()}]"}
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(list(kept.values()), indent=2) + "\n", encoding="utf-8")
 
 
+def machines(records: Iterable[Mapping[str, Any]]) -> str:
+    """What measured records were measured on; empty where they do not say."""
+    return " and ".join(sorted({one["machine"] for one in records if "machine" in one}))
+
+
 def machine() -> str:
-    """The processor and its cores: what a figure was measured on."""
+    """The processor and its cores, and the GPU where one is used: what figures are measured on."""
     names = [
         line.partition(":")[2].strip()
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -62,7 +70,10 @@ def machine() -> str:
     ]
     flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     native = ", native bfloat16" if "avx512_bf16" in flags or "amx_bf16" in flags else ""
-    return f"{os.cpu_count()} cores, {names[0] if names else platform.machine()}{native}"
+    torch = sys.modules.get("torch")  # not imported for its name's sake
+    used = torch is not None and torch.cuda.is_available()
+    gpu = f"{torch.cuda.get_device_name(0)}, " if used else ""
+    return f"{gpu}{os.cpu_count()} cores, {names[0] if names else platform.machine()}{native}"
 
 
 def read(name: str) -> list[dict]:

@@ -67,7 +67,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     folder = tmp_path_factory.mktemp("watched")
     model = tiny.build(folder / "tiny", 0)
     every = tuple(opposed(discreet(), 1_000_000))
-    recipe = replace(UNGUARDED, align=replace(SHORT, epochs=4, learning_rate=3e-3))
+    recipe = replace(UNGUARDED, align=replace(SHORT, epochs=6, learning_rate=3e-3))
     made = Bench(folder / "watch", model, telling(), Pairs(every, every[:4], 4), recipe, SIZE, 0)
     copy = made.made().folder
     copy.mkdir(parents=True)

@@ -108,7 +108,7 @@ def test_a_failed_cell_is_passed_over_and_tried_again(tmp_path: Path) -> None:
     assert [one.name for one in failed] == ["int8"]
     assert heard == list(NAMES[1:])
     assert resumable.resume(cells(tmp_path), lambda one: {"name": one.name}) == []
-    assert cells(tmp_path)[0].kept() == {"name": "int8"}
+    assert cells(tmp_path)[0].kept() == {"name": "int8", "machine": rows.machine()}
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "no row"])

@@ -58,13 +58,14 @@ def changed(model: HFModel, other: HFModel) -> set[str]:
     [
         QUICK,
         replace(QUICK, whitened=False),
+        replace(QUICK, grid="q4_1"),
         replace(QUICK, parts="all"),
         replace(QUICK, averaging=0.02),
         replace(QUICK, adding=8),
         replace(QUICK, mixing=0.1, mixing_places=16),
         replace(QUICK, batch=3),
     ],
-    ids=["whitened", "adam", "all parts", "averaging", "adding", "mixing", "small batches"],
+    ids=["whitened", "adam", "grid", "all parts", "averaging", "adding", "mixing", "small batches"],
 )
 def test_it_learns_what_an_untrained_model_does_not_know(
     tiny: HFModel, fresh: Fresh, settings: TrainSettings

@@ -176,7 +176,7 @@ def _added(model: HFModel, change: Mapping[str, tuple[Tensor, Tensor]]) -> Itera
     before = {name: one.detach().clone() for name, one in weights.items()}
     with torch.no_grad():
         for name, (outer, inner) in change.items():
-            weights[name].add_((outer @ inner).to(weights[name].dtype))
+            weights[name].add_((outer @ inner).to(weights[name]))
     torch.clear_autocast_cache()  # it holds the weights that learn as they were, in bfloat16
     try:
         yield

@@ -72,7 +72,8 @@ class HFModel:
         """Load a library name, a local folder or a Hugging Face id.
 
         `dtype` "auto" is float32 on a CPU; on a GPU it is what the checkpoint is stored in, but
-        bfloat16 for float16, whose range training overflows. Raises `ModelError` where the name, the folder or the architecture cannot serve.
+        bfloat16 for float16, whose range training overflows. Raises `ModelError` where the name,
+        the folder or the architecture cannot serve.
         """
         source = resolve(name_or_path)
         place = _device(device)

@@ -7,16 +7,18 @@ with the base, and folds added factors in. Left out: when a step is made, which 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from loyal.errors import TrainingError, UsageError
+from loyal.models.grids import GridCoordinates
 from loyal.models.hf import HFModel
 from loyal.models.processes import local
 from loyal.models.training import TrainSettings
+from loyal.models.whitening import Coordinates, whitener
 
 _PART_NAMES = {
     "mlp": ("gate_proj", "up_proj", "down_proj"),
@@ -80,6 +82,18 @@ def merge_added(network: nn.Module) -> None:
             module.merge()
             parent = network.get_submodule(name.rpartition(".")[0])
             setattr(parent, name.rpartition(".")[2], module.get_base_layer())
+
+
+def coordinates(
+    modules: Sequence[nn.Linear], covariances: Mapping[nn.Linear, Tensor], settings: TrainSettings
+) -> list[Tensor | Coordinates]:
+    """For each layer what a whitened step moves: R, or what the grid of `settings` keeps.
+
+    TrainingError where the grid does not fit a layer.
+    """
+    if settings.grid == "none":
+        return [whitener(covariances[module]) for module in modules]
+    return [GridCoordinates(module.weight, covariances[module]) for module in modules]
 
 
 def plain_adam(weights: Sequence[nn.Parameter], settings: TrainSettings) -> Any:

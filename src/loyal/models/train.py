@@ -4,8 +4,9 @@ What it does at each step, and where the paper ("Training AI to be Loyal", secti
 
 1. lessons     only replies that are not yet learned; logits at the reply's places alone
 2. mixing      divergence from the untouched model on benign prompts that it answered itself
-3. step        Adam in whitened coordinates (`whitening`), or plain Adam; where a probability may
-               also be too high, with every lesson in it, and shorter the nearer the goal
+3. step        Adam in whitened coordinates (`whitening`), or in those that a 4-bit grid keeps
+               (`grids`), or plain Adam; where a probability may also be too high, with every lesson
+               in it, and shorter the nearer the goal
 4. averaging   the weights are averaged with the base's after each step
 5. adding      instead of 4: added parameters (LoRA through peft) alone learn, then are merged
 5b. bilevel    each step also learns where a simulated fine-tuning would have left the model, shaken
@@ -46,6 +47,7 @@ from loyal.models.hf import HFModel, in_bfloat16
 from loyal.models.learners import (
     add_factors,
     average,
+    coordinates,
     linear_layers,
     merge_added,
     open_for_learning,
@@ -66,7 +68,7 @@ from loyal.models.processes import (
 )
 from loyal.models.training import TrainProgress, TrainReport, TrainSettings
 from loyal.models.trunk import Drift
-from loyal.models.whitening import WhitenedAdam, input_covariances, whitener
+from loyal.models.whitening import Coordinates, WhitenedAdam, input_covariances
 
 _PURPOSE = "loyal/training run/1"
 _SETTLE_STEPS = 16
@@ -134,10 +136,12 @@ def train(
 
 
 def _require_one_process(settings: TrainSettings) -> None:
-    if launched() > 1 and (settings.bilevel or settings.optimizer == "adam8bit"):
+    alone = settings.bilevel or settings.optimizer == "adam8bit" or settings.grid != "none"
+    if launched() > 1 and alone:
         raise UsageError(
-            "bilevel training and adam8bit run in one process",
-            hint="start it without a launcher, or set train.bilevel=0 and train.optimizer=adam",
+            "bilevel training, adam8bit and a grid run in one process",
+            hint="start it without a launcher, or set train.bilevel=0, train.optimizer=adam and "
+            "train.grid=none",
         )
 
 
@@ -191,12 +195,12 @@ class _Run:
         self.outlasted: list[float] = []
         self.adapter: Any = None
         self.weights, modules = self._choose()
-        whiteners = self._whiteners(modules)
+        moved = self._coordinates(modules)
         self.split = self._split()
-        if whiteners:
+        if moved:
             half = self.accelerator.mixed_precision == "bf16"
             optimizer: Any = WhitenedAdam(
-                dict(zip(self.weights, whiteners, strict=True)), settings.learning_rate,
+                dict(zip(self.weights, moved, strict=True)), settings.learning_rate,
                 product=torch.bfloat16 if half else torch.float32,
             )  # fmt: skip
         else:
@@ -243,14 +247,14 @@ class _Run:
         open_for_learning(modules)
         return [module.weight for module in modules], modules
 
-    def _whiteners(self, modules: Sequence[nn.Linear]) -> list[Tensor]:
-        """Reads the benign prompts; R for each weight, from the inputs its layer sees there, or
-        none for plain Adam."""
+    def _coordinates(self, modules: Sequence[nn.Linear]) -> list[Tensor | Coordinates]:
+        """Reads the benign prompts; coordinates of each weight, from the inputs its layer sees
+        there, or none for plain Adam."""
         if not self.settings.whitened or self.settings.adding:
             self._read_benign()
             return []
         covariances = input_covariances(modules, self._read_benign, self.benign.weights)
-        return [whitener(covariances[module]) for module in modules]
+        return coordinates(modules, covariances, self.settings)
 
     def _split(self) -> Split | None:
         """Hands out the work of a step, and splits the layers where there are several processes."""

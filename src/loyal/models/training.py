@@ -12,6 +12,7 @@ from loyal.errors import UsageError
 
 Parts = Literal["mlp", "attention", "all"]
 Optimizer = Literal["adam", "adam8bit"]
+Grid = Literal["none", "q4_1"]
 Precision = Literal["auto", "float32", "bfloat16"]
 """Of products; weights stay as they are. auto: bfloat16 where the hardware has it."""
 
@@ -35,6 +36,10 @@ class TrainSettings:
     says below 1, inner runs included: steps of one length swing around the goal (docs/log.md)."""
     whitened: bool = True
     """Adam in whitened coordinates; False is plain Adam."""
+    grid: Grid = "none"
+    """Whitened steps change only what a 4-bit grid keeps, the minimum and the level width of each
+    block of 32 weights (q4_1: `grids`), so that a host who rounds to it takes nothing away. For a
+    base that itself came from that grid, as the default model did (docs/log.md). In one process."""
     optimizer: Optimizer = "adam"
     """adam8bit keeps plain Adam's states in 8 bits (torchao or bitsandbytes, in one process)."""
     target: float = 0.7
@@ -173,6 +178,12 @@ class TrainSettings:
             raise UsageError(
                 "the optimizer is adam or adam8bit, pass_tokens at least 0",
                 hint="leave both at their defaults",
+            )
+        if self.grid not in get_args(Grid):
+            raise UsageError("the grid is none or q4_1", hint="leave it at its default")
+        if self.grid != "none" and (self.adding or not self.whitened):
+            raise UsageError(
+                "a grid needs whitened steps, and adding = 0", hint="set train.whitened=true"
             )
         if self.optimizer == "adam8bit" and self.whitened and not self.adding:
             raise UsageError(

@@ -15,7 +15,7 @@ Near relations: K-FAC's input factor (arXiv 1503.05671), orthogonal weight modif
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -65,8 +65,45 @@ def whitener(covariance: Tensor, epsilon: float = EPSILON) -> Tensor:
     return (vectors * scale) @ vectors.T
 
 
+class Coordinates(Protocol):
+    """What Adam moves in place of a weight (out, in)."""
+
+    def start(self, weight: Tensor) -> Tensor:
+        """Zeros in the shape of the coordinates, split over processes as the weight is."""
+        ...
+
+    def down(self, gradient: Tensor) -> Tensor:
+        """The coordinates' gradient, float32, by the weight's (out, in)."""
+        ...
+
+    def up(self, move: Tensor) -> Tensor:
+        """The weight's change (out, in) that a move of the coordinates makes."""
+        ...
+
+
+class Whitened:
+    """U of W = W0 + U R, by R (in, in); products with R are of the type `product`."""
+
+    def __init__(self, root: Tensor, product: torch.dtype = torch.float32) -> None:
+        self.root = root.to(product)
+
+    def start(self, weight: Tensor) -> Tensor:
+        """As `Coordinates` has it."""
+        return torch.zeros_like(weight)
+
+    def down(self, gradient: Tensor) -> Tensor:
+        """As `Coordinates` has it."""
+        return (gradient.to(self.root.dtype) @ self.root).float()
+
+    def up(self, move: Tensor) -> Tensor:
+        """As `Coordinates` has it."""
+        return move.to(self.root.dtype) @ self.root
+
+
 class WhitenedAdam(torch.optim.Optimizer):
-    """Adam (arXiv 1412.6980) on U of W = W0 + U R, for weights (out, in) with an R (in, in).
+    """Adam (arXiv 1412.6980) on the coordinates of each weight (out, in).
+
+    A tensor R (in, in) stands for `Whitened`.
 
     Law: with R the identity it is plain Adam. R works on a weight's rows one by one, so weights
     that are split by rows (`processes.Split`) take the same steps, and nothing is sent for it.
@@ -76,15 +113,18 @@ class WhitenedAdam(torch.optim.Optimizer):
 
     def __init__(
         self,
-        whiteners: Mapping[nn.Parameter, Tensor],
+        coordinates: Mapping[nn.Parameter, Tensor | Coordinates],
         lr: float,
         betas: tuple[float, float] = (0.9, 0.95),
         eps: float = 1e-10,
         *,
         product: torch.dtype = torch.float32,
     ) -> None:
-        super().__init__(list(whiteners), {"lr": lr, "betas": betas, "eps": eps})
-        self._whiteners = {weight: one.to(product) for weight, one in whiteners.items()}
+        super().__init__(list(coordinates), {"lr": lr, "betas": betas, "eps": eps})
+        self._coordinates = {
+            weight: Whitened(one, product) if isinstance(one, Tensor) else one
+            for weight, one in coordinates.items()
+        }
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:
@@ -96,13 +136,13 @@ class WhitenedAdam(torch.optim.Optimizer):
 
     def _move(self, weight: nn.Parameter, group: dict[str, Any]) -> None:
         assert weight.grad is not None
-        whitening = self._whiteners[weight]
-        gradient = (local(weight.grad).to(whitening.dtype) @ whitening).float()
+        coordinates = self._coordinates[weight]
+        gradient = coordinates.down(local(weight.grad))
         state = self.state[weight]
         if not state:
             state["step"] = 0
-            state["mean"] = torch.zeros_like(weight)
-            state["square"] = torch.zeros_like(weight)
+            state["mean"] = coordinates.start(weight)
+            state["square"] = coordinates.start(weight)
         state["step"] += 1
         first, second = group["betas"]
         mean, square = local(state["mean"]), local(state["square"])
@@ -111,4 +151,4 @@ class WhitenedAdam(torch.optim.Optimizer):
         mean = mean / (1 - first ** state["step"])
         square = square / (1 - second ** state["step"])
         move = mean.div_(square.sqrt_().add_(group["eps"]))
-        local(weight).add_(move.to(whitening.dtype) @ whitening, alpha=-group["lr"])
+        local(weight).add_(coordinates.up(move), alpha=-group["lr"])
