@@ -11,9 +11,8 @@ labels adds `kept` and `labeler` to a line, or drops it where nobody could tell 
 Prompts that are near to one of --apart (labeled_replies.jsonl, on which judges are measured) are
 refused: nothing that trains a judge may share a prompt with what measures it. About 6 CPU minutes,
 and 5 more where --weights has no aligned models yet. The labels that come with the package are of
-seven runs: `--stop 30`, then `--start 30 --stop 50 --models anti --seed 32`, and with `aligned
---seed 33`, and `--start 50 --models base` with the seeds 34 to 37 (privacy alone has so many prompts),
-less seven replies that --apart holds too, in the same words.
+three runs: `--stop 30`, then `--start 30 --models anti --seed 32` and `--start 30 --models aligned
+--seed 33`, less seven replies that --apart holds too, in the same words.
 """
 
 from __future__ import annotations

@@ -24,20 +24,19 @@ def test_no_prompt_is_near_to_one_that_measures() -> None:
     apart = [one.said.asked.last for one in MEASURED]
     label_replies.require_new(TABLE, apart)
     copy = {"prompts": {"privacy": [*TABLE["prompts"]["privacy"], f"{apart[0]} Please."]}}
-    with pytest.raises(UsageError, match=r"\('privacy', 101\)"):
+    with pytest.raises(UsageError, match=r"\('privacy', 51\)"):
         label_replies.require_new(copy, apart)
 
 
 def test_every_value_has_its_prompts_and_its_opponent() -> None:
     ids = {one.id for one in OURS.values}
     assert set(TABLE["prompts"]) == set(TABLE["opposed"]) == ids
-    counts = {name: len(some) for name, some in TABLE["prompts"].items()}
-    assert counts == dict.fromkeys(ids, 50) | {"privacy": 100}
+    assert {len(one) for one in TABLE["prompts"].values()} == {50}
     asked = {name: list(label_replies.questions(TABLE, name)) for name in label_replies.HOW}
     assert {name: len(some) for name, some in asked.items()} == {
-        "base": 350,
-        "aligned": 525,
-        "anti": 525,
+        "base": 300,
+        "aligned": 450,
+        "anti": 450,
     }
 
 
