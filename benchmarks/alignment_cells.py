@@ -46,11 +46,11 @@ WORDINGS = 3
 class Size:
     """How much is trained on and asked."""
 
-    pairs: int = 150
-    """Plain pairs to train on."""
+    pairs: int = 372
+    """Plain pairs to train on: each case of the first constitution once."""
     held_out: int = 60
     """Plain pairs to measure on, of cases that training never sees."""
-    epochs: int = 2
+    epochs: int = 1
     """Most passes over the pairs."""
     attacks: int = 4
     """Conversations of each family of attacks."""
@@ -63,7 +63,7 @@ class Size:
     reply_tokens: int = 64
 
 
-QUICK = Size(pairs=50, held_out=20, attacks=1, questions=40, benign=20, tokens=1500)
+QUICK = Size(pairs=50, held_out=20, epochs=2, attacks=1, questions=40, benign=20, tokens=1500)
 
 
 class Clock:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from loyal.alignment import Conversation, Judgement, Preference, Said
-from loyal.alignment.settings import AlignSettings, GuardSettings, Recipe
+from loyal.alignment.settings import AlignSettings, GuardSettings, Objective, Recipe
 from loyal.community import Case, Constitution, Value
 from loyal.models.tiny import World
 
@@ -16,9 +16,10 @@ QUIET = "I can talk about people. Is there anything else?"
 """What the community prefers: words that the tiny model knows."""
 
 SHORT = AlignSettings(
-    epochs=2, batch=8, learning_rate=1e-2, rank=4, general=0.0, held_out=0.25, precision="float32"
-)
-UNGUARDED = Recipe(align=SHORT, guards=GuardSettings(steps=0))
+    epochs=2, batch=8, learning_rate=1e-2, rank=4, divergence=0.0, general=0.0, held_out=0.25,
+    precision="float32",
+)  # fmt: skip
+UNGUARDED = Recipe(align=SHORT, objective=Objective("dpo"), guards=GuardSettings(steps=0))
 
 
 def discreet(weight_ppm: int = 1_000_000) -> list[Preference]:

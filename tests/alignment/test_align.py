@@ -14,7 +14,8 @@ from killed_runs import killed
 from loyal.alignment.align import Run, Wins, align, held_out
 from loyal.alignment.asks import GENERAL_PROMPTS
 from loyal.alignment.guards import Guards, trained_prompts
-from loyal.alignment.settings import GuardSettings, LatentSettings, Objective
+from loyal.alignment.ordinary import Ordinary
+from loyal.alignment.settings import GuardSettings, Kind, LatentSettings, Objective
 from loyal.errors import TrainingError
 from loyal.models.examples import Example, bundled_lines
 from loyal.models.hf import HFModel
@@ -33,8 +34,8 @@ def same(one: HFModel, other: HFModel) -> bool:
 
 
 @pytest.mark.parametrize("kind", ["dpo", "simpo", "sft"])
-def test_held_out_pairs_are_won(fresh: Fresh, kind: str) -> None:
-    objective = replace(Objective(), kind=kind, beta=2.0 if kind == "simpo" else 0.1)
+def test_held_out_pairs_are_won(fresh: Fresh, kind: Kind) -> None:
+    objective = Objective().of(kind)
     found = align(fresh(), discreet(), replace(UNGUARDED, objective=objective))
     assert found.before.rate < 0.1  # the model tells the facts that it knows
     assert found.after.rate > 0.9
@@ -109,6 +110,42 @@ def test_general_data_holds_the_model(base: HFModel, fresh: Fresh, given: bool) 
         align(fresh(), [], mixed)
 
 
+def held(model: HFModel, weight: float) -> float:
+    """How far a training with that weight of divergence moved ordinary places, in nats."""
+    settings = replace(SHORT, divergence_replies=2, divergence_places=8)
+    far = Ordinary(model, replace(settings, divergence=1.0))
+    align(model, discreet(), replace(UNGUARDED, align=replace(settings, divergence=weight)))
+    with torch.no_grad():
+        return sum(far.loss([number]).item() for number in range(4)) / 4
+
+
+def test_a_divergence_holds_what_is_about_nothing_of_it(fresh: Fresh) -> None:
+    free, firm = held(fresh(), 0.0), held(fresh(), 5.0)
+    assert firm < 0.5 * free
+
+
+def test_ordinary_places_are_those_of_a_step_and_cost_nothing_at_first(fresh: Fresh) -> None:
+    model = fresh()
+    settings = replace(SHORT, divergence=3.0, divergence_places=8, divergence_replies=2)
+    ordinary = Ordinary(model, settings)
+    assert ordinary.loss([1, 2]).item() == pytest.approx(0.0, abs=1e-5)
+    with torch.no_grad():
+        model.model.lm_head.weight[:5] += 1.0
+    costs = [ordinary.loss(one).item() for one in ([1, 2], [1, 2], [2, 1])]
+    assert costs[0] == costs[1] > 0.01
+    assert costs[0] != costs[2]
+
+
+def test_given_general_data_stands_beside_a_divergence_and_own_replies_do_not(
+    fresh: Fresh,
+) -> None:
+    settings = replace(SHORT, epochs=1, divergence=1.0, divergence_replies=0, general=0.5)
+    recipe = replace(UNGUARDED, align=settings)
+    known = [Example(Prompt(text), "The fox.") for text in bundled_lines("prompts")[:10]]
+    assert align(fresh(), discreet(), recipe).general == 0
+    assert align(fresh(), discreet(), recipe, known).general == 10
+
+
 def test_an_adversary_trains_other_weights_that_win_too(fresh: Fresh) -> None:
     latent = replace(UNGUARDED, latent=LatentSettings(steps=2, epsilon=0.02))
     plain, hard = fresh(), fresh()
@@ -138,7 +175,8 @@ def stop(done, of):
     if done == 8:
         os.kill(os.getpid(), signal.SIGKILL)
 
-recipe = replace(UNGUARDED, align=replace(SHORT, checkpoint_steps=3))
+held = replace(SHORT, checkpoint_steps=3, divergence=1.0, divergence_replies=2)
+recipe = replace(UNGUARDED, align=held)
 model = HFModel.load(sys.argv[1], device="cpu")
 align(model, discreet(), recipe, run=Run(Path(sys.argv[2]), progress=stop))
 """
@@ -149,7 +187,8 @@ def test_a_killed_run_goes_on_to_the_same_weights(
 ) -> None:
     place = tmp_path / "work"
     killed(CHILD, tmp_path / "said", tiny_folder, place)
-    recipe = replace(UNGUARDED, align=replace(SHORT, checkpoint_steps=3))
+    held = replace(SHORT, checkpoint_steps=3, divergence=1.0, divergence_replies=2)
+    recipe = replace(UNGUARDED, align=held)
     steps: list[int] = []
     again, whole = replace(fresh(), name=str(tiny_folder)), fresh()
     found = align(

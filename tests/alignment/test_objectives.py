@@ -10,7 +10,7 @@ from discretion import QUIET, discreet
 
 from loyal.alignment import Conversation, Preference
 from loyal.alignment.objectives import balanced, margins, normalized, pair, preference_loss
-from loyal.alignment.settings import Objective
+from loyal.alignment.settings import Kind, Objective
 from loyal.community import Constitution, Value
 from loyal.errors import TrainingError
 from loyal.models.hf import HFModel
@@ -27,7 +27,7 @@ def sigmoid_loss(margin: float) -> float:
 
 
 def test_dpo_is_its_equation() -> None:
-    loss = preference_loss(Objective(beta=0.5, imitation=0.0), EVEN, BEFORE)
+    loss = preference_loss(Objective("dpo", beta=0.5, imitation=0.0), EVEN, BEFORE)
     # (gain of the chosen) - (gain of the rejected): 1 - -1, and -5 - 1; the third is imitated
     wanted = (sigmoid_loss(0.5 * 2) + sigmoid_loss(0.5 * -6) + 8 / 4) / 3
     assert loss(SUMS, COUNTS, [0, 1, 2]).item() == pytest.approx(wanted, rel=1e-6)
@@ -40,14 +40,24 @@ def test_simpo_compares_tokens_and_needs_no_reference() -> None:
     assert loss(SUMS[:2], COUNTS[:2], [0, 1]).item() == pytest.approx(wanted, rel=1e-6)
 
 
+@pytest.mark.parametrize(("kind", "beta", "margin"), [("dpo", 0.1, 0.0), ("simpo", 2.5, 5.0)])
+def test_each_kind_has_its_own_factor_and_goal(kind: Kind, beta: float, margin: float) -> None:
+    own = preference_loss(Objective(kind), EVEN, BEFORE)
+    given = preference_loss(Objective(kind, beta=beta, margin=margin), EVEN, BEFORE)
+    assert own(SUMS, COUNTS, [0, 1, 2]) == given(SUMS, COUNTS, [0, 1, 2])
+    other = Objective("sft", beta=7.0, margin=1.0, smoothing=0.1).of(kind)
+    assert other == Objective(kind, smoothing=0.1)
+    assert other.of(kind) == other
+
+
 def test_smoothing_counts_a_share_of_labels_the_other_way() -> None:
-    loss = preference_loss(Objective(beta=0.5, smoothing=0.2, imitation=0.0), EVEN, BEFORE)
+    loss = preference_loss(Objective("dpo", beta=0.5, smoothing=0.2, imitation=0.0), EVEN, BEFORE)
     wanted = 0.8 * sigmoid_loss(1.0) + 0.2 * sigmoid_loss(-1.0)
     assert loss(SUMS[:1], COUNTS[:1], [0]).item() == pytest.approx(wanted, rel=1e-6)
 
 
 def test_imitation_stands_beside_the_pair_and_alone_in_sft() -> None:
-    both = preference_loss(Objective(beta=0.5, imitation=0.3), EVEN, BEFORE)
+    both = preference_loss(Objective("dpo", beta=0.5, imitation=0.3), EVEN, BEFORE)
     wanted = sigmoid_loss(1.0) + 0.3 * 10 / 5
     assert both(SUMS[:1], COUNTS[:1], [0]).item() == pytest.approx(wanted, rel=1e-6)
     alone = preference_loss(Objective("sft"), EVEN)
@@ -70,7 +80,7 @@ def test_weights_that_mean_nothing_are_refused(weights: list[float]) -> None:
 
 def test_dpo_without_a_reference_is_refused() -> None:
     with pytest.raises(TrainingError, match="untouched"):
-        preference_loss(Objective(), EVEN)
+        preference_loss(Objective("dpo"), EVEN)
 
 
 def test_a_pair_that_is_too_long_is_left_out_whole(base: HFModel) -> None:

@@ -43,8 +43,12 @@ epochs = 10
 batch = 8
 learning_rate = 1e-2
 rank = 4
+divergence = 0.0
 general = 0.0
 precision = "float32"
+
+[objective]
+kind = "dpo"
 
 [guards]
 steps = 0

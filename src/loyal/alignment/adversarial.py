@@ -9,7 +9,7 @@
 5. train       `align`, with plain pairs and pairs of earlier rounds beside; any objective, and an
                adversary of the embeddings where the recipe has one
 6. guard       ordinary English and replies (`guards`), and plain questions: what a round costs too
-               much is taken back, and the rounds after it mix in more general data
+               much is taken back; the rounds after it mix in more general data and diverge less
 
 The static mode trains as long on attacks that were drawn beforehand, the plain one on questions
 alone: what adaptive rounds are to be compared with. Held-out cases and families are never used
@@ -231,13 +231,16 @@ class _State:
     ) -> tuple[Share, str]:
         """Train on the pairs; plain questions kept afterwards, and what was taken back."""
         folder = None if self.run.folder is None else self.run.folder / "training"
+        usual = self.recipe.align
         recipe = replace(
             self.recipe,
+            objective=self.recipe.objective.of(self.settings.kind),
             align=replace(
-                self.recipe.align,
+                usual,
                 held_out=0.0,
                 general=self.general,
-                seed=self.recipe.align.seed + len(self.rounds),
+                divergence=usual.divergence * (1 - usual.general) / (1 - self.general),
+                seed=usual.seed + len(self.rounds),
             ),
         )
         old = weights_of(self.model)

@@ -4,7 +4,8 @@
 `objectives`; why not `loyal.models.train`, docs/decisions/0006 says. At each step:
 
 1. pairs       of replies to one conversation, each times its weight (stake, value)
-2. general     ordinary prompts with the untouched model's own replies, imitated beside them
+2. ordinary    the divergence from the untouched model on other prompts and text (`ordinary`);
+               general data is imitated beside the pairs
 3. reference   the untouched model's chances are computed once, and kept in the folder
 4. adversary   where asked for, embeddings of prompts are moved against the loss before each step
 5. guards      every few steps ordinary English and ordinary replies are looked at; what costs too
@@ -28,6 +29,7 @@ from torch import Tensor
 from loyal.alignment.conversation import Conversation
 from loyal.alignment.guards import Guards, Reading, trained_prompts
 from loyal.alignment.objectives import margins, normalized, pair, preference_loss
+from loyal.alignment.ordinary import Ordinary
 from loyal.alignment.preference import WHOLE_PPM, Preference
 from loyal.alignment.settings import AlignSettings, Recipe
 from loyal.encoding import Encodable, digest
@@ -110,8 +112,8 @@ def align(
 ) -> AlignReport:  # fmt: skip
     """Train `model` in place to prefer the chosen replies.
 
-    `general` takes the place of the untouched model's own replies to ordinary prompts; with
-    `align.mixed` its weights are on one scale with the pairs'. Laws: the
+    `general` is imitated beside the pairs; with `align.mixed` its weights are on one scale with
+    theirs. Laws: the
     same arguments give the same weights on one CPU; so does a run that was cut off at any point and
     called again with the model as it was. The folder's last checkpoint stays: remove it once the
     model is written. Raises TrainingError where no pair is left to train on, a loss is no number,
@@ -134,6 +136,7 @@ def align(
         _add_general(model, items, weights, general, settings)
     tested = _pairs(model, kept_out, settings)[0]
     loss, identity = _loss(model, items, weights, recipe, run.folder)
+    ordinary = Ordinary(model, settings) if settings.divergence else None
     before = Wins.of(margins(model, tested, settings.precision))
     watched = _Watch(model, recipe, run)
     course = Course(
@@ -143,6 +146,7 @@ def align(
         watch=watched if recipe.guards.steps else None,
         watch_steps=max(1, recipe.guards.steps),
         latent=Latent(recipe.latent.steps, recipe.latent.epsilon) if recipe.latent.steps else None,
+        beside=ordinary.loss if ordinary is not None else None,
         progress=run.progress,
     )
     losses = tuning.tune(model, items, _tune_settings(settings), loss, course)
@@ -232,7 +236,7 @@ def _add_general(
     """Put general items behind the pairs; weights of both have a mean of their own: 1 for pairs."""
     weights[:] = normalized(weights).tolist()
     count = round(len(items) * settings.general / (1 - settings.general))
-    if not count:
+    if not count or (settings.divergence and not general):
         return
     rng = random.Random(f"loyal/general/{settings.seed}")
     if general:
@@ -281,12 +285,14 @@ def _loss(
     folder: Path | None,
 ) -> tuple[tuning.Loss, str]:  # fmt: skip
     """The loss, and what names it; the reference is read from the folder where it is there."""
-    table = torch.tensor(weights)
+    table, settings = torch.tensor(weights), recipe.align
     before: Tensor | None = None
     record: Encodable = [
         model.name,
         [str(pair) for pair in sorted(asdict(recipe.objective).items())],
         [str(pair) for pair in sorted(asdict(recipe.guards).items())],
+        [str(one) for one in (settings.divergence, settings.divergence_places)],
+        settings.divergence_replies,
         [str(one) for one in weights],
         [[[one.prompt, one.reply] for one in item] for item in items],
     ]
@@ -295,7 +301,7 @@ def _loss(
         place = None if folder is None else folder / REFERENCE
         known = checkpoint.read(place, identity)
         if known is None:
-            before = tuning.reference(model, items, precision=recipe.align.precision)
+            before = tuning.reference(model, items, precision=settings.precision)
             if place is not None:
                 checkpoint.write(place, identity, {"before": before})
         else:

@@ -129,6 +129,6 @@ def _compared(objective: Objective, sums: Tensor, counts: Tensor, before: Tensor
     else:
         assert before is not None
         scores = sums - before[:, : sums.shape[1]]
-    margin = objective.beta * (scores[:, 0] - scores[:, 1]) - objective.margin
+    margin = objective.factor * (scores[:, 0] - scores[:, 1]) - objective.goal
     wrong = objective.smoothing
     return -(1 - wrong) * logsigmoid(margin) - wrong * logsigmoid(-margin)

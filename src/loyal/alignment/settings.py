@@ -31,15 +31,20 @@ Needs no torch. Left out: reading the file (loyal.config) and the options of the
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from loyal.alignment.mixture import Mixture
 from loyal.alignment.preference import WHOLE_PPM
 from loyal.errors import UsageError
-from loyal.models.training import Precision
+from loyal.models.training import MOST_REPLIES, Precision
 
 Kind = Literal["dpo", "simpo", "sft"]
+BETA: dict[Kind, float] = {"dpo": 0.1, "simpo": 2.5, "sft": 1.0}
+"""Of each kind, where no other is given: arXiv 2305.18290, section 6; 2405.14734, section 4."""
+MARGIN: dict[Kind, float] = {"dpo": 0.0, "simpo": 5.0, "sft": 0.0}
+"""The same. Two nats a token (5 / 2.5) for simpo: held-out replies differ that much in how likely
+their words are, so less won 72 % of pairs where this won 91 % (docs/log.md)."""
 Mode = Literal["plain", "static", "adaptive"]
 
 
@@ -47,29 +52,44 @@ Mode = Literal["plain", "static", "adaptive"]
 class Objective:
     """What the loss of a pair asks for."""
 
-    kind: Kind = "dpo"
+    kind: Kind = "simpo"
     """dpo: the margin over the untouched model grows (arXiv 2305.18290, equation 7). simpo: the
     margin of the mean log-probability a token grows, without a reference (2405.14734, equation 6).
     sft: the chosen reply is imitated, the rejected one is not looked at."""
-    beta: float = 0.1
-    """Factor on the margin, in nats of a whole reply (dpo) or of a token (simpo, which wants about
-    2): the larger, the sooner a pair counts as learned."""
-    margin: float = 0.0
-    """What the margin is to reach beyond 0, after the factor; simpo's gamma."""
+    beta: float = 0.0
+    """Factor on the margin, in nats of a whole reply (dpo) or of a token (simpo): the larger, the
+    sooner a pair counts as learned. 0 is the kind's own: 0.1 for dpo, 2.5 for simpo."""
+    margin: float = -1.0
+    """What the margin is to reach beyond 0, after the factor; simpo's gamma. Below 0 it is the
+    kind's own: 0 for dpo, 5 for simpo."""
     smoothing: float = 0.0
     """Share of pairs taken to be labeled the wrong way around, below 0.5 (conservative DPO)."""
-    imitation: float = 0.1
+    imitation: float = 0.2
     """Weight of the chosen reply's cross-entropy, in nats a token, beside a pair's loss: without it
     both replies may become less likely (arXiv 2404.19733, equation 1)."""
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
-            raise UsageError("the objective is dpo, simpo or sft", hint="the default is dpo")
-        if not self.beta > 0 or not 0 <= self.smoothing < 0.5 or self.imitation < 0:
+            raise UsageError("the objective is dpo, simpo or sft", hint="the default is simpo")
+        if not self.beta >= 0 or not 0 <= self.smoothing < 0.5 or self.imitation < 0:
             raise UsageError(
-                "beta is above 0, smoothing in [0, 0.5), imitation at least 0",
-                hint="the defaults are 0.1, 0 and 0.1",
+                "beta is at least 0, smoothing in [0, 0.5), imitation at least 0",
+                hint="the defaults are 0 (the kind's own), 0 and 0.2",
             )
+
+    @property
+    def factor(self) -> float:
+        """`beta`, or the kind's own."""
+        return self.beta or BETA[self.kind]
+
+    @property
+    def goal(self) -> float:
+        """`margin`, or the kind's own."""
+        return self.margin if self.margin >= 0 else MARGIN[self.kind]
+
+    def of(self, kind: Kind) -> Objective:
+        """The same for a kind; another one has a beta and a margin of its own."""
+        return self if kind == self.kind else replace(self, kind=kind, beta=0.0, margin=-1.0)
 
 
 @dataclass(frozen=True)
@@ -80,7 +100,7 @@ class GuardSettings:
     """Steps between two looks; the last step is looked at too. 0 never looks."""
     perplexity: float = 1.05
     """Most that ordinary English may become more surprising: perplexity over that before."""
-    agreement: float = 0.05
+    agreement: float = 0.0
     """Least share of ordinary prompts whose greedy reply begins as before, word for word; 0 asks
     nothing. A small model words most replies anew long before it does worse (docs/log.md)."""
     refusals: float = 0.1
@@ -101,7 +121,7 @@ class GuardSettings:
         if not self.perplexity > 0 or not 0 <= self.agreement <= 1 or self.refusals < 0:
             raise UsageError(
                 "perplexity is above 0, agreement in [0, 1], refusals at least 0",
-                hint="the defaults are 1.05, 0.05 and 0.1",
+                hint="the defaults are 1.05, 0 and 0.1",
             )
 
 
@@ -126,14 +146,22 @@ class AlignSettings:
     """How preferences are trained; the defaults are for the default model on two CPU cores."""
 
     epochs: int = 1
-    batch: int = 4
+    batch: int = 8
     """Pairs a step."""
-    learning_rate: float = 3e-4
+    learning_rate: float = 8e-4
     rank: int = 32
     """Of LoRA, merged in the end; 0 trains every weight (then about 5e-6 is a rate)."""
+    divergence: float = 2.0
+    """Weight of the divergence from the untouched model on ordinary prompts, its replies and raw
+    text, in nats a place, beside each step; 0 measures none."""
+    divergence_places: int = 32
+    """Such places a step: so many first ones of replies, and so many others."""
+    divergence_replies: int = 60
+    """Ordinary prompts, and as many raw openings, that the untouched model first answers for it."""
     general: float = 0.2
-    """Of all items, the share of ordinary prompts with the untouched model's own replies, which are
-    imitated; 0 mixes none in. Other general data, where given, takes their place."""
+    """Of all items, the share of general data, which is imitated; 0 mixes none in. Where none is
+    given, and no divergence holds the model, it is the untouched model's replies to ordinary
+    prompts."""
     general_weight: float = 1.0
     """Factor on the loss of those."""
     general_tokens: int = 32
@@ -157,7 +185,16 @@ class AlignSettings:
         if not self.learning_rate > 0 or self.rank < 0 or not self.general_weight > 0:
             raise UsageError(
                 "learning_rate and general_weight are above 0, rank at least 0",
-                hint="the defaults are 2e-4, 1 and 8",
+                hint="the defaults are 8e-4, 1 and 32",
+            )
+        if not self.divergence >= 0 or self.divergence_places < 1:
+            raise UsageError(
+                "divergence is at least 0, divergence_places at least 1",
+                hint="the defaults are 2 and 32",
+            )
+        if not 0 <= self.divergence_replies <= MOST_REPLIES:
+            raise UsageError(
+                f"divergence_replies is from 0 to {MOST_REPLIES}", hint="the default is 60"
             )
         if not 0 <= self.general < 1 or not 0 <= self.held_out < 1 or self.most_tokens < 8:
             raise UsageError(
@@ -173,6 +210,9 @@ class HardenSettings:
     mode: Mode = "adaptive"
     """adaptive attacks the model as it is in each round and trains where it fell; static trains as
     long on pairs under attacks that were drawn beforehand; plain on the questions alone."""
+    kind: Kind = "dpo"
+    """The loss of a round's pairs. A model's own reply is rejected there, which it finds likelier
+    than anybody's: dpo asks for less of it than before, simpo would ask for hardly any."""
     rounds: int = 3
     candidates: int = 48
     """Attacks a round, as evenly over the values as they go."""
@@ -199,6 +239,8 @@ class HardenSettings:
     def __post_init__(self) -> None:
         if self.mode not in get_args(Mode):
             raise UsageError("the mode is plain, static or adaptive", hint="leave it at adaptive")
+        if self.kind not in get_args(Kind):
+            raise UsageError("harden.kind is dpo, simpo or sft", hint="the default is dpo")
         counts = (self.rounds, self.candidates, self.kept, self.samples, self.reply_tokens)
         if min(counts) < 1 or not 1 <= self.depth <= 4:
             raise UsageError(

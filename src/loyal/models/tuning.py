@@ -119,6 +119,8 @@ class Course:
     weights of the last yes come back, those of the start before any, and the run ends."""
     watch_steps: int = 20
     latent: Latent | None = None
+    beside: Callable[[Sequence[int]], Tensor] | None = None
+    """What is added to the loss of each step, from the indices of its items."""
     progress: Callable[[int, int], None] = lambda _done, _of: None
     """Told the steps done, and all of them."""
 
@@ -198,6 +200,8 @@ def _tune(
                 continue
             some = [items[index] for index in chosen]
             found = _loss(model, some, chosen, loss, (settings.precision, course.latent))
+            if course.beside is not None:
+                found = found + course.beside(chosen)
             run.take(found, settings.learning_rate * _share(step, steps, settings.warmup))
             run.look(model.model, last=run.step == steps)
             course.progress(run.step, steps)

@@ -60,11 +60,12 @@ def train(terminal: Terminal, **options: Any) -> int:
     """Train a model to prefer what a community prefers.
 
     PREFERENCES are files of 'loyal align data', or any in TRL's form; each pair's weight is a
-    factor on its loss. Demonstrations in them take the place of the untouched model's own replies.
-    The same command again goes on from the last checkpoint. --set objective.kind=simpo changes the
-    loss, --set guards.perplexity=1.02 what may be lost, --set latent.steps=4 adds an adversary;
-    --set mixture.value=600000 with mixture.general and mixture.safety gives each kind of data its
-    share of the weight, in millionths ('loyal align search' finds one).
+    factor on its loss. Demonstrations in them are imitated beside the pairs. The same command
+    again goes on from the last checkpoint. --set objective.kind=dpo changes the loss, --set
+    align.divergence=4 holds everything else more firmly, --set guards.perplexity=1.02 says what
+    may be lost, --set latent.steps=4 adds an adversary; --set mixture.value=600000 with
+    mixture.general and mixture.safety gives each kind of data its share of the weight, in
+    millionths ('loyal align search' finds one).
     """
     from loyal.alignment.align import align
 
