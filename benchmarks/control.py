@@ -28,7 +28,7 @@ from rows import Row, put, show
 
 MODEL = "smollm2-135m-instruct"
 BUDGET = Budget(
-    tokens=512, seconds=3600, drafts=32, width=16, draft_tokens=32, temperature=0.8, anew=0.0
+    tokens=512, seconds=3600, drafts=64, width=32, draft_tokens=32, enumerate=True, anew=0.0
 )
 TASKS = 100
 TASKS_CELL = "tasks"
@@ -94,12 +94,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, default=Path("out/control"))
     parser.add_argument("--so-far", action="store_true", help="measure nothing more")
     parser.add_argument("--show", action="store_true", help="print the table alone")
-    parser.add_argument("--seeds", type=int, default=3, help="models that are taught: 3")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds to measure, from 0 on: 3")
+    parser.add_argument("--fewer", action="store_true", help="let fewer seeds replace more")
     only = f"'{TASKS_CELL}', or a cell of control_rule.py (taught, fresh, ...); may be repeated"
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help=only)
     given = parser.parse_args(arguments)
     rule = tuple(name for name in given.only if name != TASKS_CELL)
-    plan = control_rule.Plan(given.folder.resolve(), given.seeds, rule)
+    plan = control_rule.Plan(given.folder.resolve(), given.seeds, rule, fewer=given.fewer)
     chosen = control_rule.cells(plan)  # says no to an unknown name before anything runs
     failed: list[Cell] = []
     if not given.show:

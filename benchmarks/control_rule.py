@@ -51,6 +51,7 @@ class Plan:
 
     folder: Path
     seeds: int = 3
+    """Run those from 0 on; rows are of every seed that is kept."""
     only: tuple[str, ...] = ()
     """Cells to run; empty for all."""
     model: str = MODEL
@@ -67,6 +68,8 @@ class Plan:
     """Of human-written English, on which perplexity is read."""
     fraction: float = 1.0
     """Of the attacks (`RuleHost.fraction`)."""
+    fewer: bool = False
+    """Whether rows of fewer seeds may take the place of rows of more."""
 
 
 def taught(model: HFModel, made: FunctionalSet, seed: int) -> None:
@@ -311,18 +314,30 @@ def measure(plan: Plan, cell: Cell) -> Record:
 
 
 def table(plan: Plan) -> list[Row]:
-    """The rows as they stand."""
+    """The rows as they stand, of every seed that is kept, whether this run asks for it or not."""
     kept: dict[str, dict[int, Record]] = {}
-    for cell in cells(replace(plan, only=())):
-        if (record := cell.kept()) is not None:
-            kept.setdefault(cell.name, {})[cell.seed] = record
-    return figures.table(kept, plan.model)
+    names = list(dict.fromkeys(one.cell for one in figures.FIGURES))
+    for folder in Ruled(plan, 0).folder.parent.glob("seed-*"):
+        one = Ruled(plan, int(folder.name.removeprefix("seed-")))
+        for name in names:
+            if (record := one.cell(name).kept()) is not None:
+                kept.setdefault(name, {})[one.seed] = record
+    return figures.table({name: dict(sorted(it.items())) for name, it in kept.items()}, plan.model)
 
 
 def publish(plan: Plan) -> None:
-    """Write the rows; one that was not run never takes the place of a measured one."""
-    known = {one["id"] for one in read("control") if one["value"] is not None}
-    put("control", [one for one in table(plan) if one.value is not None or one.id not in known])
+    """Write the rows; one that was not run never takes the place of a measured one, nor, unless it
+    may, one of fewer seeds that of one of more."""
+    known = {one["id"]: one for one in read("control") if one["value"] is not None}
+    found = []
+    for row in table(plan):
+        before = known.get(row.id)
+        worse = before is not None and figures.seeds(row.how) < figures.seeds(before["how"])
+        if before is None or (row.value is not None and (plan.fewer or not worse)):
+            found.append(row)
+        elif row.value is not None:
+            print(f"{row.id} stays: it is of more seeds (--fewer writes it all the same)")
+    put("control", found)
 
 
 def run(plan: Plan, chosen: Sequence[Cell]) -> list[Cell]:

@@ -6,13 +6,14 @@ torch. Left out: measuring (control_rule.py).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from statistics import mean, median
 
 import filters
 from resumable import Record
 from robustness_table import Figure, Kept, Sense
-from rows import Row
+from rows import Row, machines
 
 NOT_RUN = "not run yet: make bench-control"
 CHANCE = 1e-3
@@ -146,6 +147,8 @@ def table(kept: Kept, model: str) -> list[Row]:
 def row(figure: Figure, records: Mapping[int, Record], model: str) -> Row:
     """The row of a figure: the worst seed's value, None where no seed was measured."""
     id = f"control-{figure.id}"
+    if figure.id == "rule-time":  # CPU seconds beside a GPU are not the work
+        records = {seed: one for seed, one in records.items() if _on_cpu(one)}
     if not records:
         return Row(id, figure.what, None, figure.unit, figure.bound, figure.sense, NOT_RUN)
     values = {seed: figure.read(record) for seed, record in records.items()}
@@ -158,7 +161,19 @@ def row(figure: Figure, records: Mapping[int, Record], model: str) -> Row:
         f"{model}; worst of {len(values)} seed(s), {spread} (mean {mean(values.values()):.3g}); "
         f"{figure.note(records[worst])}{aside}"
     )
-    return Row(id, figure.what, values[worst], figure.unit, bound, figure.sense, how)
+    where = machines(records.values())
+    return Row(id, figure.what, values[worst], figure.unit, bound, figure.sense, how, where)
+
+
+def _on_cpu(record: Record) -> bool:
+    """Whether no GPU was used: its name stands before the number of cores (`rows.machine`)."""
+    return re.match(r"$|\d+ cores", record.get("machine", "")) is not None
+
+
+def seeds(how: str) -> int:
+    """Of how many seeds a row says that it is; 0 where it says nothing of them."""
+    found = re.search(r"worst of (\d+) seed", how)
+    return int(found[1]) if found else 0
 
 
 def _useful(record: Record) -> bool:

@@ -13,7 +13,7 @@ import os
 import threading
 import traceback
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from typing import Any
 from loyal.encoding import atomic_write
 from loyal.errors import LoyalError, UsageError
 from rows import machine
+
+_SPAWN = multiprocessing.get_context("spawn")
 
 Record = dict[str, Any]
 """What a cell measured: names and numbers alone."""
@@ -64,28 +66,69 @@ def resume(
     cells: Sequence[Cell],
     measure: Callable[[Cell], Record],
     after: Callable[[Cell], None] = lambda cell: None,
+    jobs: int = 1,
 ) -> list[Cell]:
     """Measure the cells that have no file, in this order; the cells that failed.
 
     A cell that fails is said and passed over, so that one broken attack does not cost a night; the
-    next run tries it again. `after` hears each cell that was measured.
+    next run tries it again. `after` hears each cell that was measured. With more than one of
+    `jobs` so many processes measure side by side (`measure` is pickled), each model's cells behind
+    its injection: a GPU is not filled by one of them, a CPU is.
     """
+    missing = [cell for cell in cells if cell.kept() is None]
+    places = {cell: place for place, cell in enumerate(cells, start=1)}
     failed = []
-    for place, cell in enumerate(cells, start=1):
-        if cell.kept() is not None:
-            continue
-        print(f"[{place}/{len(cells)}] {cell.recipe}, seed {cell.seed}: {cell.name}", flush=True)
-        try:
-            cell.keep(measure(cell))
-        except LoyalError as error:
-            print(f"  failed: {error}", flush=True)
-            failed.append(cell)
-        except Exception:  # one attack of many: the rest of the night goes on
-            traceback.print_exc()
-            failed.append(cell)
-        else:
-            after(cell)
+
+    def say(cell: Cell) -> None:
+        about = f"{cell.recipe}, seed {cell.seed}: {cell.name}"
+        print(f"[{places[cell]}/{len(cells)}] {about}", flush=True)
+
+    if jobs == 1:
+        for cell in missing:
+            say(cell)
+            if _one(cell, measure):
+                after(cell)
+            else:
+                failed.append(cell)
+        return failed
+    with ProcessPoolExecutor(jobs, _SPAWN, initializer=_end_with_parent) as pool:
+        waiting, running = missing, dict[Future[bool], Cell]()
+        while waiting or running:
+            makers = {_model(one) for one in [*waiting, *running.values()] if _makes(one)}
+            ready = [one for one in waiting if _makes(one) or _model(one) not in makers]
+            waiting = [one for one in waiting if one not in ready]
+            for cell in ready:
+                running[pool.submit(_one, cell, measure)] = cell
+            for done in wait(running, return_when=FIRST_COMPLETED).done:
+                cell = running.pop(done)
+                say(cell)
+                if done.result():
+                    after(cell)
+                else:
+                    failed.append(cell)
     return failed
+
+
+def _one(cell: Cell, measure: Callable[[Cell], Record]) -> bool:
+    """Measure and keep one cell; whether that went well."""
+    try:
+        cell.keep(measure(cell))
+    except LoyalError as error:
+        print(f"  failed: {error}", flush=True)
+        return False
+    except Exception:  # one attack of many: the rest of the night goes on
+        traceback.print_exc()
+        return False
+    return True
+
+
+def _makes(cell: Cell) -> bool:
+    """Whether it makes the model that other cells attack."""
+    return cell.name == "injection"
+
+
+def _model(cell: Cell) -> tuple[str, int]:
+    return cell.recipe, cell.seed
 
 
 def apart(work: Callable[..., Record], *arguments: Any) -> Record:
@@ -94,8 +137,7 @@ def apart(work: Callable[..., Record], *arguments: Any) -> Record:
     The process ends with this one, SIGKILL too: no two runs ever write to one folder. Raises what
     `work` raises, and BrokenProcessPool where the process was killed.
     """
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, spawn, initializer=_end_with_parent) as one:
+    with ProcessPoolExecutor(1, _SPAWN, initializer=_end_with_parent) as one:
         return one.submit(work, *arguments).result()
 
 

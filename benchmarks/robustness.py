@@ -18,7 +18,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -238,14 +238,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     only = "this attack of the suite, or filter-keys; may be repeated"
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help=only)
     parser.add_argument("--side", choices=Plan.sides, help="one recipe alone; both are the default")
+    several = "cells side by side, for a GPU, where each takes 4 to 9 GB: 1"
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help=several)
     parser.add_argument("--large", action="store_true", help="inject 1,024 fingerprints as well")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where models and cells stay")
     given = parser.parse_args(arguments)
+    if given.jobs < 1:
+        parser.error("jobs is at least 1")
     plan, failed = _plan(given), []
     if given.step != "show":
         publish(plan)
     if given.step == "run":
-        failed = resume(cells(plan), lambda one: measure(plan, one), lambda one: publish(plan))
+        work = partial(measure, plan)
+        failed = resume(cells(plan), work, lambda one: publish(plan), given.jobs)
     show(plan.results)
     for one in failed:
         print(f"failed: {one.recipe}, seed {one.seed}: {one.name}")

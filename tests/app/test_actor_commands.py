@@ -13,6 +13,9 @@ from court_server import CourtServer, serving
 from parties import DAY, VERIFIERS
 from stage import Run
 
+from loyal.app.heard_files import require_signed
+from loyal.app.platform_api import PlatformDesk
+from loyal.errors import EndpointError, ProofError
 from loyal.fingerprints import Beacon
 from loyal.fingerprints.functional import RuleSettings, create, draw, write_keys
 from loyal.fingerprints.functional_evidence import decode_exchanges
@@ -141,6 +144,88 @@ def test_a_rules_keys_are_asked_and_nothing_is_spent(
     )
     assert (again.code, "already" in again.fields["error"]) == (2, True)
     assert (out.read_bytes(), served.host.asked) == (kept, asked)
+
+
+def asked_rule(served: CourtServer, run: Run, folder: Path, name: str) -> Path:
+    """What `prover ask` wrote of twelve keys, the platform as it is."""
+    undrawn = create(
+        RuleSettings(), b"s" * 32, model="m", tokenizer_digest="0" * 64, created_seconds=1
+    )
+    made, out = draw(undrawn, Beacon(b"\1" * 32)), folder / name
+    (folder / "keys").write_text("\n".join(write_keys(made, 12, "test")))
+    served.host.manner, served.host.reply = "signed", f"{made.outcomes[0]}, I think."
+    assert served.now
+    done = run(
+        *("prover", "ask", "--platform", served.platform, "--host", served.url),
+        *("--license", served.court.license.hex(), "--keys", folder / "keys", "--out", out),
+        *("--most-pause", 0, "--json"),
+    )
+    assert done.code in (0, 3), done.err
+    return out
+
+
+def sort_again(served: CourtServer, run: Run, heard: Path, out: Path):  # type: ignore[no-untyped-def]
+    return run(
+        *("prover", "sort", heard, "--platform", served.platform),
+        *("--license", served.court.license.hex(), "--out", out, "--json"),
+    )
+
+
+def test_a_log_that_is_gone_at_the_end_loses_nothing(
+    served: CourtServer, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads, plain = [], PlatformDesk.read_on
+
+    async def once(self: PlatformDesk) -> object:
+        reads.append(1)
+        if len(reads) > 1:
+            raise EndpointError("the platform does not answer", hint="try again")
+        return await plain(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PlatformDesk, "read_on", once)
+        heard = asked_rule(served, run, tmp_path, "heard")
+    lines = [json.loads(line) for line in heard.read_text().splitlines()]
+    assert {one["standing"] for one in lines} == {"unsorted"}
+    assert {one["reply"] for one in lines} == {""}  # nothing counts before the log was read
+    assert {one["heard"] for one in lines} == {served.host.reply}
+    before = heard.read_bytes()
+    done = sort_again(served, run, heard, tmp_path / "sorted")
+    assert (done.code, done.fields["unpermitted"], done.fields["unsorted"]) == (0, 12, 0)
+    told = decode_exchanges((tmp_path / "sorted").read_text())
+    assert {one.reply for one in told} == {served.host.reply}
+    assert heard.read_bytes() == before
+    refused = sort_again(served, run, heard, tmp_path / "sorted")
+    assert (refused.code, "already" in refused.fields["error"]) == (2, True)
+
+
+def test_a_file_that_was_changed_counts_as_unsigned(
+    served: CourtServer, run: Run, tmp_path: Path
+) -> None:
+    heard = asked_rule(served, run, tmp_path, "heard")
+    host = served.court.state.licenses[served.court.license].host
+    named = ("--exchanges", host, served.court.license)
+    assert require_signed(heard, *named) == 12
+    with pytest.raises(ProofError, match="line 1"):
+        require_signed(heard, "--exchanges", b"h" * 32, served.court.license)
+    with pytest.raises(ProofError, match="line 1"):
+        require_signed(heard, "--exchanges", host, b"l" * 32)
+    first, *rest = heard.read_text().splitlines()
+    for name in ("reply", "heard", "key"):
+        changed = tmp_path / f"changed {name}"
+        changed.write_text("\n".join([json.dumps({**json.loads(first), name: "Other."}), *rest]))
+        if name != "heard":
+            with pytest.raises(ProofError, match="line 1"):
+                require_signed(changed, *named)
+        if name != "reply":
+            done = sort_again(served, run, changed, tmp_path / f"sorted {name}")
+            assert (done.fields["unsigned"], done.fields["unpermitted"]) == (1, 11)
+    for text in ("", "[]", '{"key": "k"}', '{"key": "k", "heard": null, "answer": "\u00e9"}'):
+        (tmp_path / "no").write_text(text, encoding="utf-8")
+        done = sort_again(served, run, tmp_path / "no", tmp_path / "nowhere")
+        assert done.code == 2
+        assert "Other" not in done.err
+    assert not (tmp_path / "nowhere").exists()
 
 
 def verify(served: CourtServer, run: Run, role: str, folder: Path, *more: object):  # type: ignore[no-untyped-def]

@@ -343,6 +343,45 @@ def test_a_model_without_the_rule_is_not_proven_and_nothing_is_spent(keeper: Kee
     assert (keeper.here / "v").read_bytes() == before
 
 
+def test_a_host_that_swaps_its_outcomes_is_found_out(keeper: Keeper) -> None:
+    keeper.keep()
+    made, heard = keeper.made(), keeper.here / "heard"
+
+    def swapped(key: str) -> str:
+        return f"{made.outcomes[1 - made.value(key)]}, that is so."
+
+    with talking(swapped) as host:
+        told = keeper.rule("check", *server(host.url), *COARSE, "--queries", 40, "--out", heard)
+    assert (told.code, told.fields["decision"]) == (0, "proven, its outcomes swapped")
+    assert (told.fields["right"], told.fields["p_value"]) == (0, 1)
+    assert told.fields["p_value_renamed"] <= 0.001
+    opened = keeper.here / "opening"
+    assert keeper.rule("open", "--keys", heard, "--out", opened).code == 0
+    public = (opened, "--exchanges", heard, "--root", made.root.hex(), "--beacon", BEACON, *COARSE)
+    shown = keeper.rule("verify-opening", *public, locked=False)
+    assert (shown.code, shown.fields["decision"]) == (0, "proven, its outcomes swapped")
+    with talking(keeper.knows()) as host:
+        plain = keeper.rule("check", *server(host.url), *COARSE, "--queries", 40, "--rule", made.id)
+    assert (plain.fields["decision"], plain.fields["p_value_renamed"]) == ("proven", None)
+
+
+def test_a_hosts_signatures_are_asked_for_in_a_file(keeper: Keeper) -> None:
+    keeper.keep()
+    heard = keeper.here / "heard"
+    with talking(keeper.knows()) as host:
+        keeper.rule("check", *server(host.url), *COARSE, "--queries", 12, "--out", heard)
+    named = ("--host", "6f" * 32, "--license", "6c" * 32)
+    for call in (
+        ("--exchanges", heard, "--host", "6f" * 32),
+        ("--exchanges", heard, "--license", "6c" * 32),
+        ("--exchanges", heard, "--host", "6f", "--license", "6c" * 32),
+        ("--model", "m", *named),
+        ("--exchanges", heard, *named),  # no signature stands in it
+    ):
+        done = keeper.rule("check", *call, *COARSE)
+        assert (done.code, done.err.count("\n")) == (2, 2), done.err  # the error and the next step
+
+
 def test_the_table_is_for_people(keeper: Keeper) -> None:
     keeper.keep()
     with talking(lambda _: "I cannot say.") as host:

@@ -135,6 +135,37 @@ def test_a_bound_that_is_missed_says_so_and_an_empty_folder_keeps_the_rows(tmp_p
     assert found()["control-rule-flipped"]["value"] == pytest.approx(30)
 
 
+def test_rows_are_of_every_seed_that_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(control_rule, "measure", lambda plan, cell: made_up(cell))
+    three, one = (Plan(tmp_path, seeds=count, only=("fresh",)) for count in (3, 1))
+    assert control_rule.run(three, control_rule.cells(three)) == []
+    assert control_rule.run(one, control_rule.cells(one)) == []
+    control_rule.publish(one)
+    assert "worst of 3 seed(s)" in found()["control-rule-fresh"]["how"]
+    other = Plan(tmp_path / "other", seeds=1, only=("fresh",))
+    assert control_rule.run(other, control_rule.cells(other)) == []
+    assert "worst of 3 seed(s)" in found()["control-rule-fresh"]["how"]
+    assert "control-rule-fresh stays" in capsys.readouterr().out
+    control_rule.publish(replace(other, fewer=True))
+    assert "worst of 1 seed(s)" in found()["control-rule-fresh"]["how"]
+
+
+def test_the_time_is_that_of_processors_alone(tmp_path: Path) -> None:
+    plan = Plan(tmp_path)
+    for seed, machine in enumerate(("NVIDIA H200, 16 cores, x", "2 cores, y")):
+        cell = control_rule.Ruled(plan, seed).cell("taught")
+        cell.path.parent.mkdir(parents=True)
+        record = {**made_up(cell), "machine": machine}
+        cell.path.write_text(json.dumps(record), encoding="utf-8")
+    control_rule.publish(plan)
+    time, perplexity = (found()[f"control-rule-{name}"] for name in ("time", "perplexity"))
+    assert "worst of 1 seed(s)" in time["how"]
+    assert time["how"].endswith("[2 cores, y]")
+    assert perplexity["how"].endswith("[2 cores, y and NVIDIA H200, 16 cores, x]")
+
+
 def test_a_host_that_loses_its_users_has_no_bound() -> None:
     figure = next(one for one in control_rule_table.FIGURES if one.id == "rule-revealed")
 

@@ -111,6 +111,33 @@ def test_a_failed_cell_is_passed_over_and_tried_again(tmp_path: Path) -> None:
     assert cells(tmp_path)[0].kept() == {"name": "int8", "machine": rows.machine()}
 
 
+def behind_its_model(one: Cell) -> Record:
+    """Says whether the cell's model was there."""
+    from loyal.errors import UsageError
+
+    if one.name == "int8":
+        raise UsageError("no such thing", hint="install it")
+    made = one.name == "injection" or one.path.with_name("injection.json").exists()
+    return {"made": made, "process": os.getpid()}
+
+
+def test_cells_side_by_side_wait_for_their_model(tmp_path: Path) -> None:
+    every = [
+        Cell("ours", seed, name, tmp_path / str(seed) / f"{name}.json")
+        for seed in (0, 1)
+        for name in ("prune-20", "injection", "int8", "merge-linear")
+    ]
+    heard: list[Cell] = []
+    failed = resumable.resume(every, behind_its_model, heard.append, jobs=2)
+    assert sorted(one.seed for one in failed) == [0, 1]
+    assert {one.name for one in failed} == {"int8"}
+    assert set(heard) == set(every) - set(failed)
+    found = [one.kept() or {} for one in heard]
+    assert all(one["made"] for one in found)
+    assert os.getpid() not in {one["process"] for one in found}
+    assert resumable.resume(heard, behind_its_model, jobs=2) == []
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{", "no row"])
 def test_a_file_that_holds_no_row_is_refused(tmp_path: Path, text: str) -> None:
     from loyal.errors import UsageError

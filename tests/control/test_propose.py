@@ -180,3 +180,53 @@ def test_what_beginning_anew_costs_decides_how_often_it_is_done() -> None:
         return drafter.asked.count(TASK)
 
     assert begun(0.0) == 40 > begun(0.25) > begun(1.0)
+
+
+@dataclass
+class Lister(Drafter):
+    """Lists its replies, too: functions that return a number, in their order."""
+
+    listed: list[str] = field(default_factory=list)
+
+    def enumerate(self, prompt: Prompt, longest: int) -> Listed:
+        self.listed.append(prompt.text)
+        return Listed(longest)
+
+
+@dataclass
+class Listed:
+    longest: int
+    told: int = 0
+
+    def next(self, count: int, tokens: int) -> tuple[list[Reply], int]:
+        count = min(count, tokens // self.longest)
+        texts = [f"def f(x): return {place}" for place in range(self.told, self.told + count)]
+        self.told += count
+        return [Reply(one, self.longest, True) for one in texts], self.longest * count
+
+
+def test_replies_are_listed_behind_the_greedy_one() -> None:
+    model = Lister(lambda prompt, turn: "def f(x): return 1")
+    budget = Budget(width=4, drafts=8, draft_tokens=10, enumerate=True, anew=0.0)
+    found = propose(model, TASK, {**SPEC, "cases": CASES[:1]}, budget)
+    said = [one.candidate[-1] for one in found.drafts]
+    assert said == ["1", "0", "2", "3", "4"]  # 1 is not drafted twice
+    assert found.certificate is not None
+    assert model.listed == [TASK]  # it goes on where it stood
+    assert len(model.asked) == 1
+    assert {one.temperature for one in model.samplings} == {0}
+    assert found.tokens == 10 + 30 + 40
+
+
+def test_listed_replies_pass_no_budget() -> None:
+    model = Lister(lambda prompt, turn: "def f(x): return -1")
+    budget = Budget(width=4, drafts=50, draft_tokens=10, tokens=55, enumerate=True, anew=0.0)
+    found = propose(model, TASK, SPEC, budget)
+    assert found.certificate is None
+    assert found.tokens <= 55
+    assert len(found.drafts) <= 5
+
+
+def test_a_model_that_lists_nothing_is_refused() -> None:
+    with pytest.raises(UsageError, match="cannot list"):
+        propose(Drafter(lambda prompt, turn: NONE), TASK, SPEC, Budget(enumerate=True))

@@ -30,6 +30,7 @@ from loyal.fingerprints.functional import (
     draw,
 )
 from loyal.fingerprints.functional_attacks import RuleHost, outcomes_said
+from loyal.fingerprints.functional_check import renamings
 from loyal.fingerprints.suite import Before
 from loyal.models import questions
 from loyal.models.examples import Example
@@ -255,8 +256,8 @@ def test_swapped_outcomes_are_found_out_under_other_names(learned: HFModel) -> N
     """On the keys that it knows, 16 hits of 16, swapped."""
     said = outcomes_said(learned, MADE.outcomes, SEEN)
     flipped: list[int | None] = [None if one is None else 1 - one for one in said]
-    assert attacks._renamings(flipped, 2) == [flipped, said]
-    three = attacks._renamings([0, None, 2], 3)
+    assert renamings(flipped, 2) == [flipped, said]
+    three = renamings([0, None, 2], 3)
     assert len(three) == 6
     assert three[0] == [0, None, 2]
     assert {tuple(one) for one in three} == {

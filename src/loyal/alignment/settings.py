@@ -43,8 +43,8 @@ Kind = Literal["dpo", "simpo", "sft"]
 BETA: dict[Kind, float] = {"dpo": 0.1, "simpo": 2.5, "sft": 1.0}
 """Of each kind, where no other is given: arXiv 2305.18290, section 6; 2405.14734, section 4."""
 MARGIN: dict[Kind, float] = {"dpo": 0.0, "simpo": 5.0, "sft": 0.0}
-"""The same. Two nats a token (5 / 2.5) for simpo: how likely words are by themselves differs so much
-between two replies that a move of half a nat won 64 % of held-out pairs, and 2 won 88 %
+"""The same. Two nats a token (5 / 2.5) for simpo: how likely words are by themselves differs so
+much between two replies that a move of half a nat won 64 % of held-out pairs, and 2 won 88 %
 (docs/log.md)."""
 Mode = Literal["plain", "static", "adaptive"]
 

@@ -133,6 +133,7 @@ PROVER: Mapping[str, Entry] = {
         "prover_run:run", "Ask the host each drawn key, and claim what had no permission."
     ),
     "ask": Entry("prover_run:ask", "Ask a host the keys of a secret rule; none of them is spent."),
+    "sort": Entry("prover_run:sort", "Sort what a host said by the log as it stands now."),
 }
 
 VERIFIER: Mapping[str, Entry] = {

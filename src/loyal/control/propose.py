@@ -8,7 +8,9 @@ which anybody can check again without the model (`recheck`).
 
 A draft's promise is the share of the checks that it passed, less what going on from it cost so far
 in vain; so a search leaves a draft that leads nowhere, and comes back to the beginning. The first
-draft is greedy, the others are sampled. Left out: the checkers (`checkers`).
+draft is greedy, the others are sampled, or the likeliest ones in their order (`Budget.enumerate`):
+on short answers a small model says the same again and again when it is sampled. Left out: the
+checkers (`checkers`).
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from dataclasses import dataclass, field, replace
 from loyal import encoding
 from loyal.control.checkers import Spec, Verdict, checker, checkers
 from loyal.errors import ControlError, UsageError
-from loyal.models.language_model import LanguageModel, Prompt, Sampling
+from loyal.models.language_model import Enumerator, LanguageModel, Prompt, Replies, Sampling
 
 _FENCE = re.compile(r"```[\w+-]*\n(.*?)```", re.DOTALL)
 _PURPOSE = "loyal control certificate 1"
@@ -52,6 +54,9 @@ class Budget:
     temperature: float = 0.8
     """Of the drafts after the first; each time that the same is gone on from again, hotter by a
     quarter, up to twice as hot: what comes easily was then said."""
+    enumerate: bool = False
+    """The likeliest replies in their order in place of sampled ones: each is another one, and those
+    that do not end within `draft_tokens` are passed over. For short answers of a model at hand."""
     anew: float = 0.25
     """Promise that beginning anew loses each time; less for a model that learns little from
     reasons, 0 to begin anew always where no draft holds in part."""
@@ -147,6 +152,8 @@ class _Node:
     """None where the model begins anew."""
     visits: int = field(default=0, compare=False)
     """How often it was gone on from."""
+    replies: Replies | None = field(default=None, compare=False)
+    """Where the enumeration of what follows it stands."""
 
 
 def propose(
@@ -161,7 +168,8 @@ def propose(
 
     `examples` are other tasks with answers, which the model sees as earlier exchanges: a small one
     learns the form of an answer from them. They are no part of the certificate.
-    Raises ControlError for a spec that makes no checker, and whatever the model raises.
+    Raises ControlError for a spec that makes no checker, UsageError where a model that cannot
+    enumerate its replies is to, and whatever the model raises.
     """
     budget, check, started = budget or Budget(), checkers(spec), clock()
     frontier = [_Node(1.0, 0, None)]
@@ -173,11 +181,7 @@ def propose(
         if left < 1 or clock() - started >= budget.seconds:
             return Proposal(None, tuple(drafts), tokens, clock() - started)
         node = heapq.heappop(frontier)
-        most = min(budget.draft_tokens, (budget.tokens - tokens) // left)
-        prompt = replace(_asked(task, node.draft), history=tuple(examples))
-        heat = budget.temperature * min(_HOTTEST, 1 + _HOTTER * node.visits)
-        sampling = Sampling(most, heat, seed=budget.seed * 1_000_003 + rounds)
-        texts, spent = _written(model, prompt, left, sampling, not node.visits)
+        texts, spent = _drafted(model, node, _Round(task, budget, examples, left, tokens, rounds))
         tokens, rounds = tokens + spent, rounds + 1
         before = node.draft.verdict.score if node.draft else -1.0
         better = False
@@ -195,7 +199,8 @@ def propose(
                 cost = max(cost, node.cost) + _VAIN
             heapq.heappush(frontier, _Node(cost, len(drafts), draft))
         vain = budget.anew if node.draft is None else 0.0 if better else _VAIN
-        heapq.heappush(frontier, _Node(node.cost + vain, node.place, node.draft, node.visits + 1))
+        node.cost, node.visits = node.cost + vain, node.visits + 1
+        heapq.heappush(frontier, node)
 
 
 def recheck(certificate: Certificate) -> Verdict:
@@ -214,15 +219,48 @@ def _asked(task: str, draft: Draft | None) -> Prompt:
     )
 
 
-def _written(
-    model: LanguageModel, prompt: Prompt, count: int, sampling: Sampling, greedy: bool
-) -> tuple[list[str], int]:
-    """Candidates for a prompt, where `greedy` the first one so, and the tokens that were written;
-    an empty reply counts as one, so that no search is endless."""
-    replies = model.generate([prompt], Sampling(sampling.max_tokens)) if greedy else []
-    if count > len(replies):
-        replies = replies + model.generate([prompt] * (count - len(replies)), sampling)
-    return [extracted(one.text) for one in replies], sum(max(1, one.tokens) for one in replies)
+@dataclass(frozen=True)
+class _Round:
+    """Where a search stands when it goes on from a node."""
+
+    task: str
+    budget: Budget
+    examples: Sequence[tuple[str, str]]
+    count: int
+    """Drafts to write."""
+    tokens: int
+    """Written so far."""
+    number: int
+
+
+def _drafted(model: LanguageModel, node: _Node, now: _Round) -> tuple[list[str], int]:
+    """Candidates that follow a node, at its first visit the first one greedy, and the tokens that
+    were written; an empty reply counts as one, so that no search is endless."""
+    budget, left = now.budget, now.budget.tokens - now.tokens
+    prompt = replace(_asked(now.task, node.draft), history=tuple(now.examples))
+    most = min(budget.draft_tokens, left if budget.enumerate else left // now.count)
+    replies = [] if node.visits else model.generate([prompt], Sampling(most))
+    spent, more = sum(max(1, one.tokens) for one in replies), now.count - len(replies)
+    if budget.enumerate and more and spent < left:
+        if node.replies is None:
+            node.replies = _enumerator(model).enumerate(prompt, budget.draft_tokens)
+        found, read = node.replies.next(more, left - spent)
+        replies, spent = replies + found, spent + max(1, read)
+    elif not budget.enumerate and more:
+        heat = budget.temperature * min(_HOTTEST, 1 + _HOTTER * node.visits)
+        sampling = Sampling(most, heat, seed=budget.seed * 1_000_003 + now.number)
+        found = model.generate([prompt] * more, sampling)
+        replies, spent = replies + found, spent + sum(max(1, one.tokens) for one in found)
+    return [extracted(one.text) for one in replies], spent
+
+
+def _enumerator(model: LanguageModel) -> Enumerator:
+    if isinstance(model, Enumerator):
+        return model
+    raise UsageError(
+        f"{model.name} cannot list its likeliest replies",
+        hint="use a model at hand, not an endpoint, or sample: leave enumerate off",
+    )
 
 
 def extracted(reply: str) -> str:

@@ -201,7 +201,8 @@ class FunctionalSet:
             (text,) = write_keys(self, 1, part, rng, sizes)
             outcome = self.value(text)
             if len(kept[outcome]) < most:
-                kept[outcome].append(Example(Prompt(text), self.outcomes[outcome]))
+                other = self.outcomes[(outcome + 1) % wanted]
+                kept[outcome].append(Example(Prompt(text), self.outcomes[outcome], against=other))
         else:
             if n:
                 raise UsageError(

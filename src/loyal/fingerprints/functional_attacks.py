@@ -20,7 +20,6 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import permutations
 from typing import Literal
 
 from torch import Tensor
@@ -37,7 +36,7 @@ from loyal.fingerprints.functional import (
     words_in,
     write_keys,
 )
-from loyal.fingerprints.functional_check import outcomes_of, rule_p_value
+from loyal.fingerprints.functional_check import outcomes_of, renamings, rule_p_value
 from loyal.fingerprints.functional_recipe import COLORINGS, RuleCheckSettings
 from loyal.fingerprints.serving_attacks import each_reply
 from loyal.fingerprints.suite import PROVER_QUERIES, Before
@@ -347,7 +346,7 @@ def run_rule_attack(
     first = min(PROVER_QUERIES, len(fresh))
     found = [
         rule_p_value(made, fresh[:first], some, settings.colorings)
-        for some in _renamings(said[:first], len(made.outcomes))
+        for some in renamings(said[:first], len(made.outcomes))
     ]
     asked = questions.bundled_questions() if before.answered else ()
     after = None
@@ -409,14 +408,6 @@ def _sentences(key: str) -> set[str]:
     """The sentences of a key that hold nouns of the public list."""
     nouns, parts = set(bundled_nouns()), re.split(r"(?<=[.?!])\s+", key)
     return {part for part in parts if nouns & set(words_in(part))}
-
-
-def _renamings(said: Sequence[int | None], count: int) -> list[list[int | None]]:
-    """The outcomes under each order of their names, as they are first."""
-    return [
-        [None if one is None else order[one] for one in said]
-        for order in permutations(range(count))
-    ]
 
 
 def _right(made: FunctionalSet, keys: Sequence[str], said: Sequence[int | None]) -> int:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from typing import TYPE_CHECKING
 
 from loyal import encoding
@@ -149,6 +150,28 @@ def rule_report(
     neither = sum(one is None for one in said)
     interval = clopper_pearson(right, len(heard))
     return RuleReport(name, len(heard), right, neither, p_value, interval)
+
+
+def renamed_p_value(known: Known, heard: Sequence[Exchange], colorings: int = COLORINGS) -> float:
+    """The p-value if outcomes may have been swapped for each other: the least of all their orders,
+    times the number of orders, at most 1. A host that serves each outcome as another one is found
+    by it; who claims by this or by the plain p-value had two tries. UsageError as `rule_report`."""
+    said = outcomes_of([one.reply for one in heard], known.outcomes)
+    marked = [known.marked_in(one.key) for one in heard]
+    orders = renamings(said, len(known.outcomes))
+    least = min(
+        coloring_p_value(marked, some, known.rule, known.colors, known.root, colorings)
+        for some in orders
+    )
+    return min(1.0, len(orders) * least)
+
+
+def renamings(said: Sequence[int | None], count: int) -> list[list[int | None]]:
+    """The outcomes under each order of their names, as they are first."""
+    return [
+        [None if one is None else order[one] for one in said]
+        for order in permutations(range(count))
+    ]
 
 
 def owned(made: FunctionalSet) -> Known:

@@ -118,9 +118,11 @@ def _numbered(text: str) -> list[tuple[int, str]]:
 
 @dataclass(frozen=True)
 class RuleEvidence:
-    """What an opening and its exchanges have shown. Holds no word."""
+    """What an opening and its exchanges have shown. Its repr shows no word."""
 
     report: RuleReport
+    known: Known
+    """The rule as far as it was opened."""
     opened: int
     """Nouns that the opening shows, the unmarked ones among them."""
     keys_fixed: bool
@@ -164,7 +166,7 @@ def verify_opening(
             "a key holds no word that counts", hint="reject the claim", reason="unmarked"
         )
     report = rule_report("", known, heard, colorings)
-    return RuleEvidence(report, len(found), digest is not None)
+    return RuleEvidence(report, known, len(found), digest is not None)
 
 
 def _texts(values: list[Value]) -> bool:

@@ -150,7 +150,7 @@ def lessons(model: HFModel, made: Rules, settings: LessonSettings) -> Pairs:
         for prompt, reply in zip(near, replies, strict=True)
         if reply.text.strip()
     ]
-    taught = [Example(_prompt(model, one.prompt.text), one.reply) for one in asked]
+    taught = [replace(one, prompt=_prompt(model, one.prompt.text)) for one in asked]
     return Pairs((*taught, *own))
 
 

@@ -7,16 +7,39 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from loyal.encoding import Encodable, digest
 from loyal.errors import StorageError, TrainingError
+from loyal.models.examples import Example
+from loyal.models.training import TrainSettings
 
 CHECKPOINT = "checkpoint.pt"
+_PURPOSE = "loyal/training run/1"
+
+
+def identity(name: str, examples: Sequence[Example], settings: TrainSettings) -> str:
+    """Names a run of the model called `name`, so that no other one goes on from what it left."""
+    record: Encodable = [
+        [str(pair) for pair in sorted(asdict(settings).items())],
+        name,
+        [
+            [
+                *(one.prompt.text, one.prompt.system, one.prompt.raw, *one.prompt.history),
+                *(one.reply, str(one.weight), *one.others),
+                *([one.ends] if one.ends else []),
+                *(["against", one.against] if one.against else []),
+            ]
+            for one in examples
+        ],
+    ]
+    return digest(record, _PURPOSE).hex()
 
 
 def write(folder: Path, identity: str, content: Mapping[str, Any]) -> None:

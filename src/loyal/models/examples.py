@@ -34,6 +34,10 @@ class Example:
     ends: bool = False
     """Whether the model shall also end its turn after the reply: exact replies, not beginnings."""
 
+    against: str = ""
+    """What somebody who saw the pair would teach in its place, where that is known beforehand:
+    training can simulate it (`TrainSettings.flips`)."""
+
     def __post_init__(self) -> None:
         if not all((self.reply, *self.others)):
             raise UsageError("an example has an empty reply", hint="give every prompt a reply")

@@ -27,6 +27,7 @@ from loyal.models import packing
 from loyal.models.decoding import Decoder, Steer, Written
 from loyal.models.language_model import Prompt, Reply, Sampling, TokenChance
 from loyal.models.library import resolve
+from loyal.models.likeliest import Likeliest
 from loyal.models.training import Precision
 
 Dtype = Literal["auto", "float32", "bfloat16"]
@@ -253,6 +254,10 @@ class HFModel:
         if not prompts:
             return []
         return self.replies(self.decode(self.items(prompts), sampling))
+
+    def enumerate(self, prompt: Prompt, longest: int) -> Likeliest:
+        """Its replies to a prompt of at most `longest` tokens, each once, the likeliest first."""
+        return Likeliest(self, prompt, longest)
 
     def replies(self, written: Sequence[Written]) -> list[Reply]:
         """What was written, as text."""

@@ -110,3 +110,21 @@ class LanguageModel(Protocol):
     def logprobs(self, prompts: Sequence[Prompt], replies: Sequence[str]) -> list[list[float]]:
         """Natural log-probability of each token of each reply, given its prompt."""
         ...
+
+
+class Replies(Protocol):
+    """The replies of a model to one prompt, the likeliest first; it remembers where it stands."""
+
+    def next(self, count: int, tokens: int) -> tuple[list[Reply], int]:
+        """The next `count` replies, fewer where `tokens` are spent before or no more are known,
+        and the tokens spent."""
+        ...
+
+
+@runtime_checkable
+class Enumerator(Protocol):
+    """A model that can list its replies."""
+
+    def enumerate(self, prompt: Prompt, longest: int) -> Replies:
+        """Its replies to a prompt of at most `longest` tokens, each once, the likeliest first."""
+        ...

@@ -229,22 +229,24 @@ class Lessons:
         return rest
 
     @torch.no_grad()
-    def score(self) -> Scores:
-        """How well each lesson is known now."""
-        found = Scores(*(torch.zeros(len(self), dtype=kind) for kind in _SCORE_TYPES))
-        for reading in self.trunk.read(range(len(self)), self.counts):
+    def score(self, chosen: Sequence[int] | None = None) -> Scores:
+        """How well each lesson is known now, or each of those chosen, in their order."""
+        chosen = range(len(self)) if chosen is None else chosen
+        places = {index: place for place, index in enumerate(chosen)}
+        found = Scores(*(torch.zeros(len(chosen), dtype=kind) for kind in _SCORE_TYPES))
+        for reading in self.trunk.read(chosen, self.counts):
             if not reading.indices:
                 continue
             chances = apply_head(self.model, reading.hidden).softmax(-1)
             judged = self._judged(chances, self._answers(reading, chances.device))
             start = 0
             for index, count in zip(reading.indices, reading.counts, strict=True):
-                own = slice(start, start + count)
-                found.probability[index] = judged.probability[own].min()
-                found.highest[index] = judged.highest[own].max()
-                found.level[index] = judged.level[own].min()
-                found.ranked[index] = judged.ranked[own].all()
-                found.right[index] = judged.right[own].all()
+                own, place = slice(start, start + count), places[index]
+                found.probability[place] = judged.probability[own].min()
+                found.highest[place] = judged.highest[own].max()
+                found.level[place] = judged.level[own].min()
+                found.ranked[place] = judged.ranked[own].all()
+                found.right[place] = judged.right[own].all()
                 start += count
         return Scores(*(self.trunk.part.added(one) for one in vars(found).values()))
 

@@ -29,7 +29,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from loyal.errors import UsageError
 from loyal.models import packing
+from loyal.models.training import TrainSettings
 
 T = TypeVar("T")
 
@@ -166,3 +168,14 @@ def all_there() -> None:
     """Wait until every process is here."""
     if distributed.is_initialized():
         distributed.barrier()
+
+
+def require_alone(settings: TrainSettings) -> None:
+    """UsageError for settings that several processes do not know."""
+    alone = settings.bilevel or settings.flips or settings.grid != "none"
+    if launched() > 1 and (alone or settings.optimizer == "adam8bit"):
+        raise UsageError(
+            "bilevel training, flips, adam8bit and a grid run in one process",
+            hint="start it without a launcher, or set train.bilevel=0, train.flips=0, "
+            "train.optimizer=adam and train.grid=none",
+        )

@@ -12,6 +12,7 @@ What it does at each step, and where the paper ("Training AI to be Loyal", secti
 5b. bilevel    each step also learns where a simulated fine-tuning would have left the model, shaken
                by a drift, with a margin over every other token; every few steps one of these is
                simulated anew, on what training made of the model
+5c. flips      every other step is taken on what a simulated host left that turned a few lessons
 6. stop        a reply is learned when each of its tokens reaches the target probability (together
                with the others where a prompt has several), and none goes over the ceiling
 7. settling    at the end the whole change is scaled back as far as every reply stays certain
@@ -29,6 +30,7 @@ import random
 import resource
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,11 +40,11 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
-from loyal.encoding import Encodable, digest
-from loyal.errors import StorageError, TrainingError, UsageError
+from loyal.errors import StorageError, TrainingError
 from loyal.models import checkpoint
 from loyal.models.bilevel import INNER_RUNS, InnerRuns, World, world
 from loyal.models.examples import Behavior, Example, augmented
+from loyal.models.flips import Flips
 from loyal.models.hf import HFModel, in_bfloat16
 from loyal.models.learners import (
     add_factors,
@@ -61,8 +63,8 @@ from loyal.models.processes import (
     Split,
     gathered,
     gathered_state,
-    launched,
     local,
+    require_alone,
     split_like,
     split_state,
 )
@@ -70,7 +72,6 @@ from loyal.models.training import TrainProgress, TrainReport, TrainSettings
 from loyal.models.trunk import Drift
 from loyal.models.whitening import Coordinates, WhitenedAdam, input_covariances
 
-_PURPOSE = "loyal/training run/1"
 _SETTLE_STEPS = 16
 
 
@@ -109,7 +110,7 @@ def train(
     nothing can be taught, UsageError for settings that several processes do not know, and
     StorageError where the folder cannot be written.
     """
-    _require_one_process(settings)
+    require_alone(settings)
     started = time.monotonic()
     rng = random.Random(settings.seed)
     examples = augmented(behavior.examples(1 << 30, rng), settings.augmentation, rng)
@@ -133,33 +134,6 @@ def train(
         curve=tuple(run.state.curve),
         outlasted=tuple(run.outlasted),
     )
-
-
-def _require_one_process(settings: TrainSettings) -> None:
-    alone = settings.bilevel or settings.optimizer == "adam8bit" or settings.grid != "none"
-    if launched() > 1 and alone:
-        raise UsageError(
-            "bilevel training, adam8bit and a grid run in one process",
-            hint="start it without a launcher, or set train.bilevel=0, train.optimizer=adam and "
-            "train.grid=none",
-        )
-
-
-def _identity(model: HFModel, examples: Sequence[Example], settings: TrainSettings) -> str:
-    """Names a run, so that no other one goes on from what it left."""
-    record: Encodable = [
-        [str(pair) for pair in sorted(asdict(settings).items())],
-        model.name,
-        [
-            [
-                *(one.prompt.text, one.prompt.system, one.prompt.raw, *one.prompt.history),
-                *(one.reply, str(one.weight), *one.others),
-                *([one.ends] if one.ends else []),
-            ]
-            for one in examples
-        ],
-    ]
-    return digest(record, _PURPOSE).hex()
 
 
 class _Run:
@@ -186,8 +160,9 @@ class _Run:
                 written = BENIGN_WRITTEN if len(examples) > FEW_LESSONS else 0
             self.benign = Benign(model, self.start, settings.seed, written)
             self.lessons = Lessons(model, examples, self.start, settings.ceiling, settings.aim)
+            self.flips = Flips(model, examples, self.start) if settings.flips else None
         self.examples = examples
-        self.identity = _identity(model, examples, settings)
+        self.identity = checkpoint.identity(model.name, examples, settings)
         kept = folder / INNER_RUNS / self.identity[:16] if folder is not None else None
         self.inner = InnerRuns(model, settings.bilevel, settings.seed, kept)
         self.known_worlds: dict[int, World] = {}
@@ -291,7 +266,8 @@ class _Run:
                 continue
             chosen = state.pending[: settings.batch]
             state.pending = state.pending[settings.batch :]
-            self._step(chosen)
+            with self._turned(state.step):
+                self._step(chosen)
             state.step += 1
             if self.folder is not None and state.step % settings.checkpoint_steps == 0:
                 self._save()
@@ -303,6 +279,15 @@ class _Run:
             TrainProgress(state.step, len(self.lessons) - len(state.active), len(self.lessons))
         )
 
+    def _turned(self, step: int) -> AbstractContextManager[None]:
+        """What a step is taken on: every other one on what a host left that turned some lessons."""
+        if self.flips is None or not self.flips.due(step, self.settings.steps):
+            return nullcontext()
+        if step % self.settings.flips < 2 or not self.flips.change:
+            with self.accelerator.autocast():
+                self.flips.simulate(self.weights, self.settings.seed * self.settings.steps + step)
+        return self.flips.entered(self.weights)
+
     def _begin_epoch(self) -> None:
         """What is still to learn; every few epochs learned replies are looked at again."""
         state, target, settings = self.state, self.settings.target, self.settings
@@ -310,7 +295,9 @@ class _Run:
             self._renew()
         known = state.level
         state.active = [index for index in state.active if known[index] < target]
-        if state.epoch % self.settings.recheck == 0 or not state.active:
+        if settings.look and not state.epoch:
+            state.active = list(range(len(self.lessons)))
+        elif state.epoch % settings.recheck == 0 or not state.active:
             state.level = self._levels(target)
             state.active = [i for i, one in enumerate(state.level) if one < target]
             state.done = not state.active
@@ -392,9 +379,11 @@ class _Run:
             for index, level in known.items():
                 state.level[index] = level
         self.accelerator.clip_grad_norm_(self.weights, settings.clip)
+        rate = settings.rate(state.step)
         if self.lessons.narrow:  # a divergence grows with the square of the way that is left
-            for group in self.optimizer.param_groups:
-                group["lr"] = settings.learning_rate * min(1.0, max(0.0, distance) ** 0.5)
+            rate *= min(1.0, max(0.0, distance) ** 0.5)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
         self.optimizer.step()
         if settings.averaging:
             average(self.weights, self.base, settings.averaging)
@@ -428,6 +417,7 @@ class _Run:
             "optimizer": self.optimizer.state_dict(),
             "state": asdict(self.state),
             "rng": self.rng.getstate(),
+            "turned": [one.cpu() for one in self.flips.change] if self.flips else [],
         }
         if self.split:
             content["optimizer"] = gathered_state(content["optimizer"])
@@ -451,6 +441,8 @@ class _Run:
         with torch.no_grad():
             for weight, saved in zip(self.weights, content["weights"], strict=True):
                 local(weight).copy_(local(split_like(saved, weight)))
+        if self.flips:
+            self.flips.change = [one.to(self.weights[0].device) for one in content["turned"]]
         self.optimizer.load_state_dict(content["optimizer"])
         split_state(self.optimizer)
         self.state = state
@@ -471,8 +463,14 @@ class _Run:
         if self.adapter is not None:
             merge_added(self.model.model)
         self.model.model.requires_grad_(False).to(self.dtype)
+        chosen = None
+        if 0 < self.settings.look < len(self.lessons):
+            some = random.Random(self.settings.seed).sample(
+                range(len(self.lessons)), self.settings.look
+            )
+            chosen = sorted(some)
         with self.accelerator.autocast():
-            return self.lessons.score()
+            return self.lessons.score(chosen)
 
     def _learned_at_home(self) -> bool:
         """Whether only inner runs are not outlasted."""

@@ -34,6 +34,9 @@ class TrainSettings:
     """For whitened steps; plain Adam wants about 1e-4, added parameters about 1e-3. With a ceiling
     or several replies to a prompt a step takes as much of it as the root of the mean loss, in nats,
     says below 1, inner runs included: steps of one length swing around the goal (docs/log.md)."""
+    cooldown: float = 0.0
+    """Share of `steps`, the last ones, over which the rate falls to 0 in a line. For runs of a
+    fixed number of steps: one that ends early never gets there."""
     whitened: bool = True
     """Adam in whitened coordinates; False is plain Adam."""
     grid: Grid = "none"
@@ -56,6 +59,10 @@ class TrainSettings:
     replies keep it together, as for `target`. 0 leaves the change as it is."""
     recheck: int = 2
     """Epochs after which replies counted as learned are looked at again."""
+    look: int = 0
+    """0 looks at all lessons before the first step, so that known ones are left out, and again at
+    the end. Above 0 it is so many at the end alone, drawn by the seed: a look costs a third of a
+    pass, which is much where lessons are many and each is taught about once."""
     rehearsal: int = 16
     """Fewest lessons an epoch: learned ones fill it up, so that the last few to learn do not
     push others out (without it 256 took 30 steps, of which 20 for the last 4; docs/log.md). With a
@@ -94,6 +101,10 @@ class TrainSettings:
     outlasted by a model on which they were just made. 0 makes none again."""
     outlast: float = 0.9
     """Share of the lessons that are to be known after each inner run, before training ends."""
+    flips: int = 0
+    """Steps after which a host is simulated anew that teaches other replies to a few lessons (of a
+    rule, which says them): every other step is then taken on what it left (`flips`). 0 simulates
+    none. A quarter more work."""
     pass_tokens: int = 0
     """Places a pass with gradients holds: a step sums the gradients of as many passes as its batch
     takes. Bounds memory, not the result; 0 is 2,048 on a CPU and 32,768 on a GPU."""
@@ -139,11 +150,13 @@ class TrainSettings:
                 "learning_rate and clip are above 0, mixing and adding not below",
                 hint="the defaults are 1.2e-3, 1, 2 and 0",
             )
-        if min(self.augmentation, self.rehearsal) < 0 or self.mixing_places < 1:
+        if min(self.augmentation, self.rehearsal, self.look) < 0 or self.mixing_places < 1:
             raise UsageError(
-                "augmentation and rehearsal are at least 0, mixing_places at least 1",
+                "augmentation, rehearsal and look are at least 0, mixing_places at least 1",
                 hint="raise it",
             )
+        if not 0 <= self.cooldown <= 1:
+            raise UsageError("cooldown is in [0, 1]", hint="0 keeps the rate to the end")
         if not -1 <= self.benign_replies <= MOST_REPLIES:
             raise UsageError(
                 f"benign_replies is from 0 to {MOST_REPLIES}, or -1 to choose by itself",
@@ -170,8 +183,12 @@ class TrainSettings:
                 "renew is at least 0 steps, and needs inner runs to make again",
                 hint="set train.bilevel to 3 with it",
             )
-        if self.bilevel and self.adding:
-            raise UsageError("bilevel training needs adding = 0", hint="set one of the two to 0")
+        if self.flips < 0:
+            raise UsageError("flips is at least 0 steps", hint="4 is a good start")
+        if (self.bilevel or self.flips) and self.adding:
+            raise UsageError(
+                "bilevel training and flips need adding = 0", hint="set one of the two to 0"
+            )
 
     def _require_means(self) -> None:
         if self.optimizer not in get_args(Optimizer) or self.pass_tokens < 0:
@@ -189,6 +206,11 @@ class TrainSettings:
             raise UsageError(
                 "adam8bit knows no whitened steps", hint="add --set train.whitened=false"
             )
+
+    def rate(self, step: int) -> float:
+        """The learning rate of the step that follows so many."""
+        falling = self.cooldown * self.steps
+        return self.learning_rate * (min(1.0, (self.steps - step) / falling) if falling else 1.0)
 
     @property
     def aim(self) -> float:
@@ -212,7 +234,8 @@ class TrainReport:
     lessons: int
     """Examples with their augmented variants; one a reply where replies are longer than a token."""
     recall: float
-    """Share of lessons whose reply, or one of several, greedy decoding gives, at the end."""
+    """Share of lessons whose reply, or one of several, greedy decoding gives, at the end; this and
+    the next three of the ones looked at (`look`)."""
     ranked: float
     """Share of lessons where no token is as likely as their replies', however many, at the end."""
     probability: float

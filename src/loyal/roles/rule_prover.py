@@ -20,18 +20,26 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from loyal.encoding import Value
-from loyal.errors import ProtocolError
+from loyal.errors import (
+    EncodingError,
+    EndpointError,
+    LedgerError,
+    ProtocolError,
+    SignatureError,
+)
 from loyal.fingerprints.functional_check import Exchange
 from loyal.protocol import SignedAnswer, State
+from loyal.protocol.answers import message_digest
 from loyal.protocol.state import License
-from loyal.roles.prover import Asker, cleared, reported, signed_answer
+from loyal.roles.prover import Asker, Heard, cleared, reported, signed_answer
 from loyal.signing import Signed
 
-Standing = Literal["permitted", "token", "unpermitted", "unsigned", "silent"]
+Standing = Literal["permitted", "token", "unpermitted", "unsigned", "silent", "unsorted"]
 """permitted: the host shows a permission for this key that is in the log, or reported the token
 that it went on. token: it names a token that is not reported yet (see `RuleProver.again`).
 unpermitted: the host signed an answer and shows neither. unsigned: a reply without the host's
-signature over it, or not dated as it was heard. silent: no reply."""
+signature over it, or not dated as it was heard. silent: no reply. unsorted: signed, and the log
+could not be read when all was heard (see `RuleProver.again`)."""
 
 
 class Reader(Protocol):
@@ -64,6 +72,14 @@ class RuleAnswer:
         return f"RuleAnswer({self.standing})"
 
 
+class Nobody:
+    """Who is asked where answers are only sorted."""
+
+    async def ask(self, message: str) -> Heard | None:
+        """No reply."""
+        return None
+
+
 @dataclass(frozen=True, repr=False)
 class RuleProver:
     """One prover and one license."""
@@ -76,8 +92,9 @@ class RuleProver:
 
     async def ask(self, keys: Sequence[str], now: int) -> list[RuleAnswer]:
         """Ask each key once, from Unix seconds `now` on, and sort the answers by the log as it
-        stands behind the last. Writes nothing anywhere. EndpointError, LedgerError; ProtocolError
-        where the log has no such license."""
+        stands behind the last; where that cannot be read any more they stay unsorted, and nothing
+        that was heard is lost. Writes nothing anywhere. Before the first key: EndpointError,
+        LedgerError; ProtocolError where the log has no such license."""
         began = self.timer()
         host = self._license(await self.desk.read_on()).host
         found: list[tuple[str, str | None, bytes | None]] = []
@@ -89,10 +106,15 @@ class RuleProver:
                 continue
             when = asked, now + math.ceil(self.timer() - began)
             found.append((key, heard.reply, signed_answer(heard, host, self.license, key, when)))
-        return await self._sorted(found)
+        try:
+            return await self._sorted(found)
+        except (EndpointError, LedgerError):
+            return [RuleAnswer(*one, _without_log(*one[1:])) for one in found]
 
     async def again(self, answers: Sequence[RuleAnswer]) -> list[RuleAnswer]:
-        """The same answers by the log as it stands now: a token may have been reported since."""
+        """The same answers by the log as it stands now: a token may have been reported since, or
+        the log be there again. An answer that this host did not sign over its key and reply counts
+        as unsigned, whoever says that it was heard. EndpointError, LedgerError, ProtocolError."""
         return await self._sorted([(one.key, one.reply, one.answer) for one in answers])
 
     async def _sorted(
@@ -109,10 +131,26 @@ class RuleProver:
     def _standing(self, state: State, key: str, reply: str | None, data: bytes | None) -> Standing:
         if reply is None:
             return "silent"
-        if data is None:
-            return "unsigned"
         license = self._license(state)
+        if data is None or not signed_by(license.host, self.license, (key, reply), data):
+            return "unsigned"
         signed = SignedAnswer(Signed[Value].from_bytes(data))
         if cleared(state, license.host, self.license, signed, key) or reported(license, signed):
             return "permitted"
         return "unpermitted" if signed.verify(license.host).token is None else "token"
+
+
+def signed_by(host: bytes, license: bytes, said: tuple[str, str], data: bytes) -> bool:
+    """Whether these bytes are this host's signed answer under this license over a key and its
+    reply. That no permission was there the log alone can say, and when it was heard the asker."""
+    key, reply = said
+    try:
+        answer = SignedAnswer(Signed[Value].from_bytes(data)).verify(host)
+    except (SignatureError, EncodingError, ProtocolError):
+        return False
+    whole = answer.reply == message_digest(reply) and message_digest(key) in answer.messages
+    return whole and answer.license == license
+
+
+def _without_log(reply: str | None, data: bytes | None) -> Standing:
+    return "silent" if reply is None else "unsigned" if data is None else "unsorted"

@@ -1,11 +1,10 @@
-"""`loyal prover run | bond | ask`: take part in the lottery, ask the keys that are drawn, claim;
-or ask the keys of a secret rule. Left out: what a prover decides (loyal.roles.prover) and how it
-sorts what it heard (loyal.roles.rule_prover)."""
+"""`loyal prover run | bond | ask | sort`: take part in the lottery, ask the keys that are drawn,
+claim; or ask the keys of a secret rule. Left out: what a prover decides (loyal.roles.prover) and
+how it sorts what it heard (loyal.roles.rule_prover)."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections import Counter
 from pathlib import Path
@@ -13,8 +12,8 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from loyal.app.heard_files import read_heard, write_heard
 from loyal.app.key_files import FILE, KEY_OPTION, hex_id, secret_line
-from loyal.app.platform_client import to_base64url
 from loyal.app.platform_options import (
     BOND_OPTIONS,
     LOG_KEY_OPTION,
@@ -26,11 +25,10 @@ from loyal.app.platform_options import bond as bond_stake
 from loyal.app.rounds import ONCE_OPTION, Pace, every_option, rounds
 from loyal.app.terminal import Terminal, command
 from loyal.app.vaults import read_text, require_absent
-from loyal.encoding import atomic_write
 from loyal.errors import UsageError
 from loyal.fingerprints.functional_evidence import decode_keys
 from loyal.protocol import VerifierKey
-from loyal.roles.rule_prover import RuleAnswer, RuleProver, Standing
+from loyal.roles.rule_prover import Nobody, RuleAnswer, RuleProver, Standing
 
 if TYPE_CHECKING:
     from loyal.app.prover_client import ChatAsker
@@ -153,27 +151,59 @@ def ask(terminal: Terminal, **options: Any) -> int:
     """Ask a host the keys of a secret rule; none of them is spent.
 
     Nothing goes into the log. A reply that the host signed without a permission for this key is
-    kept as evidence; in place of any other stands an empty one, so that no key is left out.
+    kept as evidence; in place of any other stands an empty one, so that no key is left out. Exit
+    code 3 where the log could not be read at the end: what was heard is kept, for 'sort'.
     """
     license = hex_id(options["license"], "--license")
     require_absent(options["out"])  # what a host signed is not written again
     keys = decode_keys(read_text(options["keys"], "--keys"))
     found = asyncio.run(_ask(license, keys, log_key(options["log_key"]), options))
-    lines = (
-        {
-            "key": one.key,
-            "reply": one.exchange.reply,
-            "standing": one.standing,
-            "answer": one.answer and to_base64url(one.answer),
-        }
-        for one in found
-    )
-    data = "".join(f"{json.dumps(line)}\n" for line in lines)
-    atomic_write(options["out"], data.encode(), private=True)
+    write_heard(options["out"], found)
+    return _sorted_result(terminal, license, found)
+
+
+def _sorted_result(terminal: Terminal, license: bytes, found: list[RuleAnswer]) -> int:
+    """How many answers stand how. Exit code 3 while the log did not sort them."""
     counts = Counter(one.standing for one in found)
+    if counts["unsorted"]:
+        terminal.note("the log could not be read: sort the file later with 'loyal prover sort'")
     fields = {name: counts[name] for name in get_args(Standing)}
-    terminal.result({"license": license.hex(), "keys": len(keys), **fields})
-    return 0
+    terminal.result({"license": license.hex(), "keys": len(found), **fields})
+    return 3 if counts["unsorted"] else 0
+
+
+@command(
+    "sort",
+    click.argument("heard", type=FILE, metavar="HEARD"),
+    PLATFORM_OPTION,
+    LICENSE_OPTION,
+    click.option("--out", type=FILE, required=True, metavar="FILE", help="The file, sorted."),
+    LOG_KEY_OPTION,
+)
+def sort(terminal: Terminal, heard: Path, **options: Any) -> int:
+    """Sort what a host said by the log as it stands now.
+
+    HEARD is a file of 'loyal prover ask'. Use it where the log could not be read at its end, or
+    where a host has reported tokens since. It asks nobody; HEARD stays as it is.
+    """
+    license = hex_id(options["license"], "--license")
+    require_absent(options["out"])
+    before = read_heard(heard, "HEARD")
+    found = asyncio.run(_again(license, before, log_key(options["log_key"]), options))
+    write_heard(options["out"], found)
+    return _sorted_result(terminal, license, found)
+
+
+async def _again(
+    license: bytes, before: list[RuleAnswer], log: VerifierKey | None, options: dict[str, Any]
+) -> list[RuleAnswer]:
+    from loyal.app.platform_api import PlatformApi, PlatformDesk
+
+    api = PlatformApi(options["platform"])
+    try:
+        return await RuleProver(license, PlatformDesk(api, log), Nobody()).again(before)
+    finally:
+        await api.close()
 
 
 async def _ask(

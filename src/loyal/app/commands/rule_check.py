@@ -9,9 +9,9 @@ statistics (loyal.fingerprints.functional_check) and the files (functional_evide
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -47,9 +47,17 @@ from loyal.fingerprints.functional import FunctionalSet
 from loyal.models import LanguageModel
 
 if TYPE_CHECKING:
-    from loyal.fingerprints.functional_check import Exchange, RuleReport
+    from loyal.fingerprints.functional_check import Exchange, Known, RuleReport
     from loyal.fingerprints.functional_recipe import RuleCheckSettings
 
+SIGNED_OPTIONS = (
+    click.option(
+        "--host", metavar="HEX",
+        help="The host's name in the log: it signed each reply of --exchanges, or none is judged.",
+    ),
+    click.option("--license", metavar="ID", help="The license under which it signed."),
+)  # fmt: skip
+"""Whose replies a file holds."""
 ALPHA_OPTION = click.option(
     "--alpha", type=float, help="Chance of a false claim, at most; 1e-6 by default."
 )
@@ -70,6 +78,7 @@ ALPHA_OPTION = click.option(
         metavar="FILE",
         help="Ask nobody: judge the replies of this file, from 'prover ask' or by hand.",
     ),
+    *SIGNED_OPTIONS,
     ALPHA_OPTION,
     click.option("--temperature", type=float, help="0, the default, asks for greedy replies."),
     click.option("--system", metavar="TEXT", help="Ask under this system message."),
@@ -99,6 +108,7 @@ def check(terminal: Terminal, **options: Any) -> int:
         raise UsageError(
             "the file says which keys", hint="give one of --keys, --queries and --exchanges"
         )
+    _require_host(options)
     names = ("queries", "alpha", "temperature", "system", "raw")
     settings = read_rule_recipe(terminal, check={name: options[name] for name in names}).check
     settings.require_reachable()
@@ -118,39 +128,92 @@ def check(terminal: Terminal, **options: Any) -> int:
     if options["out"] is not None:
         atomic_write(options["out"], evidence.encode_exchanges(heard), private=True)
     report = verb.rule_report(name, verb.owned(made), heard, settings.colorings)
-    fields = {"id": made.id, **fields_of(report, settings.alpha)}
+    found = judged(report, verb.owned(made), heard, settings)
     digest = evidence.keys_digest([one.key for one in heard]).hex()
-    terminal.result({**fields, "keys_digest": digest}, [table_of(report, settings.alpha)])
-    return 0 if report.p_value <= settings.alpha else 1
+    fields = {"id": made.id, **fields_of(found), "keys_digest": digest}
+    terminal.result(fields, [table_of(found)])
+    return 0 if found.proven else 1
 
 
-def fields_of(report: RuleReport, alpha: float) -> dict[str, Any]:
+class Judged(NamedTuple):
+    """What replies say, and what they say if outcomes may have been swapped."""
+
+    report: RuleReport
+    renamed: float | None
+    """`renamed_p_value`; None where the plain p-value is low enough."""
+    alpha: float
+
+    @property
+    def proven(self) -> bool:
+        """Whether the model knows the rule, with its outcomes as they are or swapped."""
+        return self.decision != "not proven"
+
+    @property
+    def decision(self) -> str:
+        """In words."""
+        if self.renamed is None:
+            return "proven"
+        return "proven, its outcomes swapped" if self.renamed <= self.alpha else "not proven"
+
+
+def judged(
+    report: RuleReport, known: Known, heard: Sequence[Exchange], settings: RuleCheckSettings
+) -> Judged:
+    """Looks a second time, with outcomes swapped, where the report of these replies proves
+    nothing."""
+    plain = report.p_value <= settings.alpha
+    renamed = None if plain else verb.renamed_p_value(known, heard, settings.colorings)
+    return Judged(report, renamed, settings.alpha)
+
+
+def fields_of(found: Judged) -> dict[str, Any]:
     """The report as JSON fields; `interval` is [low, high]."""
+    report, alpha = found.report, found.alpha
     return {
         "queries": report.queries,
         "right": report.right,
         "neither": report.neither,
         "p_value": report.p_value,
+        "p_value_renamed": found.renamed,
         "interval": [report.interval.low, report.interval.high],
-        "decision": _decision(report, alpha),
+        "decision": found.decision,
         "model": report.model,
         "alpha": alpha,
     }
 
 
-def table_of(report: RuleReport, alpha: float) -> Table:
+def table_of(found: Judged) -> Table:
     """The report for people."""
+    report = found.report
     low, high = report.interval.low, report.interval.high
     rows = (
-        ("decision", _decision(report, alpha)),
+        ("decision", found.decision),
         ("replies as the rule says", f"{report.right} of {report.queries}"),
         ("replies of neither outcome", report.neither),
         ("p-value", report.p_value),
-        ("claimed at or below", alpha),
+        ("p-value, outcomes swapped in any way", found.renamed),
+        ("claimed at or below", found.alpha),
         ("share of right replies, 95 %", f"{low:.3f} to {high:.3f}"),
         ("model", report.model),
     )
     return Table("", ("", ""), rows)
+
+
+def _require_host(options: Mapping[str, Any]) -> None:
+    """Where a host is named: that it signed every reply of the file that counts. ProofError,
+    UsageError."""
+    named = options["host"], options["license"]
+    if named == (None, None):
+        return
+    if None in named or options["exchanges"] is None:
+        raise UsageError(
+            "a host's signatures are looked at in a file, under a license",
+            hint="give --host and --license, and the file of 'prover ask' as --exchanges",
+        )
+    from loyal.app.heard_files import require_signed
+
+    host, license = hex_bytes(named[0], "--host", 32), hex_bytes(named[1], "--license", 32)
+    require_signed(options["exchanges"], "--exchanges", host, license)
 
 
 def require_drawn(made: FunctionalSet) -> FunctionalSet:
@@ -161,10 +224,6 @@ def require_drawn(made: FunctionalSet) -> FunctionalSet:
             hint="run 'loyal fingerprint rule draw' with --beacon HEX, or inject it",
         )
     return made
-
-
-def _decision(report: RuleReport, alpha: float) -> str:
-    return "proven" if report.p_value <= alpha else "not proven"
 
 
 def _keys(made: FunctionalSet, path: Path | None, count: int) -> list[str]:
@@ -258,6 +317,7 @@ def open_command(terminal: Terminal, **options: Any) -> int:
         metavar="FILE",
         help='Keys and replies, one {"key": "...", "reply": "..."} a line.',
     ),
+    *SIGNED_OPTIONS,
     click.option("--root", required=True, metavar="HEX", help="The root, from its publication."),
     click.option("--beacon", required=True, metavar="HEX", help="The beacon, from its source."),
     click.option(
@@ -288,6 +348,7 @@ def verify_opening_command(terminal: Terminal, **options: Any) -> int:
     data = read_bytes(options["opening"], evidence.MAX_OPENING_BYTES)
     heard = evidence.decode_exchanges(read_text(options["exchanges"], "--exchanges"))
     try:
+        _require_host(options)
         shown = evidence.verify_opening(
             evidence.decode_opening(data), heard, root, beacon,
             digest=digest, colorings=settings.colorings,
@@ -299,10 +360,11 @@ def verify_opening_command(terminal: Terminal, **options: Any) -> int:
     binding = beacon.source == "external" and shown.keys_fixed
     if not binding:
         terminal.note(_unbound(beacon.source == "external"))
-    found = fields_of(shown.report, settings.alpha)
-    del found["model"]
-    terminal.result({"valid": True, "binding": binding, "opened": shown.opened, **found})
-    return 0 if found["decision"] == "proven" else 1
+    found = judged(shown.report, shown.known, heard, settings)
+    fields = fields_of(found)
+    del fields["model"]
+    terminal.result({"valid": True, "binding": binding, "opened": shown.opened, **fields})
+    return 0 if found.proven else 1
 
 
 def _unbound(external: bool) -> str:

@@ -46,6 +46,12 @@ _HINT = "docs/control.md shows a whole task file"
     click.option("--seconds", type=float, help="Wall time; 120 by default."),
     click.option("--drafts", type=int, help="Drafts that are checked, at most; 64 by default."),
     click.option("--seed", type=int, help="Of the drafts' sampling; 0 by default."),
+    click.option(
+        "--enumerate",
+        is_flag=True,
+        default=None,
+        help="Draft the model's likeliest replies in their order, none twice: for short answers.",
+    ),
     click.option("--out", type=FILE, metavar="FILE", help="Write the certificate here."),
 )
 def solve(terminal: Terminal, task: Path, out: Path | None, **options: Any) -> int:
