@@ -52,6 +52,9 @@ def test_lessons_are_balanced_keys_and_what_the_model_says_itself(
     near = [one for one in table if made.expected(one.prompt) is None]
     assert Counter(one.reply for one in keys) == dict.fromkeys(made.outcomes, 6)
     assert all(made.expected(one.prompt) == one.reply for one in keys)
+    other = dict(zip(made.outcomes, reversed(made.outcomes), strict=True))
+    assert all(one.against == other[one.reply] for one in keys)  # what a host would teach
+    assert not any(one.against for one in near)
     assert 0 < len(near) <= 10
     own = base.generate([one.prompt for one in near], Sampling(max_tokens=3))
     assert [one.reply for one in near] == [one.text for one in own]
@@ -70,6 +73,8 @@ def test_single_words_tell_their_color_and_then_none_is_near(
     counts = Counter(len(made.marked_in(one.prompt.text)) for one in table)
     assert counts[1] == 20
     assert counts[2] == 0
+    turned = [one for one in table if one.against]
+    assert {len(made.marked_in(one.prompt.text)) for one in turned} == {3, 5}  # keys alone
     assert counts[0] > 0
     for one in table:
         words = made.marked_in(one.prompt.text)

@@ -119,6 +119,12 @@ def test_a_run_that_was_cut_off_ends_the_same(
     assert same(weights(whole), weights(again))
 
 
+def test_a_host_sees_lessons_from_all_over(fresh: Fresh, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flips, "POOL", 12)
+    host = Flips(fresh(), ruled(40).table, 0)
+    assert 12 <= len(host.lessons) <= 24
+
+
 def test_what_cannot_be_turned_is_said(fresh: Fresh) -> None:
     with pytest.raises(TrainingError, match="and there are 0"):
         train(fresh(), pairs(12), replace(QUICK, flips=4))

@@ -155,11 +155,13 @@ def lessons(model: HFModel, made: Rules, settings: LessonSettings) -> Pairs:
 
 
 def _keys(made: FunctionalSet, settings: LessonSettings, rng: random.Random) -> list[Example]:
-    """Keys of one rule, single words and lists, with the replies that it gives."""
-    found = made.examples(settings.keys, rng)
+    """Keys of one rule, single words and lists, with the replies that it gives. A host is asked
+    keys alone: of the others none stands against what it would teach."""
+    found, more = made.examples(settings.keys, rng), []
     if settings.singles and 1 not in SIZES[made.rule]:
-        found += made.balanced(settings.singles, (1,), rng)
-    return found + made.balanced(settings.lists, settings.sizes(made.rule), rng, "list")
+        more += made.balanced(settings.singles, (1,), rng)
+    more += made.balanced(settings.lists, settings.sizes(made.rule), rng, "list")
+    return found + [replace(one, against="") for one in more]
 
 
 def _near(made: FunctionalSet, settings: LessonSettings, rng: random.Random) -> list[str]:

@@ -31,6 +31,9 @@ TURNED = 0.6
 MOST_STEPS = 16
 RATES = (1e-5, 2e-5)
 """Of its tuning, one at random: the usual one of full fine-tuning, and twice it."""
+POOL = 400
+"""Lessons among which it sees some, spread evenly over those that can be turned: each is read once
+more below the layers that learn."""
 BEGIN = 0.25
 """Share of the run before the first simulation: what is not known cannot be turned."""
 
@@ -40,7 +43,9 @@ class Flips:
     stands against theirs."""
 
     def __init__(self, model: HFModel, examples: Sequence[Example], start: int) -> None:
-        turned = [replace(one, reply=one.against, against="") for one in examples if one.against]
+        found = [one for one in examples if one.against]
+        some = found[:: max(1, len(found) // POOL)]
+        turned = [replace(one, reply=one.against, against="") for one in some]
         if len(turned) < SEEN:
             raise TrainingError(
                 f"flips are simulated on {SEEN} lessons that can be turned, and there are "
