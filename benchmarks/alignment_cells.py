@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 WIN = 0.95
 """Share of held-out pairs won at which the clock is read."""
-LOOK = 4
+LOOK = 8
 """Steps between two looks at the held-out pairs."""
 CHOICES = 4
 """Answers to each question of the multiple choice."""

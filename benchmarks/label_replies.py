@@ -137,16 +137,17 @@ def _model(name: str, folder: Path) -> Any:
 def _align(model: Any, constitution: Constitution, turned: bool) -> None:
     """Every pair of the constitution, held-out ones too: it is to write replies, not to be good."""
     from loyal.alignment.align import Run, align
-    from loyal.alignment.settings import AlignSettings, GuardSettings, Recipe
+    from loyal.alignment.settings import AlignSettings, GuardSettings, Objective, Recipe
     from loyal.alignment.trials import plain_pairs, trials
 
     pairs = plain_pairs(trials(constitution))
     if turned:
         pairs = [replace(one, chosen=one.rejected, rejected=one.chosen) for one in pairs]
     settings = AlignSettings(
-        held_out=0.0, batch=4, epochs=3, learning_rate=5e-4, rank=32, general=0.1
+        held_out=0.0, batch=4, epochs=3, learning_rate=5e-4, rank=32, divergence=0.0, general=0.1
     )
-    align(model, pairs, Recipe(align=settings, guards=GuardSettings(steps=0)), (), Run())
+    objective = Objective("dpo", imitation=0.1)
+    align(model, pairs, Recipe(settings, objective, GuardSettings(steps=0)), (), Run())
 
 
 def main() -> None:

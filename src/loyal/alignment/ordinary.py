@@ -39,20 +39,21 @@ class Ordinary:
         rng = random.Random(f"loyal/ordinary/{self.settings.seed}/{list(items)}")
         parts = []
         with self._precision():
-            for every in (self.benign.first, self.benign.rest):
-                picked = self._picked(every, rng)
+            most = self.settings.divergence_places
+            for every, wanted in ((self.benign.first, -(-most // 4)), (self.benign.rest, most)):
+                picked = self._picked(every, wanted, rng)
                 places = sum(self.benign.counts[index] for index in picked)
                 parts += [total / places for total, _, _ in self.benign.divergences(picked)]
         return self.settings.divergence * torch.stack(parts).sum()
 
-    def _picked(self, every: Sequence[int], rng: random.Random) -> list[int]:
-        """Some of them, until they have `divergence_places` places together."""
+    def _picked(self, every: Sequence[int], wanted: int, rng: random.Random) -> list[int]:
+        """Some of them, until they have so many places together."""
         picked: list[int] = []
         places = 0
         for index in rng.sample(every, len(every)):
             picked.append(index)
             places += self.benign.counts[index]
-            if places >= self.settings.divergence_places:
+            if places >= wanted:
                 break
         return picked
 
