@@ -207,7 +207,8 @@ def test_inner_runs_are_made_again_on_what_training_made(
 
 def test_training_ends_on_runs_that_were_just_made(fresh: Fresh) -> None:
     model = fresh()
-    report = train(model, PAIRS, replace(QUICK, bilevel=2, renew=50, outlast=1.0, steps=200))
+    settings = replace(QUICK, bilevel=2, renew=50, outlast=1.0, steps=200, precision="float32")
+    report = train(model, PAIRS, settings)
     assert report.steps < 200
     assert report.outlasted == (1.0,) * 4
 
