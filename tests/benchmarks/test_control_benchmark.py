@@ -102,18 +102,32 @@ def test_enumerations_are_of_different_candidates_small_first() -> None:
     assert set(formulas) == {"(p & q)", "(p | q)", "(p ^ q)", "(p >> q)", "(q >> p)"}
 
 
+class Listed:
+    """One likeliest reply, and no further one."""
+
+    def __init__(self, text: str) -> None:
+        self.left = [text]
+
+    def next(self, count: int, tokens: int) -> tuple[list[Reply], int]:
+        told, self.left = self.left[:count], self.left[count:]
+        return [Reply(one, min(5, tokens), True) for one in told], min(5, tokens) * len(told)
+
+
 class Scripted:
-    """A model that says one thing greedily, another when it samples."""
+    """A model that says one thing greedily, another where its likeliest replies are listed."""
 
     name = "scripted"
 
-    def __init__(self, greedy: str, sampled: str) -> None:
-        self.greedy, self.sampled = greedy, sampled
+    def __init__(self, greedy: str, listed: str) -> None:
+        self.greedy, self.listed = greedy, listed
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Reply]:
-        said = self.sampled if sampling.temperature else self.greedy
+        assert not sampling.temperature
         assert all(len(one.history) == 4 for one in prompts)
-        return [Reply(said, min(5, sampling.max_tokens), True) for _ in prompts]
+        return [Reply(self.greedy, min(5, sampling.max_tokens), True) for _ in prompts]
+
+    def enumerate(self, prompt: Prompt, longest: int) -> Listed:
+        return Listed(self.listed)
 
     def next_token(self, prompts, top):
         raise AssertionError("a search asks for text alone")
