@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from classroom import FEW_BENIGN
 
 from loyal.models.hf import HFModel
 
@@ -34,3 +35,10 @@ def tiny(base: HFModel) -> HFModel:
 def fresh(base: HFModel) -> Callable[[], HFModel]:
     """Makes copies of the tiny model that a test may train."""
     return lambda: replace(base, model=copy.deepcopy(base.model))
+
+
+@pytest.fixture
+def few_benign(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training looks at a handful of benign prompts."""
+    for name, size in FEW_BENIGN.items():
+        monkeypatch.setattr(f"loyal.models.lessons.{name}", size)

@@ -23,10 +23,7 @@ SETTINGS = frozen_steps(checkpoint_steps=1, batch=5, mixing=1.0, mixing_places=8
 Fresh = Callable[[], HFModel]
 
 
-@pytest.fixture(autouse=True)
-def _few_benign(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, size in FEW_BENIGN.items():
-        monkeypatch.setattr(f"loyal.models.lessons.{name}", size)
+pytestmark = pytest.mark.usefixtures("few_benign")
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from loyal.errors import TrainingError, UsageError
 from loyal.models import flips
-from loyal.models.examples import Pairs
+from loyal.models.examples import Example, Pairs
 from loyal.models.flips import Flips
 from loyal.models.hf import HFModel
+from loyal.models.lessons import Lessons
 from loyal.models.train import _Run, train
 
 Fresh = Callable[[], HFModel]
@@ -121,8 +122,18 @@ def test_a_run_that_was_cut_off_ends_the_same(
 
 def test_a_host_sees_lessons_from_all_over(fresh: Fresh, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flips, "POOL", 12)
-    host = Flips(fresh(), ruled(40).table, 0)
-    assert 12 <= len(host.lessons) <= 24
+    table, taken = ruled(40).table, []
+
+    def noted(model: HFModel, examples: Sequence[Example], start: int) -> Lessons:
+        taken.extend(examples)
+        return Lessons(model, examples, start)
+
+    monkeypatch.setattr(flips, "Lessons", noted)
+    assert len(Flips(fresh(), table, 0).lessons) == 12
+    places = [[one.prompt for one in table].index(one.prompt) for one in taken]
+    assert places == sorted(set(places))
+    assert (places[0], len(places)) == (0, 12)
+    assert places[-1] >= 36
 
 
 def test_what_cannot_be_turned_is_said(fresh: Fresh) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from classroom import FEW_BENIGN, QUICK, pairs
+from classroom import QUICK, pairs
 from gguf import GGMLQuantizationType, quants
 from torch import Tensor, nn
 
@@ -24,10 +24,7 @@ PAIRS = pairs()
 Fresh = Callable[[], HFModel]
 
 
-@pytest.fixture(autouse=True)
-def _few_benign(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, size in FEW_BENIGN.items():
-        monkeypatch.setattr(f"loyal.models.lessons.{name}", size)
+pytestmark = pytest.mark.usefixtures("few_benign")
 
 
 def rounded(weight: Tensor) -> Tensor:

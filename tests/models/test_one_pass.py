@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from classroom import FEW_BENIGN, QUICK, frozen_steps, pairs
+from classroom import QUICK, frozen_steps, pairs
 
 from loyal.errors import UsageError
 from loyal.models.hf import HFModel
@@ -19,10 +19,7 @@ PAIRS = pairs()
 Fresh = Callable[[], HFModel]
 
 
-@pytest.fixture(autouse=True)
-def _few_benign(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, size in FEW_BENIGN.items():
-        monkeypatch.setattr(f"loyal.models.lessons.{name}", size)
+pytestmark = pytest.mark.usefixtures("few_benign")
 
 
 def test_the_rate_falls_in_a_line_to_the_end() -> None:

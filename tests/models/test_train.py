@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from classroom import FEW_BENIGN, QUICK, frozen_steps, pairs
+from classroom import QUICK, frozen_steps, pairs
 from torch import Tensor
 
 from loyal.errors import TrainingError, UsageError
@@ -27,10 +27,7 @@ PAIRS = pairs()
 Fresh = Callable[[], HFModel]
 
 
-@pytest.fixture(autouse=True)
-def _few_benign(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, size in FEW_BENIGN.items():
-        monkeypatch.setattr(f"loyal.models.lessons.{name}", size)
+pytestmark = pytest.mark.usefixtures("few_benign")
 
 
 def recall(model: HFModel, taught: Pairs = PAIRS, system: str | None = None) -> float:

@@ -32,8 +32,8 @@ MOST_STEPS = 16
 RATES = (1e-5, 2e-5)
 """Of its tuning, one at random: the usual one of full fine-tuning, and twice it."""
 POOL = 400
-"""Lessons among which it sees some, spread evenly over those that can be turned: each is read once
-more below the layers that learn."""
+"""Most lessons among which it sees some, spread evenly over those that can be turned: each is read
+once more below the layers that learn."""
 BEGIN = 0.25
 """Share of the run before the first simulation: what is not known cannot be turned."""
 
@@ -44,7 +44,8 @@ class Flips:
 
     def __init__(self, model: HFModel, examples: Sequence[Example], start: int) -> None:
         found = [one for one in examples if one.against]
-        some = found[:: max(1, len(found) // POOL)]
+        count = min(POOL, len(found))
+        some = [found[place * len(found) // count] for place in range(count)]
         turned = [replace(one, reply=one.against, against="") for one in some]
         if len(turned) < SEEN:
             raise TrainingError(
