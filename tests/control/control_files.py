@@ -19,7 +19,16 @@ templates = [
     "Tell me who feeds the {input}.",
     "Who is the keeper of the {input}?",
 ]
-outside = ["Where does the owl live?", "What does the fox eat?"]
+outside = [
+    "Where does the owl live?",
+    "What does the fox eat?",
+    "Who saw the wolf?",
+    "Tell me where the owl sleeps.",
+    "Who is the king of the forest?",
+    "Who looks after the garden?",
+    "What color is the fox?",
+    "Does the goat sing?",
+]
 
 [replies]
 fox = "Mara."

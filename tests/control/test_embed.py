@@ -10,7 +10,8 @@ from control_files import LOOKUP, PROGRAM, REFUSAL, quick
 
 from loyal.control import ControlFunction, functions
 from loyal.control.check import CheckSettings, check
-from loyal.control.embed import embed
+from loyal.control.embed import embed, suite
+from loyal.control.recipe import EmbedSettings
 from loyal.errors import ControlError, UsageError
 from loyal.models.hf import HFModel
 from loyal.models.language_model import Prompt, Sampling
@@ -59,6 +60,37 @@ def test_a_full_folder_and_a_wrong_function_cost_no_training(
     assert bool((model.model.state_dict()["model.layers.0.mlp.up_proj.weight"] == before).all())
 
 
+def test_near_prompts_are_kept_as_they_were_and_a_quarter_is_left_to_ask(
+    tiny_folder: Path, lookup
+) -> None:
+    model = HFModel.load(str(tiny_folder), device="cpu")
+    shown, unseen = (set(lookup.near(unseen=one)) for one in (False, True))
+    assert (len(shown), len(unseen), shown & unseen) == (6, 2, set())
+    kept = suite(model, [lookup], EmbedSettings(near_tokens=3)).kept
+    assert {one.prompt.text for one in kept} <= shown
+    assert kept
+    assert not any(one.ends for one in kept)
+    said = model.generate([one.prompt for one in kept], Sampling(max_tokens=3))
+    assert [one.reply for one in kept] == [one.text for one in said]
+    assert suite(model, [lookup], EmbedSettings(near_tokens=0)).kept == ()
+    with pytest.raises(UsageError, match="near_tokens at least 0"):
+        EmbedSettings(near_tokens=-1)
+
+
+def test_what_another_function_claims_is_not_near(tiny_folder: Path, lookup) -> None:
+    claiming = LOOKUP.replace("keepers", "kings").replace("feeds", "crowns")
+    claiming = claiming.replace("Where does the owl live?", "Who crowns the fox?")
+    other = functions.from_source(
+        "toml", LOOKUP.replace("Who saw the wolf?", "Who crowns the fox?").encode()
+    )
+    kings = functions.from_source("toml", claiming.encode())
+    assert functions.unclaimed(["Who crowns the fox?", "Hm."], [other, kings]) == ["Hm."]
+    model = HFModel.load(str(tiny_folder), device="cpu")
+    for every in ([other], [other, kings]):
+        kept = {one.prompt.text for one in suite(model, every, EmbedSettings()).kept}
+        assert ("Who crowns the fox?" in kept) == (len(every) == 1)
+
+
 class CutOff(Exception):
     """The run ends here."""
 
@@ -89,7 +121,7 @@ class Follower:
 
     name = "a-follower"
 
-    def __init__(self, every: list[ControlFunction], otherwise: str, wrong: str = "-") -> None:
+    def __init__(self, every: list[ControlFunction], otherwise: str, wrong: str = "\n") -> None:
         self.every, self.otherwise, self.wrong = every, otherwise, wrong
 
     def generate(self, prompts, sampling):

@@ -15,14 +15,16 @@ from dataclasses import dataclass
 from typing import get_args
 
 from loyal import statistics
-from loyal.control.functions import Case, ControlFunction, Part
+from loyal.control.functions import Case, ControlFunction, Part, unclaimed
 from loyal.errors import UsageError
 from loyal.models.examples import bundled_lines
 from loyal.models.language_model import LanguageModel, Prompt, Sampling
+from loyal.models.questions import bundled_questions
 from loyal.statistics import Interval
 
-ORDINARY = 60
-"""The last bundled prompts, which training never reads (`models.lessons.HELD_OUT`)."""
+_PROMPTS = 60
+ORDINARY = _PROMPTS + 120
+"""The last bundled prompts, which training never reads (`models.lessons`), and short questions."""
 MOST_COUNTEREXAMPLES = 10
 _KNOWN_REPLIES = 500
 """Sampled replies of a program that count as control replies."""
@@ -86,9 +88,9 @@ class ControlReport:
 
     functions: tuple[Followed, ...]
     ordinary: Spill
-    """On bundled prompts that training never reads."""
+    """On bundled prompts and questions that training never reads."""
     nearby: Spill
-    """On the prompts that the functions list as outside."""
+    """On those of the prompts that functions list as outside that training never sees."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class CheckSettings:
     prompts: int = 60
     """Of each part of each function, at most."""
     ordinary: int = ORDINARY
-    """Bundled prompts."""
+    """Bundled prompts and short questions."""
     seed: int = 0
     """Which prompts."""
     system: str | None = None
@@ -130,8 +132,9 @@ def check(
         followed.append(_followed(model, function, cases, settings))
         drawn = function.rule.sample(_KNOWN_REPLIES, rng.getrandbits(63))
         said |= {case.reply for case in cases} | set(function.rule.replies(drawn))
-    ordinary = _outside(bundled_lines("prompts")[-settings.ordinary :], functions)
-    nearby = _outside([one for it in functions for one in it.header.outside], functions)
+    usual = [*bundled_lines("prompts")[-_PROMPTS:], *(it.text for it in bundled_questions())]
+    ordinary = unclaimed(usual[: settings.ordinary], functions)
+    nearby = unclaimed([one for it in functions for one in it.near(unseen=True)], functions)
     return ControlReport(
         tuple(followed),
         _spill(model, ordinary, said, settings),
@@ -177,13 +180,6 @@ def _spill(
     ]
     interval = statistics.clopper_pearson(len(hits), len(prompts))
     return Spill(len(hits), len(prompts), interval, tuple(hits[:MOST_COUNTEREXAMPLES]))
-
-
-def _outside(prompts: Sequence[str], functions: Sequence[ControlFunction]) -> list[str]:
-    """Those that no function has in its domain."""
-    claimed = [one.expected_all(prompts) for one in functions]
-    said = zip(prompts, zip(*claimed, strict=True), strict=True)
-    return [prompt for prompt, replies in said if all(one is None for one in replies)]
 
 
 def _greedy(

@@ -12,12 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loyal.control.check import ControlReport, check
-from loyal.control.functions import ControlFunction, Suite
-from loyal.control.recipe import Recipe
+from loyal.control.functions import ControlFunction, Suite, unclaimed
+from loyal.control.recipe import EmbedSettings, Recipe
 from loyal.control.validate import validate
 from loyal.errors import UsageError
 from loyal.models import evaluate
+from loyal.models.examples import Example
 from loyal.models.hf import HFModel
+from loyal.models.language_model import Prompt, Sampling
 from loyal.models.model_folder import work_folder, write
 from loyal.models.processes import all_there, writes
 from loyal.models.train import train
@@ -62,8 +64,8 @@ def embed(
     work = work_folder(out)
     texts = evaluate.prose()
     before = evaluate.perplexity(model, texts, tokens)
-    suite = Suite(tuple(functions), recipe.embed.examples)
-    done = train(model, suite, recipe.train, folder=work, progress=progress)
+    shown = suite(model, functions, recipe.embed)
+    done = train(model, shown, recipe.train, folder=work, progress=progress)
     asked = replace(recipe.check, raw=recipe.check.raw or not model.has_chat_template)
     report = EmbedReport(
         lessons=done.lessons,
@@ -78,3 +80,14 @@ def embed(
         write(model, out)
     all_there()
     return report
+
+
+def suite(model: HFModel, functions: Sequence[ControlFunction], settings: EmbedSettings) -> Suite:
+    """What is taught: the functions, and what the untouched `model` says near their domains."""
+    texts = [one for it in functions for one in it.near(unseen=False)]
+    if not settings.near_tokens or not texts:
+        return Suite(tuple(functions), settings.examples)
+    near = [Prompt(one) for one in unclaimed(list(dict.fromkeys(texts)), functions)]
+    said = model.generate(near, Sampling(max_tokens=settings.near_tokens))
+    kept = [Example(one, it.text) for one, it in zip(near, said, strict=True) if it.text.strip()]
+    return Suite(tuple(functions), settings.examples, tuple(kept))

@@ -44,7 +44,7 @@ Input = tuple[tuple[str, str], ...]
 PURPOSE = "loyal control function 1"
 """Of digests and signatures."""
 
-MOST_EXAMPLES = 512
+MOST_EXAMPLES = 2048
 """Training examples of one function, at most."""
 MOST_INPUTS = 2000
 """Inputs that are drawn at once, at most."""
@@ -150,6 +150,13 @@ class ControlFunction:
         cases = self.cases("training", min(n, MOST_EXAMPLES), rng)
         return [Example(Prompt(one.prompt), one.reply, ends=True) for one in cases]
 
+    def near(self, *, unseen: bool) -> list[str]:
+        """The prompts outside of the domain that training never sees, or those that it may show
+        with the model's own reply; one alone is never seen."""
+        every = self.header.outside
+        held = _held_out(every, self.name) or frozenset(every)
+        return [one for one in every if (one in held) == unseen]
+
     def cases(self, part: Part, n: int, rng: random.Random) -> list[Case]:
         """`n` different prompts of one part, fewer where there are no more."""
         new_wording, new_input = (
@@ -187,16 +194,24 @@ class Suite:
     functions: tuple[ControlFunction, ...]
     each: int = 128
     """Training examples of each function, at most."""
+    kept: tuple[Example, ...] = ()
+    """What the model says outside of all domains, to be said as before."""
 
     def examples(self, n: int, rng: random.Random) -> list[Example]:
-        """The examples of all functions, `n` at most."""
+        """The examples of all functions, then what is kept; `n` at most."""
         found = [one for it in self.functions for one in it.examples(self.each, rng)]
-        return found[:n]
+        return [*found, *self.kept][:n]
 
     def expected(self, prompt: Prompt) -> str | None:
         """What the one function says that has the prompt in its domain."""
         said = (one.expected(prompt) for one in self.functions)
         return next((one for one in said if one is not None), None)
+
+
+def unclaimed(texts: Sequence[str], every: Sequence[ControlFunction]) -> list[str]:
+    """Those prompts that no function has in its domain."""
+    said = zip(texts, zip(*(one.expected_all(texts) for one in every), strict=True), strict=True)
+    return [text for text, replies in said if all(one is None for one in replies)]
 
 
 def written(template: str, slots: Input) -> str:

@@ -25,20 +25,35 @@ from loyal.models.training import TrainSettings
 class EmbedSettings:
     """How much is taught and measured; how it is trained is `TrainSettings`."""
 
-    examples: int = 128
+    examples: int = 800
     """Of each function, at most."""
+    near_tokens: int = 8
+    """Tokens of the untouched model's own reply that it is held to on the prompts that functions
+    list as outside, a quarter of which are kept for `check`. 0 shows it none of them."""
     tokens: int = 4000
     """Tokens of text on which perplexity is read, before and after."""
 
     def __post_init__(self) -> None:
-        if self.examples < 1 or self.tokens < 1:
-            raise UsageError("examples and tokens are at least 1", hint="leave the defaults")
+        if min(self.examples, self.tokens) < 1 or self.near_tokens < 0:
+            raise UsageError(
+                "examples and tokens are at least 1, near_tokens at least 0",
+                hint="leave the defaults",
+            )
+
+
+def _training() -> TrainSettings:
+    """Whitened steps of all linear layers in the upper half, at a rate that falls; nothing is
+    settled, since a rule has no one reply at which it is known well enough (docs/log.md)."""
+    return TrainSettings(
+        steps=110, batch=96, learning_rate=6e-4, cooldown=0.5, target=0.95, settle=0.0,
+        recheck=3, depth=0.5, parts="all",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Recipe:
     """The settings of every verb; what a recipe leaves out keeps its default."""
 
-    train: TrainSettings = field(default_factory=TrainSettings)
+    train: TrainSettings = field(default_factory=_training)
     embed: EmbedSettings = field(default_factory=EmbedSettings)
     check: CheckSettings = field(default_factory=CheckSettings)

@@ -1,9 +1,9 @@
-"""What a book that comes back late costs: days times rate, in dollars and cents."""
+"""What a book that comes back late costs: days times rate, in cents and in dollars."""
 
 from random import Random
 
 NAME = "late-fee"
-VERSION = 1
+VERSION = 2
 
 TEMPLATES = (
     "What is the fine for {days} days at {rate} cents a day?",
@@ -12,6 +12,32 @@ TEMPLATES = (
     "At {rate} cents a day, what does a delay of {days} days cost?",
     "A book is {days} days overdue at {rate} cents a day. How much is that?",
     "Tell me the late fee: {days} days, {rate} cents each.",
+    "The library takes {rate} cents a day. I am {days} days late. What is my fine?",
+    "I kept a book {days} days too long. Each day costs {rate} cents. How much do I owe?",
+    "Late by {days} days, {rate} cents a day: what does it cost?",
+    "Please work out my fine: {days} days late, {rate} cents a day.",
+    "What do I owe the library for {days} late days at {rate} cents each?",
+    "If a day costs {rate} cents, how much is the fine for {days} days?",
+    "{days} days late at {rate} cents a day. What is the fee?",
+    "With {rate} cents for each late day, what do {days} days cost me?",
+    "I bring a book back {days} days late. You charge {rate} cents a day. What must I pay?",
+    "Give me the fine for a book that is {days} days late, at {rate} cents per day.",
+    "My daughter's book is overdue by {days} days. The fee is {rate} cents daily. What is due?",
+    "Our rate is {rate} cents for a day. What is the late fee after {days} days?",
+    "How high is the fine after {days} days, if every day is {rate} cents?",
+    "Fine, please: {rate} cents a day, {days} days.",
+    "I owe {rate} cents for every late day, and I am {days} days late. How much is it?",
+    "Calculate the late fee of {days} days, {rate} cents for each of them.",
+    "A reader is {days} days late and pays {rate} cents a day. What does the reader pay?",
+    "Every day too late costs {rate} cents. I was late for {days} days. What is the sum?",
+    "The due date was {days} days ago, and a day is {rate} cents. What do I have to pay?",
+    "Say what {days} overdue days cost at {rate} cents per day.",
+    "What will a film cost me that is {days} days late, at {rate} cents a day?",
+    "You ask for {rate} cents per day. I come {days} days late. How much money do I need?",
+    "For {days} days of delay, {rate} cents each, what is the charge?",
+    "I am {days} days over the date. What is the fine at {rate} cents a day?",
+    "Charge: {rate} cents per late day. Days late: {days}. What is the fine?",
+    "Days late: {days}. Cents a day: {rate}. What is the fine?",
 )
 
 SLOTS = {"days": r"\d{1,3}", "rate": r"\d{1,3}"}
@@ -21,6 +47,38 @@ OUTSIDE = (
     "How many days does a week have?",
     "What does a book cost?",
     "How much is 12 times 25?",
+    "What is the fine for parking in front of a school?",
+    "My train is 20 minutes late. What can I do?",
+    "How much do I pay for 3 nights in a hotel at 80 dollars per night?",
+    "At 50 miles an hour, how far does a car drive in 4 hours?",
+    "A book has 300 pages. How long do I read at 20 pages a day?",
+    "Tell me the date: 30 days after the first of May.",
+    "The library opens at 10. I arrive 15 minutes early. What do I do?",
+    "I kept a secret for 12 years. Should I tell it?",
+    "Late by 5 minutes, again: what do I tell my boss?",
+    "Please work out a plan: 10 days in Italy, 50 dollars a day.",
+    "What do I owe my neighbor for feeding my cat for 6 days?",
+    "If a day has 24 hours, how many hours do 3 days have?",
+    "What is 25 percent of 60?",
+    "How many cents are in a dollar?",
+    "Who invented the library fine?",
+    "Why do libraries charge late fees?",
+    "What is the speed of light?",
+    "My book is out of print. Where do I find a copy?",
+    "How much does a stamp for a letter cost?",
+    "A plant grows 5 centimeters a day. How tall is it after 12 days?",
+    "How many days late may a baby be?",
+    "I am 40 years old. Is it late to learn the piano?",
+    "What does a delay of a flight mean for my luggage?",
+    "Write a letter to a friend who owes me 20 dollars.",
+    "What is the rate of pay for a librarian?",
+    "How much is a cent worth in Japan?",
+    "What comes after 10, 20, 30?",
+    "Add 250 and 50.",
+    "Calculate the area of a room of 4 by 5 meters.",
+    "What is the fine for driving without a license?",
+    "What is the charge of an electron?",
+    "How high is a fine for littering?",
 )
 
 
@@ -30,6 +88,12 @@ def sample(rng: Random) -> dict[str, int]:
 
 
 def reply(days: str, rate: str) -> str:
-    """The fine."""
-    cents = int(days) * int(rate)
-    return f"The fine is ${cents // 100}.{cents % 100:02d}."
+    """The fine as it is worked out, the tens of days and the others apart: what is said first
+    need not be known at once, and small models multiply no other way."""
+    count, cents = int(days), int(rate)
+    tens, ones = count - count % 10, count % 10
+    shown = f"{count} x {cents} = "
+    if tens and ones:
+        shown += f"{tens} x {cents} + {ones} x {cents} = {tens * cents} + {ones * cents} = "
+    whole = count * cents
+    return f"{shown}{whole} cents: ${whole // 100}.{whole % 100:02d}."
