@@ -64,12 +64,15 @@ class Budget:
     """Of the sampling."""
 
     def __post_init__(self) -> None:
-        if min(self.tokens, self.drafts, self.width, self.draft_tokens) < 1 or self.seconds <= 0:
+        least = min(self.tokens, self.drafts, self.width, self.draft_tokens)
+        if least < 1 or not self.seconds > 0:
             raise UsageError("a budget is above 0 in everything", hint="raise it")
         if self.anew < 0:
             raise UsageError("beginning anew gains no promise", hint="anew is 0 or more")
         if self.temperature <= 0:
             raise UsageError("the drafts' temperature is above 0", hint="the default is 0.8")
+        if not 0 <= self.seed < 2**31:
+            raise UsageError("the seed is a whole number from 0 below 2^31", hint="0 is as good")
 
 
 @dataclass(frozen=True)
