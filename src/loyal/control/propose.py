@@ -24,7 +24,7 @@ from dataclasses import dataclass, field, replace
 
 from loyal import encoding
 from loyal.control.checkers import Spec, Verdict, checker, checkers
-from loyal.errors import ControlError, UsageError
+from loyal.errors import ControlError, EncodingError, UsageError
 from loyal.models.language_model import Enumerator, LanguageModel, Prompt, Replies, Sampling
 
 _FENCE = re.compile(r"```[\w+-]*\n(.*?)```", re.DOTALL)
@@ -120,7 +120,7 @@ class Certificate:
                     found = cls(task, spec, candidate, reason)
                     if found.digest.hex() == digest:
                         return found
-        except (ValueError, RecursionError):
+        except (ValueError, RecursionError, EncodingError):
             pass
         raise ControlError("this is no certificate, or it was changed", hint="solve it again")
 
