@@ -312,7 +312,7 @@ def _from_file(settings: KeySettings) -> list[str]:
     if len(texts) < settings.count:
         raise UsageError(
             f"{settings.file} holds {len(texts)} different prompts, {settings.count} are needed",
-            hint=f"add prompts, or pass --count {len(texts)}",
+            hint=f"add prompts, or pass --count {len(texts)}" if texts else "write one a line",
         )
     return _RNG.sample(texts, settings.count)
 
