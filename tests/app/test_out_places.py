@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 
 import pytest
-from stage import Run, VaultCase
+from stage import BEACON, Run, VaultCase
 
 from loyal.encoding import atomic_write, require_place
 from loyal.errors import StorageError
+from loyal.fingerprints import Beacon, Identity, Recipients, Vault, functional
+from loyal.fingerprints.functional import RuleSettings
 
 TASK = 'task = "Add."\n[checker]\nkind = "algebra"\nmode = "equal"\nexpected = "2"\n'
 MODEL = ("--model", "not-a-model")
@@ -54,6 +57,25 @@ def test_a_report_that_is_a_folder_is_refused_before_the_work(
 ) -> None:
     code, said = called(run, words, vault, vault.path.parent)
     assert (code, "cannot write" in said, "not-a-model" in said) == (1, True, False)
+
+
+def test_an_opening_without_a_place_is_not_noted(run: Run, tmp_path: Path) -> None:
+    identity = Identity.generate()
+    made = functional.create(
+        RuleSettings(), secrets.token_bytes(32),
+        model="a-model", tokenizer_digest="0" * 64, created_seconds=1,
+    )  # fmt: skip
+    drawn = functional.draw(made, Beacon.from_hex(BEACON))
+    path, key, keys = tmp_path / "v", tmp_path / "identity", tmp_path / "keys"
+    Vault.create(path, drawn, Recipients((identity.recipient,)))
+    key.write_text(identity.text)
+    opening = ("--vault", path, "--identity-file", key, "--keys", keys)
+    keys.write_text("".join(f"{one}\n" for one in functional.write_keys(drawn, 3, "test")))
+    refused = run("fingerprint", "rule", "open", *opening, "--out", tmp_path / "no" / "opening")
+    assert (refused.code, "cannot write" in refused.err) == (1, True)
+    assert not Vault.open(path, identity).opened
+    assert run("fingerprint", "rule", "open", *opening, "--out", tmp_path / "opening").code == 0
+    assert list(Vault.open(path, identity).opened) == [drawn.id]
 
 
 def test_what_has_a_place_can_be_written(tmp_path: Path) -> None:
