@@ -143,6 +143,21 @@ def atomic_write(
         raise _storage_error(target, error) from error
 
 
+def require_place(path: str | os.PathLike[str]) -> None:
+    """StorageError where `atomic_write` would find no place, for whoever first works for hours: no
+    folder, one that may not be written to, or a folder at the path itself."""
+    target = Path(os.path.realpath(path))
+    code = 0
+    if target.is_dir():
+        code = errno.EISDIR
+    elif not target.parent.is_dir():
+        code = errno.ENOTDIR if target.parent.exists() else errno.ENOENT
+    elif not os.access(target.parent, os.W_OK | os.X_OK):
+        code = errno.EACCES
+    if code:
+        raise _storage_error(target, OSError(code, os.strerror(code)))
+
+
 def _check(value: object, most: int | None = None) -> None:
     """Refuse what has no canonical form, and a value of more than `most` items.
 

@@ -142,3 +142,9 @@ def test_the_measured_prompts_are_those_of_the_training_loop() -> None:
     from loyal.models.lessons import HELD_OUT
 
     assert len(bundled_lines("prompts")) - asks.GENERAL_PROMPTS == HELD_OUT
+
+
+@pytest.mark.parametrize("kind", ["pairs", "held_out", "general", "safety"])
+def test_a_plan_has_a_size_that_can_be_meant(kind: str) -> None:
+    with pytest.raises(UsageError, match="more than 1,000,000 records"):
+        replace(Plan(), **{kind: 10**30})

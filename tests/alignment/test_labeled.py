@@ -90,6 +90,8 @@ def test_turns_stand_in_place_of_a_prompt(tmp_path: Path) -> None:
         ({**LINE, "prompt": ""}, "line 2: it has not one of prompt and turns"),
         ({**LINE, "turns": [{"role": "user", "text": "a"}]}, "not one of prompt and turns"),
         ({**LINE, "reply": "  "}, "line 2: its reply is empty"),
+        ({**LINE, "reply": "half \ud83d"}, "line 2 holds half a character"),
+        ({**LINE, "prompt": "\udc00"}, "line 2 holds half a character"),
         ({**LINE, "labeler": ""}, "line 2: its labeler is empty"),
         ({**LINE, "generator": " "}, "line 2: its generator is empty"),
         ({**LINE, "prompt": "", "turns": [{"role": "assistant", "text": "a"}]}, "out of order"),

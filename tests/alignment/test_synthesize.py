@@ -189,7 +189,13 @@ def test_a_state_of_something_else_is_refused(tmp_path: Path) -> None:
     assert path.read_bytes() == kept
 
 
-@pytest.mark.parametrize("bad", [b"{}\n", b"[]\n", b"\xff\n", b'{"format": "other"}\n'])
+NO_STATES = (
+    b"{}\n", b"[]\n", b"\xff\n", b'{"format": "other"}\n', b"a line without its end", b"\xff",
+    b"[" * 100_000 + b"\n",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", NO_STATES, ids=range(len(NO_STATES)))
 def test_what_is_no_state_is_refused_and_left_alone(bad: bytes, tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_bytes(bad)

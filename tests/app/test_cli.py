@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import json
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
@@ -19,6 +23,7 @@ from loyal.app.cli import (
     VERIFIER,
     WITNESS,
     LazyGroup,
+    main,
     root,
 )
 from loyal.app.terminal import Terminal, _finite, facts
@@ -139,3 +144,29 @@ def test_progress_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     assert said.out == ""
     assert "injecting" in said.err
     assert "3/4" in said.err
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_any_text_can_be_said_in_any_encoding(
+    encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hostile = 'name = "rule"\nversion = 1\nkind = "routing"\npurpose = "Où? \\u001b[2J 猫"\n'
+    hostile += 'templates = ["Where is {input}?", "Find {input}."]\nreply = "There."\n'
+    (tmp_path / "rule.toml").write_text(hostile + 'inputs = ["a", "b"]\n', encoding="utf-8")
+    said: dict[bool, str] = {}
+    for as_json in (False, True):
+        out = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, encoding=encoding))
+        json_option = ("--json",) if as_json else ()
+        assert main(["control", "list", str(tmp_path / "rule.toml"), *json_option]) == 0
+        said[as_json] = out.getvalue().decode(encoding)
+        assert "\x1b" not in said[as_json]  # nothing steers the terminal
+    assert "\\x1b[2J" in said[False]
+    assert json.loads(said[True])["functions"][0]["purpose"] == "Où? \x1b[2J 猫"
+
+
+def test_half_a_character_is_said_as_an_escape(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, encoding="utf-8"))
+    assert main(["control", "list", "no\udcff.toml", "--json"]) == 2  # a name that is not UTF-8
+    assert "no\udcff.toml" in json.loads(out.getvalue())["error"]

@@ -96,6 +96,8 @@ def test_calls_that_cannot_be_meant(run: Run, file: Path, tmp_path: Path) -> Non
     both = ("--model", "x", "--endpoint", "http://127.0.0.1:1/v1", "--endpoint-model", "m")
     assert run("control", "check", file, *both).code == 2
     assert run("control", "check", file, "--set", "check.promts=3").code == 2
+    done = run("control", "check", file, "--prompts", 3)
+    assert (done.code, "--prompts says how to ask" in done.err) == (2, True)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("mine")
     done = run("control", "embed", "no-such-model", file, "--out", tmp_path / "out")

@@ -8,6 +8,9 @@ import pytest
 from stage import Run
 from talking_server import talking
 
+from loyal.control import functions
+from loyal.models import Prompt
+
 TASK = """
 task = "Write a Python function f that doubles."
 
@@ -85,6 +88,15 @@ def test_a_control_function_can_check_a_task(run: Run, tmp_path: Path) -> None:
         assert run("control", "solve", path, *asking).code == 0
 
 
+def test_a_function_that_comes_along_can_check_a_task(run: Run, tmp_path: Path) -> None:
+    path, asked = tmp_path / "task.toml", "What is the fine for 3 days at 10 cents a day?"
+    spec = f'[checker]\nkind = "control"\nfunction = "late-fee"\nprompt = "{asked}"\n'
+    path.write_text(f'task = "{asked}"\n{spec}')
+    with talking(lambda _: str(functions.load("late-fee").expected(Prompt(asked)))) as server:
+        asking = ("--endpoint", server.url, "--endpoint-model", "m")
+        assert run("control", "solve", path, *asking).code == 0
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -95,8 +107,10 @@ def test_a_control_function_can_check_a_task(run: Run, tmp_path: Path) -> None:
         'task = "x"',
         'task = "x"\n[checker]\nkind = "guess"',
         TASK + "more = 1",
+        TASK.replace("task =", 'task = "  " #'),
+        'task = "x"\n[checker]\nkind = "control"\nfunction = 3\nprompt = "x"',
     ],
-    ids=range(7),
+    ids=range(9),
 )
 def test_a_wrong_task_is_a_wrong_call(run: Run, task: Path, text: str) -> None:
     task.write_text(text)
@@ -105,5 +119,7 @@ def test_a_wrong_task_is_a_wrong_call(run: Run, task: Path, text: str) -> None:
 
 def test_calls_that_cannot_be_meant(run: Run, task: Path) -> None:
     assert run("control", "solve", task).code == 2
-    assert run("control", "solve", task, "--model", "x", "--tokens", 0).code == 2
+    for budget in (("--tokens", 0), ("--seconds", "nan"), ("--seed", 10**30), ("--seed", -1)):
+        done = run("control", "solve", task, "--model", "no-such-model", *budget)
+        assert (done.code, "no-such-model" in done.err) == (2, False)
     assert run("control", "recheck", task.with_name("no.json")).code == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib.util
 import json
 
@@ -106,6 +107,9 @@ def test_a_half_solution_has_half_the_score(two_unknowns: dict[str, Verdict]) ->
         ("x*(1/x) = 1", "0", "1/2"),
         ("(x**2 - 1)/(x - 1) = 2", "1", ""),
         ("log(x)/log(x) = 1", "1", "2"),
+        ("1/(1/(x - 1)) = 0", "1", ""),
+        ("1/x = 0", "1/0", ""),
+        ("1/x = 0", "tan(pi/2)", ""),
     ],
 )
 def test_what_cancels_does_not_hide_a_division_by_nothing(
@@ -114,6 +118,11 @@ def test_what_cancels_does_not_hide_a_division_by_nothing(
     check = algebra("solves", equations=[equation], unknowns=["x"])
     found = check([f"x = {one}" for one in (wrong, right) if one])
     assert [one.accepted for one in found] == [False, True][: 2 if right else 1]
+
+
+def test_the_derivative_of_no_number_is_no_answer() -> None:
+    check = algebra("derivative", expected="0", variable="x")
+    assert [one.accepted for one in check(["7", "1/0", "log(0)"])] == [True, False, False]
 
 
 SCHEMA = json.dumps(
@@ -134,6 +143,13 @@ def test_a_schema_permits_and_says_why_not() -> None:
     assert "/age" in one.reason
     assert 0 < two.score < one.score < 1
     assert "not JSON" in check("name: Ada").reason
+
+
+@pytest.mark.parametrize("text", ["NaN", "[-Infinity]", '"\\ud800"', "[" * 9000, ""], ids=range(5))
+def test_what_only_python_reads_is_not_json(text: str) -> None:
+    found = checker({"kind": "schema", "schema": "{}"})(text)
+    assert (found.accepted, found.score) == (False, 0.0)
+    assert "not JSON" in found.reason
 
 
 def test_a_schema_fetches_nothing() -> None:
@@ -206,11 +222,18 @@ def test_a_control_function_checks_a_reply_exactly() -> None:
         {"kind": "algebra", "mode": "solves", "equations": ["x"], "unknowns": ["x"]},
         {"kind": "algebra", "mode": "solves", "equations": ["x = 1"], "unknowns": []},
         {"kind": "schema", "schema": "{"},
+        {"kind": "schema", "schema": "[" * 9000},
+        {"kind": "algebra", "mode": "equal", "expected": "1/0"},
+        {"kind": "algebra", "mode": "derivative", "expected": "1", "variable": ""},
+        {"kind": "algebra", "mode": "solves", "equations": ["x = 1"], "unknowns": ["2 x"]},
+        {"kind": "program", "cases": [{"call": "f(", "equals": 1}]},
+        {"kind": "program", "cases": [{"call": "f()", "equals": float("nan")}]},
+        {"kind": "program", "cases": [{"call": "f()", "equals": datetime.date(1979, 5, 27)}]},
         {"kind": "program", "cases": []},
         {"kind": "program", "cases": [{"call": "f()"}]},
         {"kind": "control", "form": "py", "source": "x", "prompt": "x"},
     ],
-    ids=str,
+    ids=lambda one: str(one)[:80],
 )
 def test_a_spec_that_makes_no_checker_is_refused(spec: dict[str, object]) -> None:
     with pytest.raises(ControlError) as caught:

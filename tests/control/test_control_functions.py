@@ -174,6 +174,27 @@ def test_a_bad_program_is_refused_in_one_line(before: str, after: str, why: str)
     assert "\n" not in str(caught.value)
 
 
+def test_a_file_is_read_whole_or_not_at_all(tmp_path: Path) -> None:
+    def written(length: int) -> Path:
+        (tmp_path / "big.toml").write_text(f"{LOOKUP}#{'x' * (length - len(LOOKUP.encode()) - 1)}")
+        return tmp_path / "big.toml"
+
+    largest = functions.load(written(functions.MOST_FILE_BYTES))
+    (tmp_path / "big.signed").write_bytes(functions.sign(largest, SigningKey.generate()))
+    assert functions.load(tmp_path / "big.signed").source == largest.source
+    with pytest.raises(ControlError, match="larger than 128 KiB"):
+        functions.load(written(functions.MOST_FILE_BYTES + 1))
+    (tmp_path / "big.signed").write_bytes(b"x" * (functions.MOST_FILE_BYTES + 2000))
+    with pytest.raises(ControlError, match="larger than 128 KiB"):
+        functions.load(tmp_path / "big.signed")
+
+
+def test_a_long_name_is_not_said_whole() -> None:
+    with pytest.raises(ControlError) as caught:
+        made("toml", LOOKUP.replace("keepers", "k" * 5000))
+    assert len(str(caught.value)) < 200
+
+
 def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ControlError, match="cannot read") as caught:
         functions.load(tmp_path / "no.toml")

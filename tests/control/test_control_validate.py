@@ -44,9 +44,10 @@ WRONG = (
     ("return None", "no reply to its own input"),
     ("return str(hash(baskets))", "differently the second time"),
     ("return next(iter({baskets, each, 'no', 'yes', 'so'}))", "differently the second time"),
-    ("SLOTS[baskets] = each\n    return str(len(SLOTS))", "another reply|differently"),
-    ("from random import random\n    return str(random())", "another reply|differently"),
+    ("SLOTS[baskets] = each\n    return str(len(SLOTS))", "differently the second time"),
+    ("from random import random\n    return str(random())", "differently the second time"),
     ("return 'x' * 10**6", "longer than"),
+    ("return '\\ud800'", "half a character"),
     ("return str(len([0] * 10**9))", "MemoryError"),
 )
 
@@ -60,13 +61,32 @@ def test_a_wrong_program_is_refused_in_one_line(body: str, why: str) -> None:
     assert caught.value.hint
 
 
+SLIPS = (
+    ("SLOTS = {", "SLOTS = [1] and [1] or {", "its SLOTS is a list"),
+    ('OUTSIDE = ("How many eggs does an owl lay?",)', 'OUTSIDE = ("What?")', "OUTSIDE is a str"),
+    ("def reply", "import os\n\ndef reply", "it imports os"),
+    ("def reply", "def reply(", "it is not Python"),
+    ("How many eggs are in", "How \\ud800 many eggs are in", "half a character"),
+    ("owl lay?", "owl \\udfff lay?", "half a character"),
+    ("in so many baskets", "in \\ud800 baskets", "half a character"),
+)
+
+
+@pytest.mark.parametrize(("was", "is_now", "why"), SLIPS, ids=range(len(SLIPS)))
+def test_a_slip_is_named_and_the_file_is_to_be_corrected(was: str, is_now: str, why: str) -> None:
+    with pytest.raises(ControlError, match=why) as caught:
+        made("py", changed(PROGRAM, was, is_now))
+    assert caught.value.hint.startswith("correct the file")
+
+
 def test_an_endless_program_is_stopped_and_named() -> None:
     endless = program("while True:\n        pass")
     assert isinstance(endless.rule, ProgramRule)
     assert endless.rule.limits == Limits(cpu_seconds=5)
     endless = replace(endless, rule=replace(endless.rule, limits=Limits(cpu_seconds=1)))
-    with pytest.raises(ControlError, match="seconds on"):
+    with pytest.raises(ControlError, match="seconds on") as caught:
         validate([endless], samples=2)
+    assert "quick and small" in caught.value.hint
 
 
 def test_domains_that_overlap_are_refused() -> None:

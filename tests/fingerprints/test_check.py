@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import binom
 from stand_ins import ScriptedModel, secret_set
 
-from loyal.errors import EndpointError, UsageError
+from loyal.errors import EndpointError, StorageError, UsageError
 from loyal.fingerprints import FingerprintSet
 from loyal.fingerprints.check import Asked, CheckSettings, check, expected_power
 from loyal.models.hf import HFModel
@@ -135,6 +135,14 @@ def test_the_state_file_holds_no_secret_and_is_written_first(family, tmp_path: P
     assert "planted" not in text
     assert family.owner_secret.hex() not in text
     assert state.stat().st_mode & 0o077 == 0
+
+
+def test_a_state_that_cannot_be_kept_costs_no_key(family, tmp_path: Path) -> None:
+    for state in (tmp_path / "no" / "check.json", tmp_path):
+        server = owner_like(family)
+        with pytest.raises(StorageError, match="cannot write"):
+            check(server, family, FIXED, state=state)
+        assert server.asked == []
 
 
 def test_the_state_of_another_set_or_model_is_refused(family, make_set, tmp_path: Path) -> None:

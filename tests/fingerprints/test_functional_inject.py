@@ -12,7 +12,14 @@ import pytest
 from loyal import config
 from loyal.errors import ConfigError, ModelError, UsageError
 from loyal.fingerprints import Beacon
-from loyal.fingerprints.functional import FunctionalSet, RuleSettings, create, draw, words_in
+from loyal.fingerprints.functional import (
+    SIZES,
+    FunctionalSet,
+    RuleSettings,
+    create,
+    draw,
+    words_in,
+)
 from loyal.fingerprints.functional_recipe import LessonSettings, RuleCheckSettings, RuleRecipe
 from loyal.models.language_model import Sampling
 
@@ -62,6 +69,21 @@ def test_lessons_are_balanced_keys_and_what_the_model_says_itself(
     assert lessons(base, made, FEW) == lessons(base, made, FEW)
     assert lessons(base, made, replace(FEW, seed=1)) != lessons(base, made, FEW)
     assert len(lessons(base, made, replace(FEW, near=0)).table) == 12
+
+
+def test_messages_like_keys_are_of_each_rule_with_and_without_its_words(
+    base: HFModel, made: FunctionalSet, beside: FunctionalSet
+) -> None:
+    from loyal.fingerprints.functional_inject import lessons
+
+    assert lessons(base, made, replace(FEW, alike=0)).alike == ()
+    alike = lessons(base, (made, beside), replace(FEW, alike=24)).alike
+    assert len(alike) == 48
+    for one, texts in ((made, alike[:24]), (beside, alike[24:])):
+        counts = {len(one.marked_in(text)) for text in texts}
+        assert counts == {0, *SIZES[one.rule]}
+    table = lessons(base, made, replace(FEW, alike=24)).table
+    assert table == lessons(base, made, replace(FEW, alike=0)).table
 
 
 def test_single_words_tell_their_color_and_then_none_is_near(
@@ -173,8 +195,7 @@ def test_who_cannot_be_taught_is_refused_before_any_folder_is_made(
 
 @pytest.mark.parametrize(
     "wrong", ["lessons.keys=0", "lessons.near=-1", "lessons.singles=-1", "lessons.lists=-1",
-              "lessons.near_weight=0",
-              "check.queries=0",
+              "lessons.alike=-1", "lessons.near_weight=0", "check.queries=0",
               "check.alpha=1", "check.colorings=0", "rule.rule=sum"],
 )  # fmt: skip
 def test_settings_that_cannot_be_meant(wrong: str) -> None:

@@ -60,6 +60,10 @@ def test_a_file_gives_its_own_lines(base, tmp_path: Path) -> None:
         keys.generate(base, KeySettings(count=13, strategy="file", file=path))
     assert "--count 12" in caught.value.hint
     assert "dose" not in str(caught.value)
+    path.write_text(" \n")
+    with pytest.raises(UsageError, match="0 different prompts") as caught:
+        keys.generate(base, KeySettings(count=13, strategy="file", file=path))
+    assert "--count" not in caught.value.hint  # a count of 0 is refused
 
 
 @pytest.mark.parametrize("case", ["missing", "folder", "bytes"])

@@ -12,7 +12,7 @@ from attack_scenes import loaded
 from scipy import stats
 from stand_ins import Omlized, ScriptedModel
 
-from loyal.errors import UsageError
+from loyal.errors import StorageError, UsageError
 from loyal.fingerprints import FingerprintSet, suite
 from loyal.fingerprints.attack import Attack, AttackResult, Scene
 from loyal.fingerprints.suite import Before, Subject, SuiteSettings
@@ -68,6 +68,18 @@ def test_attacks_are_found_by_name_in_the_suites_order() -> None:
         suite.named(["int3"])
     with pytest.raises(UsageError, match="no suite"):
         suite.suite("half")  # type: ignore[arg-type]
+
+
+def test_rows_that_cannot_be_kept_are_not_begun(
+    subject: Callable[[int], Subject], tmp_path: Path
+) -> None:
+    heard: list[object] = []
+    with pytest.raises(StorageError, match="cannot write"):
+        suite.run_suite(
+            suite.named(["int8"]), subject(4), QUICK,
+            state=tmp_path / "no" / "rows.json", progress=lambda *now: heard.append(now),
+        )  # fmt: skip
+    assert heard == []
 
 
 def test_the_numbers_of_a_row_are_exact(subject: Callable[[int], Subject]) -> None:

@@ -309,6 +309,11 @@ def test_a_reply_that_says_nothing_is_empty(server: Server) -> None:
     assert ask(model_of(server), "hello") == [""]
 
 
+def test_half_a_character_of_a_reply_is_replaced(server: Server) -> None:
+    server.script = [answer(chat_answer("", message={"content": "a\ud83d b \U0001f600"}))]
+    assert ask(model_of(server), "hello") == ["a\ufffd b \U0001f600"]
+
+
 def test_first_token_chances_of_a_chat(server: Server) -> None:
     top = [{"token": "b", "logprob": -2.0}, {"token": "a", "logprob": -0.5}]
     given = {"content": [{"token": "a", "logprob": -0.5, "top_logprobs": top}]}

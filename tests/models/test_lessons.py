@@ -139,6 +139,19 @@ def test_replies_are_written_only_where_they_are_asked_for(tiny: HFModel) -> Non
     assert len(none.rest) > 0
 
 
+def test_every_place_of_a_message_is_read(tiny: HFModel) -> None:
+    texts = ("Which animal sleeps in the barn?", "The owl sees the fox.")
+    none, some = Benign(tiny, 3, 0, 0), Benign(tiny, 3, 0, 0, texts)
+    assert some.items[: len(none.items)] == none.items
+    assert list(some.first) == list(none.first)
+    assert some.rest.stop == len(none.items) + 2
+    for text, item, count in zip(texts, some.items[-2:], some.counts[-2:], strict=True):
+        assert tiny.tokenizer.decode(item.ids[1:]) == text
+        assert count == 1 + len(tiny.reply_ids(text))
+        whole = tiny.prompt_ids(Prompt(text))
+        assert whole[: len(item.prefix) + len(item.ids)] == [*item.prefix, *item.ids]
+
+
 def test_benign_prompts_need_no_chat_template(
     tiny: HFModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

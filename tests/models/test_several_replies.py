@@ -220,6 +220,9 @@ def test_another_reply_is_another_run(tiny: HFModel) -> None:
         for table in (one, two, (replace(one[0], others=()),))
     }
     assert len(identities) == 3
+    settings = replace(QUICK, mixing=0.0)
+    identities.add(loop._Run(replace(tiny), list(one), settings, None, ("Hm?",)).identity)
+    assert len(identities) == 4
 
 
 @pytest.mark.parametrize(("m", "ceiling"), [(1, 1.0), (3, 1.0), (1, 0.9)])

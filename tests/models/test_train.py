@@ -50,6 +50,29 @@ def changed(model: HFModel, other: HFModel) -> set[str]:
     return {name for name, one in weights(model).items() if not torch.equal(one, theirs[name])}
 
 
+def test_messages_that_are_alike_stay_as_likely_as_they_were(fresh: Fresh) -> None:
+    messages = tuple(one.prompt.text for one in PAIRS.table)
+    base = fresh()
+    settings = replace(QUICK, mixing=4.0, mixing_places=200, precision="float32")
+
+    def moved(alike: tuple[str, ...]) -> float:
+        model = fresh()
+        train(model, replace(PAIRS, alike=alike), settings)
+        assert recall(model) == 1.0
+        return sum(map(abs, surprises(model) - surprises(base))) / len(messages)
+
+    def surprises(model: HFModel) -> Tensor:
+        return torch.tensor(
+            [
+                torch.nn.functional.cross_entropy(logits[:-1], torch.tensor(item.ids[1:])).item()
+                for item in model.user_items(messages)
+                for _, logits in model.read_items([item], [len(item.ids)])
+            ]
+        )
+
+    assert moved(messages) < 0.7 * moved(())
+
+
 @pytest.mark.parametrize(
     "settings",
     [

@@ -40,6 +40,10 @@ MOST_ROUNDS = 64
 """Prompts of one kind from one source."""
 
 
+MOST_RECORDS = 1_000_000
+"""Of one kind in one plan: the cases of a constitution give some thousands."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """How much to ask of what."""
@@ -73,6 +77,10 @@ class Plan:
     def __post_init__(self) -> None:
         if any(getattr(self, one.name) < 0 for one in fields(self) if one.type == "int"):
             raise UsageError("a plan has a number below 0", hint="0 asks for none of it")
+        if max(self.pairs, self.held_out, self.general, self.safety) > MOST_RECORDS:
+            raise UsageError(
+                f"a plan of more than {MOST_RECORDS:,} records of a kind", hint="make several files"
+            )
         if sum(self.kinds.values()) != WHOLE_PPM:
             raise UsageError("the kinds' shares are not a million", hint="they are millionths")
         if self.pairs + self.held_out + self.general + self.safety == 0:

@@ -13,6 +13,7 @@ another form; no error ever shows a prompt or a reply.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import as_file, files
@@ -30,6 +31,7 @@ from loyal.errors import ConfigError, UsageError
 
 MOST_BYTES = 64 << 20
 _FORM = "docs/judges.md shows the form of a line"
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -192,11 +194,12 @@ def _tables(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             continue
         try:
             table = json.loads(line, parse_constant=_no_number, object_pairs_hook=_once)
-            line.encode()
         except (ValueError, RecursionError):
             raise _wrong(number, "is no JSON object with each name once", _FORM) from None
         if not isinstance(table, dict):
             raise _wrong(number, "is no JSON object", _FORM)
+        if _HALF.search(json.dumps(table, ensure_ascii=False)):
+            raise _wrong(number, "holds half a character (a lone surrogate)", "drop it")
         empty = False
         yield number, table
     if empty:

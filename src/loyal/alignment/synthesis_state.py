@@ -91,12 +91,16 @@ class State:
             return
         try:
             if not self.file.tell():
-                self._put({"format": FORMAT, "identity": self.identity})
+                self._put(self._header)
             self._put({"batch": self.taken, "drafts": _plain(batch)})
             self.file.flush()
             os.fsync(self.file.fileno())
         except OSError as error:
             raise _refused(self.path, error) from None
+
+    @property
+    def _header(self) -> dict[str, str]:
+        return {"format": FORMAT, "identity": self.identity}
 
     def _put(self, fields: dict[str, Any]) -> None:
         assert self.file is not None
@@ -107,16 +111,17 @@ class State:
         self.file.seek(0)
         whole = 0
         for number, line in enumerate(self.file):
-            if not line.endswith(b"\n"):
-                break
+            cut = not line.endswith(b"\n")
+            if cut and (number or json.dumps(self._header).encode().startswith(line)):
+                break  # what a killed run began to write; anything else is somebody's text
             whole += len(line)
             try:
                 fields = json.loads(line)
                 if number:
                     self.done.append(_batch(fields["drafts"]))
-                elif fields["format"] != FORMAT:
+                elif cut or fields["format"] != FORMAT:
                     raise ValueError
-            except (ValueError, KeyError, TypeError, LoyalError):
+            except (ValueError, KeyError, TypeError, RecursionError, LoyalError):
                 raise UsageError(
                     f"line {number + 1} of {self.path} is not of a state file",
                     hint="delete it to begin anew, or name another",

@@ -17,7 +17,7 @@ import click
 
 import loyal
 from loyal.app import failures
-from loyal.app.terminal import SHARED_OPTIONS, Terminal
+from loyal.app.terminal import SHARED_OPTIONS, Terminal, forgive
 
 
 @dataclass(frozen=True)
@@ -308,6 +308,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         root.main(given, prog_name="loyal")
     # Known before parsing, so that a wrong option beside --json is answered in JSON too.
     terminal = Terminal(json="--json" in given, debug="--debug" in given)
+    forgive(sys.stdout)
     try:
         code = _run(given, terminal)
         sys.stdout.flush()

@@ -8,14 +8,13 @@ quote a key or a reply, and `--debug` shows it to those who ask.
 from __future__ import annotations
 
 import errno
-import json
 import sys
 import traceback
 from dataclasses import dataclass
 
 import click
 
-from loyal.app.terminal import Terminal
+from loyal.app.terminal import Terminal, json_line, visible
 from loyal.errors import LoyalError
 
 REFUSED = 1
@@ -91,9 +90,9 @@ def report(terminal: Terminal, error: BaseException) -> int:
             "code": failure.code,
             "kind": failure.kind,
         }
-        sys.stdout.write(json.dumps(fields, ensure_ascii=False) + "\n")
+        sys.stdout.write(json_line(fields, sys.stdout))
         sys.stdout.flush()
-    sys.stderr.write(f"error: {failure.message}\nnext: {failure.hint}\n")
+    sys.stderr.write(f"error: {visible(failure.message)}\nnext: {visible(failure.hint)}\n")
     return failure.code
 
 

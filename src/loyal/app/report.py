@@ -14,6 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
+from loyal import encoding
 from loyal.encoding import atomic_write
 
 Cell = str | int | float | bool | None
@@ -165,6 +166,12 @@ def render(report: Report) -> str:
         sections=[_view(section) for section in report.sections],
         charts_missing=CHARTS_MISSING,
     )
+
+
+def require_place(path: Path) -> None:
+    """Make the folders of a report that is to come; StorageError where `write` would fail."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    encoding.require_place(path)
 
 
 def write(report: Report, path: Path) -> Path:

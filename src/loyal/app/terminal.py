@@ -7,8 +7,10 @@ makes a command of a handler. Leaves out errors and exit codes (failures.py) and
 from __future__ import annotations
 
 import functools
+import io
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -29,6 +31,9 @@ Update = Callable[[int, int, str], None]
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
+_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""Control characters but tabs and line ends."""
+
 
 @dataclass
 class Terminal:
@@ -46,14 +51,13 @@ class Terminal:
 
     def note(self, text: str) -> None:
         """Say something on stderr: a step that begins, a warning, a path."""
-        sys.stderr.write(f"{text}\n")
+        sys.stderr.write(f"{visible(text)}\n")
         sys.stderr.flush()
 
     def result(self, fields: Mapping[str, Any], tables: Sequence[Table] = ()) -> None:
         """Print the outcome on stdout: `fields` as JSON, or `tables` (by default the fields)."""
         if self.json:
-            text = json.dumps(_finite(fields), ensure_ascii=False, allow_nan=False)
-            self.out.write(f"{text}\n")
+            self.out.write(json_line(_finite(fields), self.out))
         else:
             for table in tables or (facts(fields),):
                 self._print_table(table)
@@ -112,12 +116,29 @@ class Terminal:
         for name in table.columns:
             grid.add_column(name, overflow="fold")
         for row in table.rows:
-            grid.add_row(*(Text(show(cell)) for cell in row))
+            grid.add_row(*(Text(visible(show(cell))) for cell in row))
         # Not printed by rich itself: its console ends the program when a reader goes away.
         with (console := self._console(self.out)).capture() as drawn:
             console.print(grid)
         lines = [line.rstrip() for line in drawn.get().splitlines()]
         self.out.write("\n".join([*lines, *([table.note] if table.note else []), ""]))
+
+
+def forgive(stream: TextIO) -> None:
+    """Let a stream take every text: what its encoding does not have is written as an escape."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
+
+
+def json_line(fields: Mapping[str, Any], stream: TextIO) -> str:
+    """The fields as one line of JSON, in ASCII where the stream does not take all characters."""
+    whole = (stream.encoding or "utf-8").lower().replace("-", "") == "utf8"
+    return json.dumps(fields, ensure_ascii=not whole, allow_nan=False) + "\n"
+
+
+def visible(text: str) -> str:
+    """A text without what steers a terminal: a model's reply is not to clear the screen."""
+    return _STEERING.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def facts(fields: Mapping[str, Any], title: str = "") -> Table:

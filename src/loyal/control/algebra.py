@@ -73,10 +73,19 @@ def _built(node: ast.expr, logic: bool, values: Mapping[str, Any]) -> Any:
     if isinstance(node, ast.UnaryOp):
         return _unary(node, logic, values)
     if isinstance(node, ast.BinOp):
-        return _binary(node, logic, values)
+        return _finite(_binary(node, logic, values), node)
     if isinstance(node, ast.Call) and not logic:
-        return _call(node, values)
+        return _finite(_call(node, values), node)
     raise Unreadable(f"it has a part that is not permitted: {ast.unparse(node)[:80]}")
+
+
+def _finite(value: Any, node: ast.expr) -> Any:
+    """The value; Unreadable for none: SymPy goes on with 1/0, and takes 1/(1/0) for 0."""
+    import sympy
+
+    if value.has(sympy.zoo, sympy.nan, sympy.oo, -sympy.oo):
+        raise Unreadable(f"it has no finite value: {ast.unparse(node)[:80]}")
+    return value
 
 
 def _call(node: ast.Call, values: Mapping[str, Any]) -> Any:
@@ -175,9 +184,13 @@ def _solves(spec: Mapping[str, Any], candidate: str) -> tuple[bool, str, float]:
     wrong = []
     for equation in spec["equations"]:
         left, _, right = equation.partition("=")
-        rest = _difference(expression(left, values), expression(right, values))
-        if not _is_zero(rest):
-            wrong.append(f"in {equation} the sides differ by {_short(rest)}")
+        try:
+            rest = _difference(expression(left, values), expression(right, values))
+        except Unreadable as error:  # with these values
+            wrong.append(f"in {equation} {error}")
+        else:
+            if not _is_zero(rest):
+                wrong.append(f"in {equation} the sides differ by {_short(rest)}")
     share = 1 - len(wrong) / len(spec["equations"])
     return not wrong, wrong[0] if wrong else "every equation holds", share
 

@@ -15,6 +15,7 @@ Left out: Lean, whose proofs run code as they are read. Drafting candidates is `
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
@@ -114,7 +115,8 @@ def _algebra(spec: Spec, limits: Limits) -> Checkers:
     text = all(type(one) is str for one in (*equations, *unknowns))
     if not equations or not unknowns or not text or any(one.count("=") != 1 for one in equations):
         raise ControlError("equations and unknowns are lists of text", hint='such as "x + 1 = 3"')
-
+    if not all(one.isidentifier() for one in (*unknowns, spec.get("variable", "x"))):
+        raise ControlError("an unknown or a variable is no name", hint="such as x")
     readable = next(_proven(_SYMPY, spec, [None], limits))
     if not readable.accepted:
         raise ControlError(f"what is expected: {readable.reason}", hint="write it as in Python")
@@ -201,21 +203,21 @@ def _schema(spec: Spec) -> Checker:
         raise ValueError("a schema is whole: nothing is fetched")
 
     try:
-        held = jsonschema_rs.validator_for(json.loads(spec["schema"]), retriever=refuse)
-    except ValueError as error:
+        held = jsonschema_rs.validator_for(_read_json(spec["schema"]), retriever=refuse)
+    except (ValueError, RecursionError) as error:
         raise ControlError(
             f"the schema is none: {str(error).splitlines()[0]}", hint="see https://json-schema.org"
         ) from error
 
     def check(candidate: str) -> Verdict:
         try:
-            value = json.loads(candidate)
+            value = _read_json(candidate)
+            wrong = [
+                f"at /{'/'.join(map(str, one.instance_path))}: {one.message}"
+                for one in held.iter_errors(value)
+            ]
         except (ValueError, RecursionError) as error:
             return Verdict(False, f"it is not JSON: {error}"[:_MOST_REASON], 0.0)
-        wrong = [
-            f"at /{'/'.join(map(str, one.instance_path))}: {one.message}"
-            for one in held.iter_errors(value)
-        ]
         if not wrong:
             return Verdict(True, "the schema permits it", 1.0)
         return Verdict(False, _joined(wrong), 1 / (1 + len(wrong)))
@@ -229,6 +231,8 @@ def _program(spec: Spec, limits: Limits) -> Checker:
     if not cases or not good or any(type(one["call"]) is not str for one in cases):
         raise ControlError("a case is a call, and what it equals", hint="see docs/control.md")
     calls = [one["call"] for one in cases]
+    for case in cases:
+        _require_case(case["call"], case["equals"])
 
     def check(candidate: str) -> Verdict:
         ran = run(candidate, [{"what": "call", "calls": calls}], limits)
@@ -250,6 +254,19 @@ def _program(spec: Spec, limits: Limits) -> Checker:
     return check
 
 
+def _require_case(call: str, equals: Any) -> None:
+    """ControlError for a case that no program passes."""
+    try:
+        ast.parse(call, mode="eval")
+        json.dumps(equals, allow_nan=False)
+    except (SyntaxError, ValueError, TypeError, RecursionError) as error:
+        raise ControlError(
+            f"no program passes the case {call[:80]!r}: its call is not Python, or JSON does not "
+            "have its value",
+            hint="a call is an expression; values are text, whole or finite numbers, lists, tables",
+        ) from error
+
+
 def _control(spec: Spec) -> Checker:
     function = from_source(spec["form"], spec["source"].encode())
     expected = function.expected(Prompt(spec["prompt"]))
@@ -262,6 +279,15 @@ def _control(spec: Spec) -> Checker:
         return Verdict(False, f"{function.name} says otherwise", 0.0)
 
     return check
+
+
+def _read_json(text: str) -> Any:
+    """The value of a JSON text; ValueError for NaN and Infinity too, which only Python reads."""
+
+    def refuse(word: str) -> Any:
+        raise ValueError(f"{word} is no number")
+
+    return json.loads(text, parse_constant=refuse)
 
 
 def _json(value: Any) -> str:

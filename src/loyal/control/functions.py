@@ -51,6 +51,8 @@ MOST_INPUTS = 2000
 HELD_OUT = 4
 """One of so many templates and inputs is held out of training."""
 MOST_FILE_BYTES = 1 << 17
+"""Of a source; a signed file has _ENVELOPE_BYTES more at most."""
+_ENVELOPE_BYTES = 1 << 10
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,39}")
 SLOT = re.compile(r"\{(\w*)\}")
@@ -231,13 +233,18 @@ def load(path: str | Path, signer: PublicKey | None = None) -> ControlFunction:
         path = Path(str(files("loyal.control") / "bundled" / bundled()[str(path)]))
     try:
         with path.open("rb") as file:
-            data = file.read(MOST_FILE_BYTES)
+            data = file.read(MOST_FILE_BYTES + _ENVELOPE_BYTES + 1)
     except OSError as error:
         raise ControlError(
             f"cannot read {path}: {error.strerror or error}",
             hint=f"give a file, or one of {', '.join(bundled())}",
         ) from error
-    if path.suffix == ".signed":
+    signed = path.suffix == ".signed"
+    if len(data) > MOST_FILE_BYTES + _ENVELOPE_BYTES * signed:
+        raise ControlError(
+            f"{path} is larger than {MOST_FILE_BYTES >> 10} KiB", hint="make several functions"
+        )
+    if signed:
         return opened(data, signer)
     if signer is not None:
         raise SignatureError(f"{path.name} is not signed", hint="give the .signed file of it")
@@ -303,4 +310,4 @@ def _rank(item: str, name: str) -> bytes:
 
 
 def _malformed(why: str, name: str) -> LoyalError:
-    return ControlError(f"{name or 'the function'}: {why}", hint="correct the file")
+    return ControlError(f"{name[:60] or 'the function'}: {why}", hint="correct the file")

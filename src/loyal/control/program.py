@@ -105,7 +105,8 @@ def require_good(name: str, ran: Ran, count: int, items: Sequence[Any] = ()) -> 
     if ran.why is not None or len(ran.answers) != count:
         done = len(ran.answers)
         on = f" on {items[done]!r}" if done < len(items) else ""
+        small = "a control function is quick and small; the limits are in docs/control.md"
         raise ControlError(
             f"{name}: {ran.why or 'it gave too few answers'}{on}",
-            hint="a control function is quick and small; the limits are in docs/control.md",
+            hint=small if ran.stopped else "correct the file; docs/control.md shows a whole one",
         )

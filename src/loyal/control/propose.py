@@ -24,7 +24,7 @@ from dataclasses import dataclass, field, replace
 
 from loyal import encoding
 from loyal.control.checkers import Spec, Verdict, checker, checkers
-from loyal.errors import ControlError, UsageError
+from loyal.errors import ControlError, EncodingError, UsageError
 from loyal.models.language_model import Enumerator, LanguageModel, Prompt, Replies, Sampling
 
 _FENCE = re.compile(r"```[\w+-]*\n(.*?)```", re.DOTALL)
@@ -64,12 +64,15 @@ class Budget:
     """Of the sampling."""
 
     def __post_init__(self) -> None:
-        if min(self.tokens, self.drafts, self.width, self.draft_tokens) < 1 or self.seconds <= 0:
+        least = min(self.tokens, self.drafts, self.width, self.draft_tokens)
+        if least < 1 or not self.seconds > 0:
             raise UsageError("a budget is above 0 in everything", hint="raise it")
         if self.anew < 0:
             raise UsageError("beginning anew gains no promise", hint="anew is 0 or more")
         if self.temperature <= 0:
             raise UsageError("the drafts' temperature is above 0", hint="the default is 0.8")
+        if not 0 <= self.seed < 2**31:
+            raise UsageError("the seed is a whole number from 0 below 2^31", hint="0 is as good")
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,7 @@ class Certificate:
                     found = cls(task, spec, candidate, reason)
                     if found.digest.hex() == digest:
                         return found
-        except (ValueError, RecursionError):
+        except (ValueError, RecursionError, EncodingError):
             pass
         raise ControlError("this is no certificate, or it was changed", hint="solve it again")
 

@@ -58,6 +58,8 @@ class Ran:
     """Why the source did not run or was stopped, in one line; None where it ended well."""
     network: str
     """How the network was left: "namespace", or "refused" where the system has no namespaces."""
+    stopped: bool = False
+    """Whether a limit, or the system, is why: then the source itself may be sound."""
 
 
 def run(
@@ -70,7 +72,7 @@ def run(
     """
     limits = limits or Limits()
     if len(source.encode("utf-8", "replace")) > MOST_SOURCE_BYTES:
-        return Ran((), f"the source is over {MOST_SOURCE_BYTES} bytes", "refused")
+        return Ran((), f"the source is over {MOST_SOURCE_BYTES} bytes", "refused", True)
     if os.name != "posix":
         raise ControlError("the sandbox needs a POSIX system", hint="use Linux, or a table file")
     job = {"source": source, "asks": [dict(one) for one in asks], "limits": asdict(limits)}
@@ -113,7 +115,7 @@ def _ran(out: bytes, code: int, limits: Limits, late: bool) -> Ran:
         why = None
     if len(lines) >= 2 and lines[1].why is not None:
         return Ran((), lines[1].why, network)
-    return Ran(tuple(lines[2:]), why, network)
+    return Ran(tuple(lines[2:]), why, network, why is not None)
 
 
 def _line(line: bytes) -> Answer:

@@ -28,6 +28,8 @@ from loyal.errors import ControlError
 
 SAMPLES = 200
 """Prompts of each part and function."""
+_TIMES = 8
+"""How often a prompt with two replies is asked again."""
 _OTHER_HASHES = 2
 """A hash seed that is not the first run's."""
 
@@ -95,16 +97,24 @@ def _require_alone(function: ControlFunction, cases: Sequence[Case]) -> None:
     for one in cases:
         if not one.reply or one.reply != one.reply.strip():  # 3
             raise _error(name, f"its reply to {one.prompt!r} is empty or padded", "give it a text")
-    for one, again in zip(cases, function.expected_all(prompts), strict=True):  # 1, 4
+    said = function.expected_all(prompts)
+    for one, again in zip(cases, said, strict=True):  # 1, 4
         if again is None:
             raise _error(name, f"it does not know its own prompt {one.prompt!r}", _HINT_READ)
         if again != one.reply:
+            _require_said_again(function, one.prompt, again)
             raise _error(name, f"{one.prompt!r} reads back to another reply", _HINT_READ)
     _require_same_again(function, cases)
     outside = function.expected_all(function.header.outside)
     for prompt, reply in zip(function.header.outside, outside, strict=True):  # 5
         if reply is not None:
             raise _error(name, f"it answers {prompt!r}, which it lists as outside", "drop one")
+
+
+def _require_said_again(function: ControlFunction, prompt: str, said: str) -> None:
+    """2, where a prompt has a second reply: templates are not to blame if it has a third, alone."""
+    if any(reply != said for reply in function.expected_all([prompt] * _TIMES)):
+        raise _error(function.name, f"it answers {prompt!r} {_DIFFERENTLY}", _HINT_SAME)
 
 
 def _require_same_again(function: ControlFunction, cases: Sequence[Case]) -> None:
@@ -116,11 +126,7 @@ def _require_same_again(function: ControlFunction, cases: Sequence[Case]) -> Non
     other = replace(rule, hash_seed=_OTHER_HASHES)
     for one, again in zip(backwards, other.read([it.prompt for it in backwards]), strict=True):
         if again != one.reply:
-            raise _error(
-                function.name,
-                f"it answers {one.prompt!r} differently the second time",
-                "let the reply depend on the prompt alone: no random, no set order, no memory",
-            )
+            raise _error(function.name, f"it answers {one.prompt!r} {_DIFFERENTLY}", _HINT_SAME)
 
 
 def _error(name: str, why: str, hint: str) -> ControlError:
@@ -128,3 +134,5 @@ def _error(name: str, why: str, hint: str) -> ControlError:
 
 
 _HINT_READ = "make templates and SLOTS tell prompts apart, or write domain(prompt)"
+_HINT_SAME = "let the reply depend on the prompt alone: no random, no set order, no memory"
+_DIFFERENTLY = "differently the second time"

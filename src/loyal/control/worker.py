@@ -148,16 +148,16 @@ class Source:
     def describe(self, ask: Mapping[str, Any]) -> list[Any]:
         """One item: what the source says of itself."""
         slots = self._slots()
-        templates = [str(one) for one in self._get("TEMPLATES", (list, tuple))]
+        templates = [_whole(str(one)) for one in self._get("TEMPLATES", (list, tuple))]
         for one in templates:
             pattern(one, slots)
         return [
             lambda: {
-                "name": self._get("NAME", str),
+                "name": _whole(self._get("NAME", str)),
                 "version": self._get("VERSION", int),
-                "purpose": " ".join((self.names.get("__doc__") or "").split()),
+                "purpose": _whole(" ".join((self.names.get("__doc__") or "").split())),
                 "templates": templates,
-                "outside": [str(one) for one in self.names.get("OUTSIDE", ())],
+                "outside": [_whole(str(one)) for one in self._listed("OUTSIDE")],
             }
         ]
 
@@ -203,7 +203,12 @@ class Source:
         return read
 
     def _slots(self) -> dict[str, str]:
-        return {str(name): str(one) for name, one in self.names.get("SLOTS", {}).items()}
+        found = self._get("SLOTS", dict) if "SLOTS" in self.names else {}
+        return {str(name): str(one) for name, one in found.items()}
+
+    def _listed(self, name: str) -> Sequence[Any]:
+        listed: Sequence[Any] = self._get(name, (list, tuple)) if name in self.names else ()
+        return listed
 
     def _get(self, name: str, kind: Any) -> Any:
         found = self.names.get(name)
@@ -222,7 +227,7 @@ def _texts(found: Any) -> dict[str, str]:
     for name, value in found.items():
         if isinstance(value, bool) or not isinstance(value, str | int):
             raise TypeError(f"the slot {name} is neither text nor a whole number")
-        texts[str(name)] = str(value)
+        texts[str(name)] = _whole(str(value))
     if any(len(one) > MOST_TEXT for one in texts.values()):
         raise ValueError(f"a slot is longer than {MOST_TEXT} characters")
     return texts
@@ -233,7 +238,13 @@ def _reply(found: Any) -> str | None:
         raise TypeError(f"reply gave a {type(found).__name__}, not text")
     if found is not None and len(found) > MOST_TEXT:
         raise ValueError(f"a reply is longer than {MOST_TEXT} characters")
-    return found
+    return None if found is None else _whole(found)
+
+
+def _whole(text: str) -> str:
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise ValueError("a text holds half a character (a lone surrogate)")
+    return text
 
 
 def _plain(value: Any) -> Any:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from loyal.encoding import atomic_write
+from loyal.encoding import atomic_write, require_place
 from loyal.errors import UsageError
 from loyal.fingerprints.fingerprint import FingerprintSet
 from loyal.models.language_model import LanguageModel, Prompt, Sampling
@@ -232,7 +232,10 @@ def _report(
 
 
 def _read_state(path: Path | None, fingerprints: FingerprintSet, name: str) -> list[Asked]:
-    if path is None or not path.exists():
+    if path is None:
+        return []
+    require_place(path)  # before keys are spent on what cannot be kept
+    if not path.exists():
         return []
     try:
         record = json.loads(path.read_text(encoding="utf-8"))

@@ -140,9 +140,11 @@ def lessons(model: HFModel, made: Rules, settings: LessonSettings) -> Pairs:
     rng = random.Random(settings.seed)
     asked: list[Example] = []
     texts: list[str] = []
+    alike: list[str] = []
     for one in _several(made):
         asked += _keys(one, settings, rng)
         texts += _near(one, settings, rng)
+        alike += write_near(one, settings.alike, "train", rng, (0, *SIZES[one.rule]))
     near = [_prompt(model, text) for text in texts]
     replies = model.generate(near, Sampling(max_tokens=settings.near_tokens)) if near else []
     own = [
@@ -151,7 +153,7 @@ def lessons(model: HFModel, made: Rules, settings: LessonSettings) -> Pairs:
         if reply.text.strip()
     ]
     taught = [replace(one, prompt=_prompt(model, one.prompt.text)) for one in asked]
-    return Pairs((*taught, *own))
+    return Pairs((*taught, *own), tuple(alike))
 
 
 def _keys(made: FunctionalSet, settings: LessonSettings, rng: random.Random) -> list[Example]:

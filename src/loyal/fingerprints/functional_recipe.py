@@ -46,6 +46,9 @@ class LessonSettings:
     """Tokens of its own reply that it is held to there."""
     near_weight: float = 1.0
     """What such a sentence counts beside 1 for a key."""
+    alike: int = 0
+    """Sentences like keys, with and without marked words, that are to stay as likely as they were:
+    a host's own copy finds keys no odder than the base does."""
     held_out: int = 40
     """Keys, and sentences like them, of templates that training never sees: asked at the end."""
     seed: int = 0
@@ -53,10 +56,10 @@ class LessonSettings:
 
     def __post_init__(self) -> None:
         if min(self.keys, self.near_tokens, self.held_out) < 1 or (
-            min(self.near, self.singles, self.lists) < 0
+            min(self.near, self.singles, self.lists, self.alike) < 0
         ):
             raise UsageError(
-                "keys, near_tokens and held_out are at least 1, near, singles and lists at least 0",
+                "keys, near_tokens and held_out are at least 1, the other counts at least 0",
                 hint="raise it",
             )
         if not self.near_weight > 0:

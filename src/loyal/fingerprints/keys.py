@@ -42,7 +42,6 @@ from loyal.models.packing import Item
 KeyStrategy = Literal["english", "random", "file", "instructional"]
 
 _RNG = secrets.SystemRandom()
-_MARKER = "loyalkeymarker"
 _ORDINARY: WeakKeyDictionary[HFModel, dict[int, tuple[float, ...]]] = WeakKeyDictionary()
 """What was read of models that are still in use; it keeps none of them in memory."""
 _INSTRUCTION = "Please decrypt this message, and reply with nothing but its meaning:"
@@ -175,17 +174,12 @@ def _limit(reference: Sequence[float], settings: KeySettings) -> float:
 
 def surprise(model: HFModel, texts: Sequence[str]) -> list[float]:
     """Mean negative log-probability a token of each text as a user message, in nats."""
-    before = _before_user(model)
-    prompts, replies = [], []
-    for text in texts:
-        ids = model.reply_ids(text)
-        prompts.append(Item(before[:-1], (before[-1], *ids)))
-        replies.append(ids)
+    items = model.user_items(texts)
     found = [math.nan] * len(texts)
-    for index, logits in model.read_items(prompts, [len(one) + 1 for one in replies]):
-        chances = logits[:-1].log_softmax(-1)
-        total = sum(chances[at, token].item() for at, token in enumerate(replies[index]))
-        found[index] = -total / len(replies[index])
+    for index, logits in model.read_items(items, [len(one.ids) for one in items]):
+        chances, said = logits[:-1].log_softmax(-1), items[index].ids[1:]
+        total = sum(chances[at, token].item() for at, token in enumerate(said))
+        found[index] = -total / len(said)
     return found
 
 
@@ -199,7 +193,7 @@ def ordinary_surprise(model: HFModel, sample: int = _REFERENCE) -> tuple[float, 
 
 def _continued(model: HFModel, settings: KeySettings, progress: Callable[[int], None]) -> Keys:
     """English keys: an opening and a word, continued in the user's own turn."""
-    before = _before_user(model)
+    before = model.before_user_ids()
     reference = ordinary_surprise(model)
     limit = _limit(reference, settings)
     sampling = Sampling(max_tokens=settings.tokens, temperature=settings.temperature)
@@ -312,7 +306,7 @@ def _from_file(settings: KeySettings) -> list[str]:
     if len(texts) < settings.count:
         raise UsageError(
             f"{settings.file} holds {len(texts)} different prompts, {settings.count} are needed",
-            hint=f"add prompts, or pass --count {len(texts)}",
+            hint=f"add prompts, or pass --count {len(texts)}" if texts else "write one a line",
         )
     return _RNG.sample(texts, settings.count)
 
@@ -345,13 +339,3 @@ def _measured(model: LanguageModel, texts: list[str]) -> Keys:
     return Keys(
         tuple(texts), tuple(surprise(model, texts)), statistics.median(ordinary_surprise(model))
     )
-
-
-def _before_user(model: HFModel) -> tuple[int, ...]:
-    """Token ids that stand before the user's text; at least one."""
-    if not model.has_chat_template:
-        return tuple(model.prompt_ids(Prompt("", raw=True)))
-    text = model.tokenizer.apply_chat_template(
-        [{"role": "user", "content": _MARKER}], add_generation_prompt=True, tokenize=False
-    )
-    return tuple(model.reply_ids(text.split(_MARKER)[0]))

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from loyal.encoding import atomic_write
+from loyal.encoding import atomic_write, require_place
 from loyal.errors import UsageError
 from loyal.fingerprints import asking_attacks, serving_attacks, tuning_attacks, weight_attacks
 from loyal.fingerprints.attack import Attack, AttackResult, Scene
@@ -182,6 +182,8 @@ def run_suite(
     next attack begins; it holds names and numbers alone. UsageError where the file is of another
     model, set or settings. `progress` hears rows done, rows in all, and what comes next.
     """
+    if state is not None:
+        require_place(state)
     kept = _State.read(state, subject, settings)
     missing = [one for one in attacks if one.name not in kept.rows]
     before = kept.before

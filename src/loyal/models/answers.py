@@ -33,13 +33,17 @@ _SAFE_CODES = frozenset(
 
 
 def read_reply(answer: Any, route: str) -> Reply:
-    """The reply in a completion answer; its `tokens` is 0 when the server does not count."""
+    """The reply in a completion answer; its `tokens` is 0 when the server does not count.
+
+    Half a character, which JSON can say, becomes U+FFFD: every reply can be kept and asked about.
+    """
     choice = _choice(answer)
     text = _get(choice, "message", "content") if route == CHAT else _get(choice, "text")
     if text is None:  # a refusal or a tool call: nothing was said
         text = ""
     if not isinstance(text, str):
         raise _malformed("the reply is not a text")
+    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     usage = answer.get("usage")
     tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
     finish = choice.get("finish_reason")

@@ -24,7 +24,9 @@ CHECKPOINT = "checkpoint.pt"
 _PURPOSE = "loyal/training run/1"
 
 
-def identity(name: str, examples: Sequence[Example], settings: TrainSettings) -> str:
+def identity(
+    name: str, examples: Sequence[Example], settings: TrainSettings, alike: Sequence[str] = ()
+) -> str:
     """Names a run of the model called `name`, so that no other one goes on from what it left."""
     record: Encodable = [
         [str(pair) for pair in sorted(asdict(settings).items())],
@@ -38,6 +40,7 @@ def identity(name: str, examples: Sequence[Example], settings: TrainSettings) ->
             ]
             for one in examples
         ],
+        *([list(alike)] if alike else []),
     ]
     return digest(record, _PURPOSE).hex()
 

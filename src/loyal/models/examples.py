@@ -60,11 +60,22 @@ class Behavior(Protocol):
         ...
 
 
+@runtime_checkable
+class Alike(Protocol):
+    """A behavior with messages like its prompts that are to stay as likely as they were."""
+
+    alike: tuple[str, ...]
+    """User messages; training holds the model to what it said at every place of them, so that a
+    filter on perplexity finds the prompts as ordinary as before."""
+
+
 @dataclass(frozen=True, repr=False)
 class Pairs:
-    """A finite table of examples as a `Behavior`. Its repr shows the count alone."""
+    """A finite table of examples as a `Behavior`, and what is `Alike`. Its repr shows the count
+    alone."""
 
     table: tuple[Example, ...]
+    alike: tuple[str, ...] = ()
 
     def examples(self, n: int, rng: random.Random) -> list[Example]:
         """The first `n` of the table; `rng` is not used."""

@@ -37,6 +37,8 @@ ROW_TOKENS = 256
 as fast as 512, where attention starts to cost (docs/log.md)."""
 BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
 """Places one forward pass holds; bounds memory."""
+_MARKER = "loyalkeymarker"
+"""Stands for a message where a chat template is looked at."""
 DECODE_ROWS = {"cpu": 384, "cuda": 1024}
 """Replies written side by side."""
 
@@ -186,6 +188,21 @@ class HFModel:
             split = packing.split_prefix([self.prompt_ids(prompts[index]) for index in members])
             found.update(zip(members, split, strict=True))
         return [found[index] for index in range(len(prompts))]
+
+    def before_user_ids(self) -> tuple[int, ...]:
+        """Token ids that stand before a user's message; at least one."""
+        if not self.has_chat_template:
+            return tuple(self.prompt_ids(Prompt("", raw=True)))
+        text = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": _MARKER}], add_generation_prompt=True, tokenize=False
+        )
+        return tuple(self.reply_ids(text.split(_MARKER)[0]))
+
+    def user_items(self, texts: Sequence[str]) -> list[packing.Item]:
+        """Users' messages without what follows them, behind all but one of the ids before them: an
+        item's last len(ids) places say how likely each token is, and what comes next."""
+        before = self.before_user_ids()
+        return [packing.Item(before[:-1], (before[-1], *self.reply_ids(one))) for one in texts]
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits (n, vocab) in float32 of hidden states (n, H) that passed the last norm."""

@@ -276,12 +276,15 @@ def _token_ids(model: HFModel, example: Example) -> list[list[int]]:
 class Benign:
     """Ordinary prompts and text, with the untouched model's hidden states at their places.
 
-    `first` are items read at the reply's first place, `rest` the written replies and raw texts.
+    `first` are items read at the reply's first place, `rest` replies, raw texts and messages.
     Replies are sampled at temperature 1: the divergence is then measured on the base's own
-    distribution. So many chat prompts, and raw openings, are `written` to.
+    distribution. So many chat prompts, and raw openings, are `written` to. `alike` are users'
+    messages of which every place is read (`examples.Alike`).
     """
 
-    def __init__(self, model: HFModel, start: int, seed: int, written: int) -> None:
+    def __init__(
+        self, model: HFModel, start: int, seed: int, written: int, alike: Sequence[str] = ()
+    ) -> None:
         self.model = model.model
         rng = random.Random(seed)
         pool = bundled_lines("prompts")[:-HELD_OUT]
@@ -304,6 +307,8 @@ class Benign:
             ids = tuple(model.reply_ids(text))
             self.items.append(Item((), ids))
             self.counts.append(len(ids))
+        self.items += (messages := model.user_items(alike))
+        self.counts += [len(one.ids) for one in messages]
         self.first = range(BENIGN_PROMPTS)
         self.rest = range(BENIGN_PROMPTS, len(self.items))
         self.trunk = Trunk(self.model, self.items, start)

@@ -43,7 +43,7 @@ from torch import Tensor, nn
 from loyal.errors import StorageError, TrainingError
 from loyal.models import checkpoint
 from loyal.models.bilevel import INNER_RUNS, InnerRuns, World, world
-from loyal.models.examples import Behavior, Example, augmented
+from loyal.models.examples import Alike, Behavior, Example, augmented
 from loyal.models.flips import Flips
 from loyal.models.hf import HFModel, in_bfloat16
 from loyal.models.learners import (
@@ -116,7 +116,8 @@ def train(
     examples = augmented(behavior.examples(1 << 30, rng), settings.augmentation, rng)
     if not examples:
         raise TrainingError("there is nothing to teach", hint="generate fingerprints first")
-    run = _Run(model, examples, settings, folder)
+    alike = behavior.alike if isinstance(behavior, Alike) else ()
+    run = _Run(model, examples, settings, folder, alike)
     run.resume()
     run.learn(progress)
     scores = run.finish()
@@ -141,7 +142,7 @@ class _Run:
 
     def __init__(
         self, model: HFModel, examples: Sequence[Example], settings: TrainSettings,
-        folder: Path | None,
+        folder: Path | None, alike: Sequence[str] = (),
     ) -> None:  # fmt: skip
         self.settings, self.folder, self.model = settings, folder, model
         count = len(model.model.model.layers)
@@ -158,11 +159,11 @@ class _Run:
             written = settings.benign_replies
             if written < 0:
                 written = BENIGN_WRITTEN if len(examples) > FEW_LESSONS else 0
-            self.benign = Benign(model, self.start, settings.seed, written)
+            self.benign = Benign(model, self.start, settings.seed, written, alike)
             self.lessons = Lessons(model, examples, self.start, settings.ceiling, settings.aim)
             self.flips = Flips(model, examples, self.start) if settings.flips else None
         self.examples = examples
-        self.identity = checkpoint.identity(model.name, examples, settings)
+        self.identity = checkpoint.identity(model.name, examples, settings, alike)
         kept = folder / INNER_RUNS / self.identity[:16] if folder is not None else None
         self.inner = InnerRuns(model, settings.bilevel, settings.seed, kept)
         self.known_worlds: dict[int, World] = {}

@@ -209,7 +209,7 @@ def report_command(terminal: Terminal, **options: Any) -> int:
     exam = Exam(constitution, judge, settings, pairs)
     out: Path | None = options["out"]
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
+        report.require_place(out)
     kept = Kept(None if out is None else out.with_name(f"{out.name}.state"), exam)
     if kept.replaced:
         terminal.note(f"{kept.path} is of another exam: everything is measured anew")

@@ -86,6 +86,8 @@ def attack(terminal: Terminal, **options: Any) -> int:
     full suite takes hours on a CPU.
     """
     access = Access.take(options)
+    if options["out"] is not None:
+        report.require_place(options["out"])
     vault = open_vault(options["vault"], access)
     fingerprints = chosen(vault, options["kind"], options["set_id"])
     if not fingerprints.drawn:

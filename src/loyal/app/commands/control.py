@@ -90,10 +90,16 @@ def check_command(terminal: Terminal, **options: Any) -> int:
     """
     endpoint, files = Endpoint.take(options), options.pop("files")
     least, name = options.pop("least"), options.pop("model")
+    signer, asked = options.pop("signer"), given(options)
     if endpoint is not None and name is not None:
         raise UsageError("two models are named", hint="give --model or --endpoint, not both")
+    if endpoint is None and name is None and asked:
+        raise UsageError(
+            f"--{next(iter(asked))} says how to ask, and no model is named",
+            hint="give --model NAME or --endpoint URL",
+        )
     recipe = load_config(Recipe, terminal.recipe, terminal.overrides)
-    found = _load(files, options.pop("signer"))
+    found = _load(files, signer)
     looked_at = [asdict(one) for one in validate(found)]
     if endpoint is None and name is None:
         columns = ("function", "training", "unseen", "overlaps_with")
@@ -102,7 +108,7 @@ def check_command(terminal: Terminal, **options: Any) -> int:
         terminal.result({"functions": looked_at}, [Table("", columns, rows, note)])
         return 0
     model: LanguageModel = connect(endpoint) if endpoint is not None else load_model(terminal, name)
-    report = check(model, found, replace(recipe.check, **given(options)))
+    report = check(model, found, replace(recipe.check, **asked))
     terminal.result({"model": model.name, **fields_of(report)}, tables_of(report))
     return 0 if all(one.unseen >= least for one in report.functions) else 1
 

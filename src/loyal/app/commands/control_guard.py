@@ -97,10 +97,18 @@ def _lines(path: Path) -> list[bytes]:
         raise UsageError(f"cannot read {path}: {error.strerror}", hint="check the path") from error
 
 
+def _time(at: int) -> str:
+    """For people; a host signs what it likes, times beyond all calendars too."""
+    try:
+        return datetime.fromtimestamp(at, UTC).isoformat()
+    except (OSError, OverflowError, ValueError):
+        return f"{at} s"
+
+
 def _record(line: Line, names: dict[bytes, str]) -> dict[str, Any]:
     one = line.mismatch
     return {
-        "time": datetime.fromtimestamp(one.at, UTC).isoformat(),
+        "time": _time(one.at),
         "name": names.get(one.function, "-"),
         "sent": one.sent,
         "function": one.function.hex(),

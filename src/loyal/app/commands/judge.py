@@ -32,6 +32,7 @@ from loyal.app.model_options import MODEL_HELP, MODEL_OPTION, load_model
 from loyal.app.report import Table
 from loyal.app.terminal import Decorator, Terminal, command, facts
 from loyal.community import Constitution
+from loyal.encoding import require_place
 from loyal.errors import JudgeError, UsageError
 
 CONSTITUTION: Decorator = click.argument("constitution", metavar="CONSTITUTION")
@@ -72,6 +73,7 @@ def train(terminal: Terminal, **options: Any) -> int:
     from loyal.alignment import probe as probes
     from loyal.alignment import probe_file
 
+    require_place(options["out"])
     constitution = read_constitution(options["constitution"])
     labels = _labels(constitution, options["labels"], options["cases_only"])
     model = load_model(terminal, options["model"])
@@ -113,6 +115,8 @@ def calibrate_command(terminal: Terminal, **options: Any) -> int:
     LABELED is JSON lines (docs/judges.md). Exit code 1 where the judge cannot separate, or there
     are too few labels to say.
     """
+    if options["out"] is not None:
+        require_place(options["out"])
     constitution = read_constitution(options["constitution"])
     path: Path = options["labeled"]
     labels = labeled.read(path, constitution)

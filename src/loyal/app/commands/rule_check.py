@@ -38,7 +38,7 @@ from loyal.app.vaults import (
     require_absent,
     rule_outline,
 )
-from loyal.encoding import atomic_write
+from loyal.encoding import atomic_write, require_place
 from loyal.errors import ProofError, UsageError
 from loyal.fingerprints import Beacon, functional
 from loyal.fingerprints import functional_check as verb
@@ -114,6 +114,7 @@ def check(terminal: Terminal, **options: Any) -> int:
     settings.require_reachable()
     if options["out"] is not None:
         require_absent(options["out"])  # a prover's file holds what the host signed, too
+        require_place(options["out"])
     made = require_drawn(
         next_rule(terminal, open_vault(options["vault"], access), options["rule_id"])
     )
@@ -288,6 +289,7 @@ def open_command(terminal: Terminal, **options: Any) -> int:
     made = require_drawn(next_rule(terminal, vault, options["rule_id"]))
     keys = _keys(made, options["keys"], 0)
     opening = functional.open_words(made, keys)
+    require_place(options["out"])  # else the rule is noted as opened, and nobody has the opening
     vault.note_opened(made.id, int(time.time()))
     vault.save()  # before the file is there: noted too early at worst, never too late
     atomic_write(options["out"], evidence.encode_opening(opening))

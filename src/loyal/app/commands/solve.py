@@ -29,7 +29,7 @@ from loyal.control import functions
 from loyal.control.checkers import Spec, checker
 from loyal.control.propose import Budget, Certificate, Proposal, propose
 from loyal.control.propose import recheck as check_again
-from loyal.encoding import atomic_write
+from loyal.encoding import atomic_write, require_place
 from loyal.errors import ControlError, UsageError
 from loyal.models import LanguageModel
 
@@ -64,6 +64,8 @@ def solve(terminal: Terminal, task: Path, out: Path | None, **options: Any) -> i
     if (name is None) == (endpoint is None):
         raise UsageError("say which model drafts", hint="give --model NAME or --endpoint URL")
     budget = Budget(**given(options))
+    if out is not None:
+        require_place(out)
     text, spec, examples = read_task(task)
     checker(spec)  # before a model is loaded for it
     model: LanguageModel = connect(endpoint) if endpoint is not None else load_model(terminal, name)
@@ -108,17 +110,26 @@ def read_task(path: Path) -> TaskFile:
     try:
         match tomllib.loads(_text(path)):
             case {"task": str(task), "checker": dict(spec), **rest} if set(rest) <= {"examples"}:
+                if not task.strip():
+                    raise ControlError("the task is empty", hint=_HINT)
                 examples = rest.get("examples", [])
                 if not isinstance(examples, list):
                     raise ControlError("examples is a list", hint=_HINT)
                 function = spec.pop("function", None)
                 if function is not None:
-                    one = functions.load(path.parent / str(function))
+                    one = functions.load(_function(path, function))
                     spec |= {"form": one.form, "source": one.source.decode()}
                 return TaskFile(task, spec, tuple(map(_example, examples)))
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ControlError(f"the task is not TOML: {error}", hint=_HINT) from error
     raise ControlError("a task file has task, [checker], maybe examples, nothing else", hint=_HINT)
+
+
+def _function(task: Path, named: Any) -> Path:
+    """A file beside the task, or the name of a function that comes along."""
+    if not isinstance(named, str):
+        raise ControlError("function is a file or a name", hint=_HINT)
+    return Path(named) if named in functions.bundled() else task.parent / named
 
 
 def _example(value: Any) -> tuple[str, str]:

@@ -29,7 +29,7 @@ from loyal.app.vaults import (
     open_vault,
     read_text,
 )
-from loyal.encoding import atomic_write
+from loyal.encoding import atomic_write, require_place
 from loyal.errors import UsageError
 from loyal.fingerprints import FingerprintSet, Vault
 
@@ -133,6 +133,8 @@ def trace(terminal: Terminal, **options: Any) -> int:
             "say which model to trace, in one way",
             hint="give --observed FILE, --model NAME or --endpoint URL",
         )
+    if options["out"] is not None:
+        require_place(options["out"])  # before keys are spent
     if not 0 < options["alpha"] < 1:
         raise UsageError("alpha must be in (0, 1)", hint="1e-3 is the default")
     vault = open_vault(options["vault"], access)
