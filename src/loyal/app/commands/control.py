@@ -140,7 +140,7 @@ def sign(terminal: Terminal, file: Path, key: Path, out: Path | None) -> int:
     click.argument("model", metavar="MODEL"),
     _files(True),
     click.option("--out", type=FILE, required=True, metavar="DIR", help="Folder for the model."),
-    click.option("--examples", type=int, help="Of each function, at most; 800 by default."),
+    click.option("--examples", type=int, help="Of each function, at most; 1200 by default."),
     click.option("--tokens", type=int, help="Tokens of text on which perplexity is read."),
     SIGNER_OPTION,
     settings=True,
