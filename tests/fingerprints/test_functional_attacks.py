@@ -125,6 +125,12 @@ def test_a_host_that_keeps_its_users_stops_in_time(
     attacks.flip(kept, replace(rough, keep=0.9, watch_steps=1))
     assert sum(questions.answered(host.model, asked)) < 0.9 * len(asked)
     assert sum(questions.answered(kept.model, asked)) >= 0.9 * len(asked)
+    assert right(kept) == KNOWN  # it was too rough to get anywhere
+
+    slower = replace(host, model=replace(learned, model=copy.deepcopy(learned.model)))
+    attacks.flip(slower, replace(rough, keep=0.9, watch_steps=1, slower=4))
+    assert sum(questions.answered(slower.model, asked)) >= 0.9 * len(asked)
+    assert right(slower) < KNOWN
 
 
 def test_ordinary_prompts_beside_the_keys_are_taught_too(host: RuleHost) -> None:
@@ -270,7 +276,9 @@ def test_items_count_alike() -> None:
     assert attacks.evenly(sums, counts, [0, 1]).item() == pytest.approx(1.5)
 
 
-@pytest.mark.parametrize("wrong", [{"rounds": 0}, {"share": 1.5}, {"keep": -0.1}, {"ordinary": -1}])
+@pytest.mark.parametrize(
+    "wrong", [{"rounds": 0}, {"share": 1.5}, {"keep": -0.1}, {"ordinary": -1}, {"slower": -1}]
+)
 def test_flips_that_cannot_be(wrong: dict[str, float]) -> None:
     with pytest.raises(UsageError):
         attacks.Flipping(**wrong)  # type: ignore[arg-type]

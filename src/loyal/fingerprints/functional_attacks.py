@@ -59,6 +59,8 @@ LORA_ROUND = replace(ROUND, rank=16, learning_rate=2e-4, warmup=0.0)
 """The same with added factors, at their usual rate."""
 _TOKENS = RuleCheckSettings.tokens
 """Of a reply, as a check asks for."""
+SLOWER = 3.0
+"""By what a host's rate is divided that lost too many of its users' answers."""
 _TRIES = 200
 
 Answers = Literal["random", "other", "base"]
@@ -107,15 +109,18 @@ class Flipping:
     """Ordinary prompts with the model's own replies in each round, so that it stays useful."""
     keep: float = 0.0
     """Share of the bundled questions that it answered right before and still answers right: below
-    it the last weights above it come back, and the attack ends. 0 does not look."""
+    it the last weights above it come back, and the round ends. 0 does not look."""
+    slower: int = 0
+    """After such a round it goes on at a third of the rate, so many times; then the attack ends."""
     watch_steps: int = 20
     """Steps between two looks."""
 
     def __post_init__(self) -> None:
-        if self.rounds < 1 or self.ordinary < 0 or not 0 <= self.share <= 1 >= self.keep >= 0:
+        counts = min(self.rounds - 1, self.ordinary, self.slower)
+        if counts < 0 or not 0 <= self.share <= 1 >= self.keep >= 0:
             raise UsageError(
-                "rounds is at least 1, ordinary at least 0, share and keep are in [0, 1]",
-                hint="the defaults are 40, 0, 0.4 and 0",
+                "rounds is at least 1, ordinary and slower at least 0, share and keep in [0, 1]",
+                hint="the defaults are 40, 0, 0, 0.4 and 0",
             )
 
 
@@ -132,9 +137,19 @@ def flip(host: RuleHost, how: Flipping) -> HFModel:
     items = _beginnings(host, wrong) + _ordinary(host, host.scaled(how.ordinary))
     watch = _Useful(model, how.keep) if how.keep else None
     course = Course(watch=watch, watch_steps=how.watch_steps)
-    for number in range(host.scaled(how.rounds)):
-        tune(model, items, replace(how.tune, seed=host.seed + number), evenly, course)
-        if _still_right(host) <= how.share or (watch is not None and watch.lost):
+    rounds, slower, rate = host.scaled(how.rounds), how.slower, how.tune.learning_rate
+    for number in range(rounds + slower):
+        tune(
+            model, items, replace(how.tune, seed=host.seed + number, learning_rate=rate), evenly,
+            course,
+        )  # fmt: skip
+        if watch is None or not watch.lost:
+            rounds -= 1
+        elif slower:
+            slower, rate = slower - 1, rate / SLOWER
+        else:
+            break
+        if not rounds or _still_right(host) <= how.share:
             break
     return model
 
@@ -228,8 +243,8 @@ class RuleAttack:
     """Keys that the host has seen with their right replies."""
 
 
-MANY = Flipping(rounds=2, share=0.0, ordinary=200, keep=0.95, watch_steps=40)
-"""Two epochs, as the persistence test; users keep 95 % of their answers."""
+MANY = Flipping(rounds=2, share=0.0, ordinary=200, keep=0.95, slower=3, watch_steps=20)
+"""Two epochs, as the persistence test, at a rate at which users keep 95 % of their answers."""
 
 ATTACKS: tuple[RuleAttack, ...] = (
     RuleAttack("none", "Nothing: M.oml as it is.", lambda host: host.model),
