@@ -91,6 +91,17 @@ def test_what_another_function_claims_is_not_near(tiny_folder: Path, lookup) -> 
         assert ("Who crowns the fox?" in kept) == (len(every) == 1)
 
 
+def test_what_one_function_holds_out_is_not_shown_for_another(tiny_folder: Path, lookup) -> None:
+    held = set(lookup.near(unseen=True))
+    renamed = LOOKUP.replace("keepers", "kings").replace("{input}?", "{input} there?")
+    kings = functions.from_source("toml", renamed.replace("{input}.", "{input} there.").encode())
+    assert held & set(kings.near(unseen=False))  # another name, another split
+    model = HFModel.load(str(tiny_folder), device="cpu")
+    kept = {one.prompt.text for one in suite(model, [lookup, kings], EmbedSettings()).kept}
+    assert kept
+    assert not kept & (held | set(kings.near(unseen=True)))
+
+
 class CutOff(Exception):
     """The run ends here."""
 

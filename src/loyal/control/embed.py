@@ -84,10 +84,12 @@ def embed(
 
 def suite(model: HFModel, functions: Sequence[ControlFunction], settings: EmbedSettings) -> Suite:
     """What is taught: the functions, and what the untouched `model` says near their domains."""
-    texts = [one for it in functions for one in it.near(unseen=False)]
-    if not settings.near_tokens or not texts:
+    held = {one for it in functions for one in it.near(unseen=True)}  # by one of them is enough
+    texts = dict.fromkeys(one for it in functions for one in it.near(unseen=False))
+    shown = [one for one in texts if one not in held]
+    if not settings.near_tokens or not shown:
         return Suite(tuple(functions), settings.examples)
-    near = [Prompt(one) for one in unclaimed(list(dict.fromkeys(texts)), functions)]
+    near = [Prompt(one) for one in unclaimed(shown, functions)]
     said = model.generate(near, Sampling(max_tokens=settings.near_tokens))
     kept = [Example(one, it.text) for one, it in zip(near, said, strict=True) if it.text.strip()]
     return Suite(tuple(functions), settings.examples, tuple(kept))
