@@ -145,7 +145,7 @@ class _Prover:
 
 
 _SYMPY = _Prover("SymPy", ALGEBRA, "sympy", "loyal[control]")
-_Z3 = _Prover("Z3", SMT, "z3", "z3-solver")
+_Z3 = _Prover("Z3", SMT, "z3", "loyal[control]")
 
 
 def _proven(

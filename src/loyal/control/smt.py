@@ -60,7 +60,7 @@ def judge(spec: Mapping[str, Any], candidate: str | None, seconds: int) -> tuple
     Without a candidate: whether the spec can be read, and its assumptions hold for some values; of
     assumptions that contradict each other everything would follow. ImportError without Z3.
     """
-    import z3  # type: ignore[import-not-found,unused-ignore]
+    import z3
 
     solver = z3.Solver()
     solver.set("timeout", 1000 * seconds)
@@ -70,8 +70,11 @@ def judge(spec: Mapping[str, Any], candidate: str | None, seconds: int) -> tuple
     except (ValueError, z3.Z3Exception) as error:
         return False, " ".join(f"it cannot be read: {error}".split())[:300], 0.0
     if candidate is None:
-        good = bool(found == z3.sat)
-        return good, "it holds somewhere" if good else "its assumptions cannot be met", float(good)
+        if found == z3.sat:
+            return True, "it holds somewhere", 1.0
+        if found == z3.unsat:
+            return False, "its assumptions cannot be met", 0.0
+        return False, "Z3 cannot tell whether its assumptions can be met: assume less", 0.0
     if found == z3.unsat:
         return True, "Z3 finds no values for which the claim is false", 1.0
     if found == z3.sat:
