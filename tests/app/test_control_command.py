@@ -98,6 +98,8 @@ def test_calls_that_cannot_be_meant(run: Run, file: Path, tmp_path: Path) -> Non
     assert run("control", "check", file, "--set", "check.promts=3").code == 2
     done = run("control", "check", file, "--prompts", 3)
     assert (done.code, "--prompts says how to ask" in done.err) == (2, True)
+    done = run("control", "check", file, "--model", "no-such-model", "--least", "nan")
+    assert (done.code, "--least is not a number" in done.err) == (2, True)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("mine")
     done = run("control", "embed", "no-such-model", file, "--out", tmp_path / "out")

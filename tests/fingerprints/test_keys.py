@@ -77,6 +77,12 @@ def test_a_file_that_cannot_be_read_is_refused(base, tmp_path: Path, case) -> No
         keys.generate(base, KeySettings(count=2, strategy="file", file=path))
 
 
+@pytest.mark.parametrize("count", [0, -1, keys.MOST_COUNT + 1, 10**25])
+def test_a_count_that_nobody_means_is_refused(count: int) -> None:
+    with pytest.raises(UsageError, match="from 1 to 1000000"):
+        KeySettings(count=count)
+
+
 @pytest.mark.parametrize("strategy", ["english", "random"])
 def test_no_seed_gives_the_keys_again(base, strategy) -> None:
     runs = []

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 
 from loyal.errors import ModelError, StorageError, UsageError
 from loyal.models import LanguageModel, Prompt, Sampling
@@ -381,3 +382,20 @@ def test_reading_leaves_no_mode_behind(tiny: HFModel) -> None:
     reading.close()
     assert not torch.is_autocast_enabled("cpu")
     assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+def test_reading_a_folder_draws_no_bar(
+    tiny: HFModel, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bars = transformers.utils.logging
+    was = bars.is_progress_bar_enabled()
+    bars.enable_progress_bar()
+    try:
+        tiny.save(tmp_path / "model")
+        capfd.readouterr()
+        HFModel.load(str(tmp_path / "model"))
+        assert capfd.readouterr().err == ""
+        assert bars.is_progress_bar_enabled()
+    finally:
+        if not was:
+            bars.disable_progress_bar()

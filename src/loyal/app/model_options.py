@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -103,9 +102,6 @@ def load_model(terminal: Terminal, name: str, *, served: bool = False) -> HFMode
 
     if name in LIBRARY:
         fetch(name, terminal.note)
-    if name in LIBRARY or Path(name).is_dir():
-        # Nothing is downloaded: without this, reading weights draws bars between ours.
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     terminal.note(f"loading {name}")
     from loyal.models.hf import HFModel
 

@@ -163,6 +163,7 @@ def command(
         def run(terminal: Terminal, /, **values: Any) -> int:
             if not settings:
                 terminal.refuse_recipe()
+            _require_numbers(values)
             with terminal.reserved_stdout():
                 return handler(terminal, **values)
 
@@ -172,6 +173,14 @@ def command(
         return click.command(name)(decorated)
 
     return build
+
+
+def _require_numbers(values: Mapping[str, Any]) -> None:
+    """UsageError for an option that is NaN, which no range of click's refuses."""
+    for name, value in values.items():
+        if isinstance(value, float) and math.isnan(value):
+            option = name.replace("_", "-")
+            raise UsageError(f"--{option} is not a number", hint=f"give --{option} one")
 
 
 def _remember(context: click.Context, parameter: click.Parameter, value: Any) -> None:

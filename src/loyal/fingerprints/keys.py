@@ -56,6 +56,8 @@ _SCRIPTS = (
 """Blocks of Unicode 15 without a hole, so every character is assigned and can be printed."""
 _REFERENCE = 64
 """Bundled ordinary prompts that keys are compared with."""
+MOST_COUNT = 1_000_000
+"""Keys of one set; the paper's largest is of 24,576."""
 _ROUNDS = 30
 """Rounds of drawing before giving up: a round makes at least what is missing."""
 
@@ -77,8 +79,10 @@ class KeySettings:
     """Keys less likely than this share of the bundled ordinary prompts are drawn again."""
 
     def __post_init__(self) -> None:
-        if self.count < 1:
-            raise UsageError("the count of keys must be at least 1", hint="pass --count 64")
+        if not 1 <= self.count <= MOST_COUNT:
+            raise UsageError(
+                f"the count of keys must be from 1 to {MOST_COUNT}", hint="pass --count 64"
+            )
         if self.strategy not in get_args(KeyStrategy):
             raise UsageError(
                 f"unknown key strategy {self.strategy}",

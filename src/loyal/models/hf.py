@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -54,6 +55,20 @@ def native_bfloat16(device: torch.device) -> bool:
     return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
+@contextmanager
+def _no_bar(source: str) -> Iterator[None]:
+    """Reading a folder draws no bar on stderr; a download, which takes minutes, does."""
+    bars = transformers.utils.logging
+    quiet = Path(source).is_dir() and bars.is_progress_bar_enabled()
+    if quiet:
+        bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if quiet:
+            bars.enable_progress_bar()
+
+
 def in_bfloat16(precision: Precision, device: torch.device) -> bool:
     """Whether products of this precision run in bfloat16 there."""
     return precision == "bfloat16" or (precision == "auto" and native_bfloat16(device))
@@ -84,7 +99,8 @@ class HFModel:
         _check_folder(source)
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-            model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=kind)
+            with _no_bar(source):
+                model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=kind)
         except (
             OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError
         ) as error:  # fmt: skip

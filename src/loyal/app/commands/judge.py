@@ -61,7 +61,13 @@ WHICH_JUDGE: tuple[Decorator, ...] = (
         "[default: those that come with a bundled constitution]",
     ),
     click.option("--cases-only", is_flag=True, help="Learn from no labeled replies."),
-    click.option("--seed", type=int, default=0, show_default=True, help="Draws the augmentations."),
+    click.option(
+        "--seed",
+        type=click.IntRange(0, 2**63 - 1),
+        default=0,
+        show_default=True,
+        help="Draws the augmentations.",
+    ),
 )
 def train(terminal: Terminal, **options: Any) -> int:
     """Train the embedded judge on a constitution's own cases, and on labeled replies.
