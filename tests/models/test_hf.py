@@ -161,7 +161,11 @@ def test_chances_noted_while_writing_are_those_of_logprobs(
 ) -> None:
     settings = Sampling(max_tokens=8, temperature=temperature, seed=4)
     items = tiny.items(PROMPTS)
-    for item, written in zip(items, tiny.decode(items, settings), strict=True):
+    bare = tiny.decode(items, settings)
+    noted = tiny.decode(items, settings, chances=True)
+    assert [one.ids for one in bare] == [one.ids for one in noted]
+    assert not any(one.logprobs or one.prompt_logprobs for one in bare)
+    for item, written in zip(items, noted, strict=True):
         whole = [*item.prefix, *item.ids, *written.ids]
         chances = plain(tiny, whole)
         first = len(item.prefix) or 1
@@ -171,7 +175,7 @@ def test_chances_noted_while_writing_are_those_of_logprobs(
 
 def test_chances_of_greedy_text_are_found_again_by_logprobs(tiny: HFModel) -> None:
     items = tiny.items(PROMPTS)
-    written = tiny.decode(items, Sampling(max_tokens=8))
+    written = tiny.decode(items, Sampling(max_tokens=8), chances=True)
     texts = [tiny.tokenizer.decode(list(one.ids)) for one in written]
     scored = tiny.logprobs(PROMPTS, texts)
     same = [
@@ -192,7 +196,7 @@ def test_stops_and_last_tokens_end_a_row(tiny: HFModel) -> None:
     at = free.ids.index(free.ids[2])
     (stopped,) = tiny.decode([item], Sampling(max_tokens=6), stops=third)
     assert (stopped.ids, stopped.finished) == (free.ids[:at], True)
-    (closed,) = tiny.decode([item], Sampling(max_tokens=6), stops=frozenset(), last=third)
+    (closed,) = tiny.decode([item], Sampling(max_tokens=6), stops=frozenset(), last=third, chances=True)
     assert (closed.ids, closed.finished) == (free.ids[: at + 1], True)
     assert len(closed.logprobs) == at + 1
 

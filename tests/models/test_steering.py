@@ -52,7 +52,8 @@ def test_chances_are_the_models_own_and_not_the_hooks(tiny: HFModel) -> None:
     def second(step: int, rows: Tensor, logits: Tensor) -> Tensor:
         return logits.scatter(1, logits.argmax(-1, keepdim=True), float("-inf"))
 
-    written = tiny.decode(tiny.items([prompt]), Sampling(max_tokens=4), steer=second)[0]
+    sampling = Sampling(max_tokens=4)
+    [written] = tiny.decode(tiny.items([prompt]), sampling, steer=second, chances=True)
     ids = torch.tensor([[*tiny.prompt_ids(prompt), *written.ids]])
     with torch.no_grad():
         chances = tiny.model(input_ids=ids).logits[0].log_softmax(-1)

@@ -209,9 +209,8 @@ def _continued(model: HFModel, settings: KeySettings, progress: Callable[[int], 
             Item(before, tuple(model.reply_ids(_start())))
             for _ in range(missing + missing // 4 + 4)
         ]
-        for item, written in zip(
-            items, model.decode(items, sampling, stops, model.sentence_end_ids), strict=True
-        ):
+        drawn = model.decode(items, sampling, stops, model.sentence_end_ids, chances=True)
+        for item, written in zip(items, drawn, strict=True):
             ids = (*item.ids, *written.ids)
             text = model.tokenizer.decode(ids).strip()
             chances = (*written.prompt_logprobs, *written.logprobs)

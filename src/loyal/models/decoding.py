@@ -32,9 +32,9 @@ class Written:
     ids: tuple[int, ...]
     """Tokens written, the one that ended the turn left out."""
     logprobs: tuple[float, ...]
-    """Natural log-probability of each of them."""
+    """Natural log-probability of each of them; empty where chances were not asked for."""
     prompt_logprobs: tuple[float, ...]
-    """The same of the prompt's tokens behind the shared prefix (the first needs a prefix)."""
+    """Likewise of the prompt's tokens behind the shared prefix (the first needs a prefix)."""
     finished: bool
     """Whether a stop token ended it."""
 
@@ -48,8 +48,10 @@ class Decoder:
         prefix: tuple[int, ...],
         suffixes: Sequence[tuple[int, ...]],
         last: frozenset[int],
+        chances: bool,
     ) -> None:
         self.owner, self.prefix, self.suffixes, self.last = owner, prefix, suffixes, last
+        self.chances = chances
         self.written: list[list[int]] = [[] for _ in suffixes]
         self.logprobs: list[list[float]] = [[] for _ in suffixes]
         self.finished = [False] * len(suffixes)
@@ -72,9 +74,11 @@ class Decoder:
         for step in range(sampling.max_tokens):
             wanted = logits if steer is None else steer(step, rows, logits)
             token = pick(wanted, sampling, generator)  # (open rows,)
-            chance = logits.log_softmax(-1).gather(1, token[:, None])[:, 0]
             stopped = torch.isin(token, ending)
-            self._note(rows.tolist(), token.tolist(), chance.tolist(), stopped.tolist())
+            self._note(rows.tolist(), token.tolist(), stopped.tolist())
+            if self.chances:
+                found = logits.log_softmax(-1).gather(1, token[:, None])[:, 0]
+                self._note_chances(rows.tolist(), found.tolist())
             keep = (~stopped).nonzero()[:, 0]
             if step + 1 == sampling.max_tokens or not len(keep):
                 break
@@ -85,7 +89,7 @@ class Decoder:
                 )
             logits = self._step(token, step)
         return [
-            Written(tuple(ids), tuple(chances), tuple(before), done)
+            Written(tuple(ids), tuple(chances[: len(ids)]), tuple(before), done)
             for ids, chances, before, done in zip(
                 self.written, self.logprobs, prompt_logprobs, self.finished, strict=True
             )
@@ -98,7 +102,8 @@ class Decoder:
         if self.prefix:
             ids = torch.tensor([self.prefix], device=owner.device)
             out = owner.model.model(input_ids=ids, past_key_values=self.cache, use_cache=True)
-            before = owner.head(out.last_hidden_state[0, -1:]).log_softmax(-1)
+            if self.chances:
+                before = owner.head(out.last_hidden_state[0, -1:]).log_softmax(-1)
             self.cache.batch_repeat_interleave(count)
         seen = len(self.prefix)
         ids = torch.zeros(count, longest, dtype=torch.int64)
@@ -111,7 +116,8 @@ class Decoder:
         positions = seen + torch.arange(longest, device=owner.device).expand(count, -1)
         hidden = self._body(ids.to(owner.device), positions)  # (rows, longest, H)
         last = hidden[torch.arange(count, device=owner.device), self.lengths - 1]
-        return self._prompt_logprobs(hidden, before), owner.head(last)
+        known = self._prompt_logprobs(hidden, before) if self.chances else [[]] * count
+        return known, owner.head(last)
 
     def _prompt_logprobs(self, hidden: Tensor, before: Tensor | None) -> list[list[float]]:
         """Log-probability of each suffix token that has something before it."""
@@ -144,14 +150,16 @@ class Decoder:
         )
         return out.last_hidden_state
 
-    def _note(
-        self, rows: list[int], tokens: list[int], chances: list[float], stopped: list[bool]
-    ) -> None:
-        for row, token, chance, stop in zip(rows, tokens, chances, stopped, strict=True):
+    def _note(self, rows: list[int], tokens: list[int], stopped: list[bool]) -> None:
+        for row, token, stop in zip(rows, tokens, stopped, strict=True):
             self.finished[row] = stop
             if not stop or token in self.last:
                 self.written[row].append(token)
-                self.logprobs[row].append(chance)
+
+    def _note_chances(self, rows: list[int], chances: list[float]) -> None:
+        """Of every token that was picked, one that ended the turn among them."""
+        for row, chance in zip(rows, chances, strict=True):
+            self.logprobs[row].append(chance)
 
 
 def pick(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
