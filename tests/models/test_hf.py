@@ -196,7 +196,9 @@ def test_stops_and_last_tokens_end_a_row(tiny: HFModel) -> None:
     at = free.ids.index(free.ids[2])
     (stopped,) = tiny.decode([item], Sampling(max_tokens=6), stops=third)
     assert (stopped.ids, stopped.finished) == (free.ids[:at], True)
-    (closed,) = tiny.decode([item], Sampling(max_tokens=6), stops=frozenset(), last=third, chances=True)
+    (closed,) = tiny.decode(
+        [item], Sampling(max_tokens=6), stops=frozenset(), last=third, chances=True
+    )
     assert (closed.ids, closed.finished) == (free.ids[: at + 1], True)
     assert len(closed.logprobs) == at + 1
 
