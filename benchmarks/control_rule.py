@@ -26,6 +26,7 @@ from checkpoint import MODEL, TEXT_TOKENS
 from loyal.encoding import atomic_write
 from loyal.errors import UsageError
 from loyal.fingerprints.functional_recipe import RuleRecipe
+from loyal.models.training import TrainSettings
 from resumable import Cell, Record, resume
 from rows import Row, put, read
 
@@ -90,8 +91,13 @@ class Ruled:
 
     @property
     def folder(self) -> Path:
-        """Names the settings too: what was taught otherwise is never taken for this."""
-        how = f"{self.plan.model} {json.dumps(asdict(RECIPE), sort_keys=True)}"
+        """Names the settings too: what was taught otherwise is never taken for this. A new setting
+        of the training that is left alone changes nothing that was measured."""
+        values, usual = asdict(RECIPE), asdict(TrainSettings())
+        values["train"] = {
+            name: one for name, one in values["train"].items() if one != usual[name]
+        }  # fmt: skip
+        how = f"{self.plan.model} {json.dumps(values, sort_keys=True)}"
         tag = hashlib.sha256(how.encode()).hexdigest()[:8]
         return self.plan.folder / f"rule-{tag}" / f"seed-{self.seed}"
 

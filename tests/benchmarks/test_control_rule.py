@@ -89,6 +89,36 @@ def found() -> dict[str, dict]:
     return {one["id"]: one for one in rows.read("control")}
 
 
+def test_other_settings_have_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, folders = control_rule.RECIPE, []
+    for one in (
+        recipe,
+        replace(recipe, lessons=replace(recipe.lessons, alike=31)),
+        replace(recipe, train=replace(recipe.train, steps=55)),
+        replace(recipe, train=replace(recipe.train, mixing=2.5)),
+    ):
+        monkeypatch.setattr(control_rule, "RECIPE", one)
+        folders.append(control_rule.Ruled(Plan(tmp_path), 0).folder)
+    assert len(set(folders)) == 4
+
+
+def test_a_new_setting_of_the_training_keeps_what_was_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = control_rule.Ruled(Plan(tmp_path), 0).folder
+    known = control_rule.asdict
+
+    def with_one_more(record: object) -> dict[str, object]:
+        found = known(record)
+        found.get("train", found)["new"] = 7
+        return found
+
+    monkeypatch.setattr(control_rule, "asdict", with_one_more)
+    assert control_rule.Ruled(Plan(tmp_path), 0).folder == before
+
+
 def test_without_cells_every_row_is_null_and_says_why(tmp_path: Path) -> None:
     control_rule.publish(Plan(tmp_path))
     assert set(found()) >= {
@@ -248,7 +278,7 @@ def test_every_cell_on_a_tiny_model(tiny_plan: Plan, monkeypatch: pytest.MonkeyP
     """It was hardly taught, so figures mean nothing; but each is measured, and none twice."""
     folder = control_rule.Ruled(tiny_plan, 0).folder
     recipe = control_rule.RECIPE
-    few = replace(recipe.lessons, keys=24, singles=8, lists=0, near=4)
+    few = replace(recipe.lessons, keys=24, singles=8, lists=0, near=4, alike=2)
     train = replace(recipe.train, steps=2, batch=12, mixing=0.0, whitened=False)
     monkeypatch.setattr(control_rule, "RECIPE", replace(recipe, lessons=few, train=train))
     assert control_rule.Ruled(tiny_plan, 0).folder != folder  # other settings, another model

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from loyal.models.hf import HFModel
 
 FEW = LessonSettings(
-    keys=12, singles=0, lists=0, near=10, near_tokens=3, held_out=5, near_weight=0.5
+    keys=12, singles=0, lists=0, near=10, near_tokens=3, alike=0, held_out=5, near_weight=0.5
 )
 
 
