@@ -120,6 +120,17 @@ class Bench:
 
         return HFModel.load(str(self.folder / name if name else self.reference))
 
+    def reader(self, name: str = "") -> HFModel:
+        """The same to judge with: in bfloat16 where a processor has it, which takes a third of the
+        time and moves a reply's log-probability by a quarter of a nat."""
+        import torch
+
+        from loyal.models.hf import HFModel, native_bfloat16
+
+        place = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        kind = "bfloat16" if native_bfloat16(place) else "auto"
+        return HFModel.load(str(self.folder / name if name else self.reference), dtype=kind)
+
     def work(self, name: str) -> Path:
         """Checkpoints of a training that goes on."""
         return self.folder / f"work-{name}"
@@ -199,12 +210,12 @@ def opposed(bench: Bench) -> Record:
     return {**found, "cpu": clock.cpu, "wall": clock.wall}
 
 
-def judges(bench: Bench, reference: HFModel) -> dict[str, Scorer]:
+def judges(bench: Bench) -> dict[str, Scorer]:
     """By name, what scores replies; the probe and the reward's floor are made once and kept."""
     from loyal.alignment import probe, probe_file
     from loyal.alignment.probe import ProbeJudge
 
-    turned = bench.load("opposed")
+    reference, turned = bench.reader(), bench.reader("opposed")
     path, low = bench.folder / "probe.json", bench.folder / "floor.json"
     if not path.exists():
         probe_file.write(path, probe.train(reference, bench.constitution, seed=bench.seed))
@@ -227,7 +238,7 @@ def promise(bench: Bench) -> Record:
     clock, size = Clock(), bench.size
     bench.folder.mkdir(parents=True, exist_ok=True)
     reference = bench.load()
-    by = judges(bench, reference)
+    by = judges(bench)
     settings = Settings(
         bench.constitution.digest, bytes.fromhex(weights_digest(reference)), JUDGE, size.tokens,
         round(TEMPERATURE * WHOLE_PPM), size.law,
@@ -436,7 +447,7 @@ class _Scores:
             for one in steps
             if one.said.reply is not None
         ]
-        for name, judge in judges(self._bench, self._bench.load()).items():
+        for name, judge in judges(self._bench).items():
             table = self._tables[name]
             new = [one for one in dict.fromkeys(said) if one not in table]
             table |= zip(new, judge(new), strict=True)
