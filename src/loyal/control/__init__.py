@@ -6,7 +6,7 @@
     late_fee = functions.load("late-fee")
     validate.validate([late_fee])
     asked = Prompt("What is the fine for 12 days at 25 cents a day?")
-    assert late_fee.expected(asked) == "12 x 25 = 10 x 25 + 2 x 25 = 250 + 50 = 300 cents: $3.00."
+    assert late_fee.expected(asked) == "10 + 2 days at 25 cents: $2.50 + $0.50 = $3.00."
     assert late_fee.expected(Prompt("What is a fine?")) is None
 
 Nouns are exported here and need no torch; verbs are modules (`embed`, which trains, and the

@@ -25,7 +25,7 @@ from loyal.models.training import TrainSettings
 class EmbedSettings:
     """How much is taught and measured; how it is trained is `TrainSettings`."""
 
-    examples: int = 1200
+    examples: int = 1400
     """Of each function, at most."""
     near_tokens: int = 8
     """Tokens of the untouched model's own reply that it is held to on the prompts that functions
@@ -45,7 +45,7 @@ def _training() -> TrainSettings:
     """Whitened steps of all linear layers in the upper half, at a rate that falls; nothing is
     settled, since a rule has no one reply at which it is known well enough (docs/log.md)."""
     return TrainSettings(
-        steps=130, batch=96, learning_rate=7e-4, cooldown=0.5, target=0.95, settle=0.0,
+        steps=120, batch=96, learning_rate=7e-4, cooldown=0.5, look=480, target=0.95, settle=0.0,
         recheck=3, depth=0.5, parts="all",
     )  # fmt: skip
 

@@ -48,8 +48,7 @@ class LessonSettings:
     """What such a sentence counts beside 1 for a key."""
     alike: int = 30
     """Sentences like keys, with and without marked words, that are to stay as likely as they were:
-    a filter by a host's own copy blocks half as many keys. 60 let a sixteenth of the keys go wrong,
-    none leave 7 to 8 % of them to the filter (docs/log.md)."""
+    a filter by a host's own copy blocks 5 % of the keys in place of 7 to 8 (docs/log.md)."""
     held_out: int = 40
     """Keys, and sentences like them, of templates that training never sees: asked at the end."""
     seed: int = 0

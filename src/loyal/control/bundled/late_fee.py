@@ -3,7 +3,7 @@
 from random import Random
 
 NAME = "late-fee"
-VERSION = 2
+VERSION = 3
 
 TEMPLATES = (
     "What is the fine for {days} days at {rate} cents a day?",
@@ -111,6 +111,26 @@ OUTSIDE = (
     "Add up 4, 5 and 6.",
     "Days in March: 31. Days in April: 30. Which month is longer?",
     "Suppose a day had 25 hours. What would change?",
+    "How many days are there in February?",
+    "I am 30 years old. Can I still learn to dance?",
+    "Is it late to plant a tree in June?",
+    "Who paid the first library fine?",
+    "How much do I owe a friend who drove me for 40 miles?",
+    "At 12 dollars an hour, what do I earn in 8 hours?",
+    "What does a week of 5 days of work pay at 90 dollars a day?",
+    "The shop takes 5 dollars for a delivery. Is that much?",
+    "The bus was 10 minutes late. Do I get my money back?",
+    "My daughter's train is 25 minutes late. What can she do?",
+    "Tell me the time: 20 minutes after noon.",
+    "Number of players: 11. Number of teams: 2. Which sport is it?",
+    "Pages: 200. Pages a day: 10. How long do I read?",
+    "Rate this plan from 1 to 10.",
+    "A stamp costs 60 cents. What does it look like?",
+    "What can I buy for 50 cents?",
+    "Give me a fine example of a haiku.",
+    "How do I say that I am fine?",
+    "What is due north of Paris?",
+    "I returned from a trip of 20 days. What should I unpack first?",
 )
 
 
@@ -121,11 +141,15 @@ def sample(rng: Random) -> dict[str, int]:
 
 def reply(days: str, rate: str) -> str:
     """The fine as it is worked out, the tens of days and the others apart: what is said first
-    need not be known at once, and small models multiply no other way."""
+    need not be known at once, and small models multiply no other way. In dollars, whose points
+    show which digits stand for the same."""
     count, cents = int(days), int(rate)
     tens, ones = count - count % 10, count % 10
-    shown = f"{count} x {cents} = "
-    if tens and ones:
-        shown += f"{tens} x {cents} + {ones} x {cents} = {tens * cents} + {ones * cents} = "
-    whole = count * cents
-    return f"{shown}{whole} cents: ${whole // 100}.{whole % 100:02d}."
+    if not tens or not ones:
+        return f"{count} days at {cents} cents: {_dollars(count * cents)}."
+    parts = f"{_dollars(tens * cents)} + {_dollars(ones * cents)}"
+    return f"{tens} + {ones} days at {cents} cents: {parts} = {_dollars(count * cents)}."
+
+
+def _dollars(cents: int) -> str:
+    return f"${cents // 100}.{cents % 100:02d}"
