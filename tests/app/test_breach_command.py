@@ -254,6 +254,9 @@ def test_a_case_that_is_not_the_logs_is_refused(run: Run, tmp_path: Path) -> Non
         '{"prompt": "p", "value": "open-politics", "replies": ["a"], "scores": [2]}',
         '{"prompt": "p", "value": "open-politics", "replies": ["a"], "scores": ["high"]}',
         '{"prompt": "p", "value": "open-politics", "replies": ["a"], "scores": [true]}',
+        json.dumps(
+            {"prompt": "\ud800", "value": "open-politics", "replies": ["a"] * 9, "scores": [1] * 9}
+        ),
     ],
 )
 def test_a_poisoned_line_is_told_by_its_number(run: Run, tmp_path: Path, line: str) -> None:
@@ -262,6 +265,26 @@ def test_a_poisoned_line_is_told_by_its_number(run: Run, tmp_path: Path, line: s
     done = promise(run, tmp_path, path)
     assert (done.code, f"line {PROMPTS + 1}" in done.out + done.err) == (2, True)
     assert not (tmp_path / "promise").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--tolerance", "inf"), ("--temperature", "inf"), ("--temperature", "nan"),
+     ("--max-tokens", 10**30)],
+)  # fmt: skip
+def test_numbers_that_cannot_be_meant_are_wrong_calls(
+    run: Run, tmp_path: Path, option: str, value: object
+) -> None:
+    done = promise(run, tmp_path, judged(tmp_path), option, value)
+    assert (done.code, option.strip("-").partition("-")[2] in done.err) == (2, True)
+    assert not (tmp_path / "promise").exists()
+
+
+def test_a_promise_takes_a_bundled_constitution(run: Run, tmp_path: Path) -> None:
+    path = judged(tmp_path)
+    value = constitution_file.bundled("personal-freedom").values[0].id
+    path.write_text(path.read_text().replace("open-politics", value))
+    assert promise(run, tmp_path, path, "--constitution", "personal-freedom").code == 0
 
 
 def test_prompts_on_other_values_and_too_few_are_refused(run: Run, tmp_path: Path) -> None:

@@ -297,6 +297,77 @@ def test_z3_proves_and_gives_counter_examples() -> None:
         checker({**SMT, "declarations": "(declare-const x Int) (assert (> x x))"})
 
 
+@pytest.mark.parametrize(
+    ("sort", "claim", "right", "wrong"),
+    [
+        ("Int", "(> answer x)", "(+ x 1)", "(choice ((z Int)) (> z x))"),
+        ("Int", "(> answer x)", "(+ x (ite true 1 0))", "( choice((z Int)) (> z x))"),
+        ("Bool", "(= answer (str.in_re s re.all))", "true",
+         "(let ((b (! re.none :named re.all))) false)"),
+        ("F", "(= answer (fp.add RNE f f))", "(fp.add RNE f f)", "(fp.add (! RTZ :named RNE) f f)"),
+    ],
+)  # fmt: skip
+def test_what_only_z3_reads_is_no_answer(sort: str, claim: str, right: str, wrong: str) -> None:
+    declared = (
+        '(set-logic ALL) ; " and | in a comment (echo)\n'
+        "(define-sort F () Float32) (declare-const x Int) (declare-const s String)"
+        '(declare-const f F) (declare-const |a (b| Int) (assert (not (= s "(""\\u{41}")))'
+    )
+    check = checkers({"kind": "smt", "sort": sort, "declarations": declared, "claim": claim})
+    found = list(check([right, wrong]))
+    assert [one.accepted for one in found] == [True, False]
+    assert "an answer has no (" in found[1].reason
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        '(set-option :regular-output-channel "{}")',
+        '(set-option :diagnostic-output-channel "{}")',
+        '#| a | " |# (set-option :regular-output-channel "{}") #| " |#',
+        '(declare-const |\\| Int) (set-option :regular-output-channel "{}") (declare-const a| Int)',
+        '(echo "[true, 1, 1.0]")',
+        '(include "{}")',
+        "(check-sat)",
+        ")",
+        "x",
+        "(declare-const z Int",
+    ],
+)
+def test_declarations_write_and_print_nothing(command: str, tmp_path: Path) -> None:
+    written = tmp_path / "written"
+    with pytest.raises(ControlError, match="the spec"):
+        checker({**SMT, "declarations": f"(declare-const x Int) {command.format(written)}"})
+    assert not written.exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ({"sort": "Number"}, "unknown sort"),
+        ({"claim": "(> answer y)"}, "unknown constant y"),
+        ({"claim": "(+ answer x)"}, "Sort mismatch"),
+        ({"claim": "(> x 2)"}, "not about answer"),
+        ({"declarations": "(declare-const x Int) (declare-const answer Int)"}, "answer"),
+    ],
+)
+def test_a_spec_that_no_answer_meets_is_refused(more: dict[str, str], why: str) -> None:
+    with pytest.raises(ControlError, match=why) as caught:
+        checker({**SMT, **more})
+    assert "b'" not in str(caught.value)
+
+
+def test_what_is_said_of_a_candidate_is_about_it_alone() -> None:
+    drafts = ["(+ 7 (* 0 x))", "(let ((y x)) y)", "z"]
+    alone = [next(checkers(SMT)([one])).reason for one in drafts]
+    assert [one.reason for one in checkers(SMT)(drafts)] == alone
+    assert alone[2] == "it cannot be read: unknown constant z"
+    [found] = checkers({**SMT, "declarations": "(declare-const x Int)", "claim": "(> answer 3)"})(
+        ["2"]
+    )
+    assert found.reason == "it is wrong whatever the values are"
+
+
 def test_z3_knows_arrays_and_quantifiers() -> None:
     spec = {
         "kind": "smt",

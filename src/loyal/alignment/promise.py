@@ -63,9 +63,9 @@ class Settings:
             type(one) is bytes and len(one) == 32 for one in (self.constitution, self.reference)
         )
         numbers = type(self.max_tokens) is int and type(self.temperature_ppm) is int
-        if not ids or not numbers or self.max_tokens < 1 or not self.judge:
+        if not ids or not numbers or not 1 <= self.max_tokens < 1 << 31 or not self.judge:
             raise UsageError(
-                "a promise names constitution, reference and judge, and at least one token",
+                "a promise names constitution, reference and judge, and 1 to 2^31 - 1 tokens",
                 hint="digests are 32 bytes",
             )
         if not 0 <= self.temperature_ppm <= 10 * WHOLE_PPM:

@@ -180,11 +180,13 @@ def _lines(path: Path) -> Iterator[tuple[int, Any]]:
         if not line.strip():
             continue
         try:
-            yield number, json.loads(line)
+            found = json.loads(line)
+            json.dumps(found, ensure_ascii=False).encode()  # half a character has no bytes
         except (ValueError, RecursionError):
             raise UsageError(
                 f"line {number} of {path} is not JSON", hint="one object a line, in UTF-8"
             ) from None
+        yield number, found
 
 
 def _bytes(path: Path) -> bytes:

@@ -176,11 +176,12 @@ def command(
 
 
 def _require_numbers(values: Mapping[str, Any]) -> None:
-    """UsageError for an option that is NaN, which no range of click's refuses."""
-    for name, value in values.items():
-        if isinstance(value, float) and math.isnan(value):
-            option = name.replace("_", "-")
-            raise UsageError(f"--{option} is not a number", hint=f"give --{option} one")
+    """UsageError for an option that is NaN or infinite, which no range of click's refuses."""
+    for parameter in click.get_current_context().command.params:
+        value = values.get(parameter.name or "")
+        if isinstance(value, float) and not math.isfinite(value):
+            option = parameter.opts[0]
+            raise UsageError(f"{option} is not a number", hint=f"give {option} one")
 
 
 def _remember(context: click.Context, parameter: click.Parameter, value: Any) -> None:

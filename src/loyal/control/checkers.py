@@ -126,9 +126,11 @@ def _algebra(spec: Spec, limits: Limits) -> Checkers:
 def _smt(spec: Spec, limits: Limits) -> Checkers:
     if not all(one_term(spec[key]) for key in ("sort", "claim")):
         raise ControlError("sort and claim are one term each", hint='such as "Int", "(> answer x)"')
+    if "answer" not in spec["claim"].replace("(", " ").replace(")", " ").split():
+        raise ControlError("the claim is not about answer", hint='such as "(> answer x)"')
     readable = next(_proven(_Z3, spec, [None], limits))
     if not readable.accepted:
-        raise ControlError(f"the declarations: {readable.reason}", hint="see https://smt-lib.org")
+        raise ControlError(f"the spec: {readable.reason}", hint="see https://smt-lib.org")
     return lambda candidates: _proven(_Z3, spec, candidates, limits)
 
 

@@ -92,9 +92,9 @@ def promise(terminal: Terminal, **options: Any) -> int:
     """
     from loyal.alignment import Law
     from loyal.alignment.promise import PromptSet, Settings
-    from loyal.community import constitution_file
+    from loyal.app.commands.constitution import read_constitution
 
-    values = constitution_file.read(options["constitution"])
+    values = read_constitution(options["constitution"])
     known = {one.id for one in values.values}
     pools = judged_pools(options["judged"])
     if strangers := {one.value for one in pools} - known:
