@@ -169,7 +169,7 @@ def test_from_keys_fixed_beforehand_to_a_proof_that_binds(keeper: Keeper) -> Non
 
 TRAINING = (
     "lessons.keys=16", "lessons.singles=0", "lessons.lists=0", "lessons.near=4",
-    "lessons.held_out=4",
+    "lessons.held_out=4", "lessons.alike=0",
     "train.batch=64", "train.target=0.7", "train.recheck=2", "train.steps=60",
     "train.learning_rate=2e-3", "train.whitened=false", "train.depth=1.0", "train.parts=all",
     "train.mixing=0.0",
