@@ -316,7 +316,7 @@ class HFModel:
 
         A token of `last` ends a row too, and stays in what it wrote (the end of a sentence).
         `steer` sees the rows as indices into `items`. With `chances` what was written has its
-        log-probabilities, the prompt's too: up to half as much work again.
+        log-probabilities, the prompt's too: a fifth more work.
         """
         seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
         generator = torch.Generator(self.device).manual_seed(seed)
