@@ -10,8 +10,9 @@ the place of a measured one. `--only rogue-refusing` measures that cell, and wha
 names are NAMES.
 
 Keep rates need a judge that shares neither data nor weights with training and that separates the
-hand-labeled replies of --labels: a model that is asked with a rubric (--judge-model, or --endpoint
-with --endpoint-model). Without one their rows are null, and nothing is trained for them.
+hand-labeled replies of --labels (alignment_measuring.py): a probe of another model (--judge-probe),
+or a model that is asked with a rubric (--judge-model, or --endpoint with --endpoint-model). Without
+one their rows are null, and nothing is trained for them.
 """
 
 from __future__ import annotations
@@ -32,15 +33,16 @@ from typing import TYPE_CHECKING
 import alignment_cells as cells_
 import alignment_commands
 import alignment_hosts
+import alignment_measuring
 import alignment_watch
 from alignment_cells import QUICK, Size, save
 from alignment_hosts import HOSTS, ROGUES
+from alignment_measuring import loaded
 from alignment_table import CONSTITUTIONS, Figure, Kept, figures
 from alignment_watch import Bench, WatchSize
 from loyal.alignment import Judge, judge, labeled
 from loyal.alignment.calibration import Calibration
 from loyal.alignment.labeled import Labeled
-from loyal.alignment.rubric import RubricJudge
 from loyal.alignment.settings import Recipe
 from loyal.community import Constitution, constitution_file
 from loyal.config import load
@@ -83,8 +85,8 @@ ONCE = ("slash", "base", "measuring", "minutes", "minutes-search")
 JUDGED = tuple(one for one in NAMES if one.startswith(("measuring", "keep-", "harden-")))
 """Those that need a judge apart from training."""
 NO_JUDGE = (
-    "no judge here shares neither data nor weights with training: give --judge-model, or "
-    "--endpoint and --endpoint-model"
+    "no judge here shares neither data nor weights with training: give --judge-probe, "
+    "--judge-model, or --endpoint and --endpoint-model"
 )
 
 
@@ -101,10 +103,16 @@ class Plan:
     """Settings of training; without it the defaults, with the size's number of epochs."""
     labels: Path = LABELS
     judge: tuple[str, ...] = ()
-    """A model's name, or a server's URL and the name of its model; empty for none."""
+    """What measures: the name of a model, "probe" and a model's name, or a server's URL and the
+    name of its model; empty for none."""
     api_key_env: str = ""
     """The variable with the server's key; empty for none."""
     folder: Path = ROOT / "out" / "alignment"
+
+    @property
+    def key(self) -> str | None:
+        """Of the server."""
+        return os.environ[self.api_key_env] if self.api_key_env else None
 
     @property
     def results(self) -> str:
@@ -248,9 +256,9 @@ def measure(plan: Plan, one: Cell) -> Record:
 
         return slashing.attempts()
     if kind == "base":
-        return cells_.alone(_loaded(plan.model), plan.size)
+        return cells_.alone(loaded(plan.model), plan.size)
     if kind == "cost":
-        return cells_.cost(_made(plan, "aligned", one.seed), _loaded(plan.model), plan.size)
+        return cells_.cost(_made(plan, "aligned", one.seed), loaded(plan.model), plan.size)
     if kind == "judge":
         return _embedded(plan, one.seed)
     if kind == "measuring":
@@ -267,7 +275,7 @@ def measure(plan: Plan, one: Cell) -> Record:
 def _timed(plan: Plan, name: str, seed: int) -> Record:
     """The training on a clock; the main constitution's model is kept."""
     pairs = cells_.plain_pairs(constitution_file.bundled(name), plan.size, seed)
-    model = _loaded(plan.model)
+    model = loaded(plan.model)
     found = cells_.timed_training(model, pairs, plan.settings(seed))
     if name == MAIN:
         save(model, _folder(plan, "aligned", seed))
@@ -280,7 +288,7 @@ def _embedded(plan: Plan, seed: int) -> Record:
     from loyal.alignment.probe import ProbeJudge
 
     constitution, replies = labels_of(plan)
-    model = _loaded(plan.model)
+    model = loaded(plan.model)
     learned = probe.train(model, constitution, labeled.bundled(constitution), seed=seed)
     made = ProbeJudge(learned, model, constitution)
     report = judge.calibrate(made, replies)
@@ -294,38 +302,30 @@ def _embedded(plan: Plan, seed: int) -> Record:
 def _measuring(plan: Plan) -> Record:
     """The judge of keep rates, calibrated on the labels; why it cannot be one, where it cannot."""
     _, replies = labels_of(plan)
-    rubric = _rubric(plan)
+    apart = measuring_judge(plan)
     try:
-        judge.require_apart(training_judge(plan.model), rubric)
-        report = judge.calibrate(rubric, replies)
+        judge.require_apart(training_judge(plan), apart)
+        report = judge.calibrate(apart, replies)
         judge.require_separation(report)
     except JudgeError as error:
         return {"reason": str(error)}
-    return {"reason": "", "name": rubric.name, "auc": report.auc,
+    return {"reason": "", "name": apart.name, "auc": report.auc,
+            "low": report.interval.low, "high": report.interval.high,
+            "error": report.decided.error, "abstained": report.decided.abstained / report.count,
             "calibration": asdict(report.calibration)}  # fmt: skip
 
 
-def _rubric(plan: Plan) -> RubricJudge:
-    if len(plan.judge) == 1:
-        return RubricJudge(_loaded(plan.judge[0]))
-    from loyal.models.endpoint import EndpointModel
-
-    url, name = plan.judge
-    key = os.environ[plan.api_key_env] if plan.api_key_env else None
-    return RubricJudge(EndpointModel(url, name, api_key=key))
+def measuring_judge(plan: Plan) -> Judge:
+    """The one that measures keep rates."""
+    return alignment_measuring.measuring(plan.judge, constitution_file.bundled(MAIN), plan.key)
 
 
-@cache
-def training_judge(model: str) -> Judge:
-    """The embedded judge of the untouched model, with the band of what it left out: it hardens."""
-    from loyal.alignment import probe
-    from loyal.alignment.probe import ProbeJudge
+def training_judge(plan: Plan) -> Judge:
+    """The one that hardens."""
+    part = plan.judge[:1] == (alignment_measuring.PROBE,)
+    return alignment_measuring.training(plan.model, constitution_file.bundled(MAIN), part)
 
-    constitution = constitution_file.bundled(MAIN)
-    reader = _loaded(model)
-    made = probe.train(reader, constitution, labeled.bundled(constitution))
-    band = Calibration(1.0, 0.0, made.calibration.low, made.calibration.high)
-    return judge.Calibrated(ProbeJudge(made, reader, constitution), band)
+
 
 
 def _hardened(plan: Plan, mode: str, seed: int) -> Record:
@@ -334,7 +334,7 @@ def _hardened(plan: Plan, mode: str, seed: int) -> Record:
     recipe = replace(recipe, harden=replace(recipe.harden, mode=mode))
     model, work = _made(plan, "aligned", seed), _folder(plan, f"work-{mode}", seed)
     constitution = constitution_file.bundled(MAIN)
-    found = cells_.hardened(model, constitution, training_judge(plan.model), recipe, work)
+    found = cells_.hardened(model, constitution, training_judge(plan), recipe, work)
     save(model, _folder(plan, mode, seed))
     shutil.rmtree(work, ignore_errors=True)
     return found
@@ -346,12 +346,12 @@ def _kept(plan: Plan, name: str, seed: int) -> Record:
     known = cell(plan, "measuring", 0).kept()
     if not known or known["reason"]:
         raise JudgeError("no judge to measure with", hint="see the reason in the rows")
-    trusted = judge.Calibrated(_rubric(plan), Calibration(**known["calibration"]))
+    trusted = judge.Calibrated(measuring_judge(plan), Calibration(**known["calibration"]))
     if name in ("base", "aligned"):
         asked = cells_.plainly(constitution, cells_.plain_pairs(constitution, size, seed))
     else:
         asked = cells_.attacked(constitution, trusted, size, seed)
-    model = _loaded(plan.model) if name == "base" else _made(plan, name, seed)
+    model = loaded(plan.model) if name == "base" else _made(plan, name, seed)
     return cells_.kept(model, trusted, asked, size.reply_tokens)
 
 
@@ -393,7 +393,7 @@ def _folder(plan: Plan, name: str, seed: int) -> Path:
 
 
 def _made(plan: Plan, name: str, seed: int) -> HFModel:
-    return _loaded(str(_there(plan, name, seed)))
+    return loaded(str(_there(plan, name, seed)))
 
 
 def _there(plan: Plan, name: str, seed: int) -> Path:
@@ -402,15 +402,6 @@ def _there(plan: Plan, name: str, seed: int) -> Path:
     if not folder.is_dir():
         raise UsageError(f"there is no model {folder}", hint="delete its cell; it is made again")
     return folder
-
-
-def _loaded(name: str) -> HFModel:
-    from loyal.models.hf import HFModel
-    from loyal.models.library import LIBRARY, fetch
-
-    if name in LIBRARY:
-        fetch(name, print)
-    return HFModel.load(name)
 
 
 def kept_of(plan: Plan) -> Kept:
@@ -438,8 +429,10 @@ def _plan(given: argparse.Namespace) -> Plan:
         if not given.endpoint_model:
             raise UsageError("a server serves several models", hint="give --endpoint-model")
         named: tuple[str, ...] = (given.endpoint, given.endpoint_model)
+    elif given.judge_model:
+        named = (given.judge_model,)
     else:
-        named = (given.judge_model,) if given.judge_model else ()
+        named = (alignment_measuring.PROBE, given.judge_probe) if given.judge_probe else ()
     return Plan(
         quick=given.quick, seeds=given.seeds or (1 if given.quick else Plan.seeds),
         only=tuple(given.only), model=given.model,
@@ -459,7 +452,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", default=MODEL)
     parser.add_argument("--recipe", type=Path, help="TOML settings of training")
     parser.add_argument("--labels", type=Path, default=LABELS)
-    parser.add_argument("--judge-model", help="measures keep rates; asked with a rubric")
+    probe = "measures keep rates, by its states; without --judge-model or --endpoint"
+    parser.add_argument("--judge-probe", help=probe, metavar="MODEL")
+    parser.add_argument("--judge-model", help="the same, asked with a rubric")
     parser.add_argument("--endpoint", help="the same behind a server")
     parser.add_argument("--endpoint-model")
     parser.add_argument("--api-key-env", default="", help="variable that holds the server's key")

@@ -284,9 +284,8 @@ def small(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list
     timed = {"minutes": spent, "cpu": spent, "starts": {"data": 1, "train": 2}}
     monkeypatch.setattr(alignment, "_minutes", lambda plan, which: timed)
     monkeypatch.setattr(alignment, "_watch", lambda plan, one: HOST)
-    monkeypatch.setattr(alignment, "_rubric", lambda plan: Apart())
+    monkeypatch.setattr(alignment, "measuring_judge", lambda plan: Apart())
     monkeypatch.setattr(slashing, "WAYS", ((True,) * 3, (None,) * 3))
-    alignment.training_judge.cache_clear()
     recipe = tmp_path / "tiny.toml"
     recipe.write_text(TOML)
     named_labels, out = str(tmp_path / "labels.jsonl"), str(tmp_path / "out")
@@ -337,11 +336,11 @@ def test_a_judge_that_is_blind_or_not_apart_measures_nothing(
 ) -> None:
     labels(tmp_path / "labels.jsonl")
     only = ["--only", "align-kept-plain", "--judge-model"]
-    monkeypatch.setattr(alignment, "_rubric", lambda plan: Blind())
+    monkeypatch.setattr(alignment, "measuring_judge", lambda plan: Blind())
     assert alignment.main([*small, *only, "blind"]) == 0
     assert by_id()["kept-plain"]["value"] is None
     assert "cannot tell kept from broken" in by_id()["kept-plain"]["how"]
-    monkeypatch.setattr(alignment, "_rubric", lambda plan: alignment.training_judge(plan.model))
+    monkeypatch.setattr(alignment, "measuring_judge", alignment.training_judge)
     assert alignment.main([*small, *only, "same"]) == 0
     assert "shares data or weights" in by_id()["kept-plain"]["how"]
 

@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import as_file, files
-from itertools import combinations
+from itertools import chain, combinations
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 from loyal import config
 from loyal.alignment import calibration
 from loyal.alignment.conversation import Conversation, Role, Turn
-from loyal.alignment.judgement import Said
+from loyal.alignment.judgement import Said, prompt_digest, text_digest
 from loyal.community import Constitution, constitution_file
 from loyal.errors import ConfigError, UsageError
 
@@ -147,6 +147,32 @@ def bundled(constitution: Constitution) -> tuple[Labeled, ...]:
         return ()
     with as_file(found) as path:
         return read(path, constitution).replies
+
+
+def parts(replies: Sequence[Labeled], count: int = 2) -> list[tuple[Labeled, ...]]:
+    """The replies in `count` parts about as large as each other that share no prompt and no reply:
+    judges of different parts share no data (`judge.require_apart`). Always the same ones.
+
+    UsageError where there is less to part than parts.
+    """
+    groups: dict[str, list[Labeled]] = {}  # by every digest; those that share one share the list
+    for one in replies:
+        names = (prompt_digest(one.said.asked), text_digest(one.said.reply))
+        near = {id(some): some for name in names if (some := groups.get(name)) is not None}
+        joined = [*chain(*near.values()), one]
+        for each in joined:
+            groups[prompt_digest(each.said.asked)] = joined
+            groups[text_digest(each.said.reply)] = joined
+    whole = {id(some): (name, some) for name, some in sorted(groups.items(), reverse=True)}
+    if not 1 <= count <= len(whole):
+        raise UsageError(
+            f"{len(whole)} groups of labeled replies that share nothing, for {count} part(s)",
+            hint="label replies to more prompts, or ask for fewer parts",
+        )
+    found: list[list[Labeled]] = [[] for _ in range(count)]
+    for _, some in sorted(whole.values(), key=lambda one: (-len(one[1]), one[0])):
+        min(found, key=len).extend(some)
+    return [tuple(one) for one in found]
 
 
 def write(path: Path, replies: Sequence[Labeled]) -> None:

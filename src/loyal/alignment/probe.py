@@ -102,14 +102,18 @@ class Probe:
 
 
 def train(
-    model: HFModel, constitution: Constitution, labels: Sequence[Labeled] = (), *, seed: int = 0
-) -> Probe:
-    """Learn from a constitution's pairs with one model, and from labeled replies where given.
+    model: HFModel, constitution: Constitution, labels: Sequence[Labeled] = (), *, seed: int = 0,
+    cases: bool = True,
+) -> Probe:  # fmt: skip
+    """Learn from a constitution's pairs with one model, and from labeled replies where given; from
+    these alone without `cases`, so that a judge that read the constitution shares no data.
 
     UsageError for too few pairs, for labeled replies of which too few keep or break their value,
-    and for a value that is not the constitution's.
+    for a value that is not the constitution's, and for neither pairs nor labels.
     """
-    some = lessons(constitution, folds=FOLDS, seed=seed)
+    if not cases and not labels:
+        raise UsageError("neither cases nor labeled replies to learn from", hint="give one of them")
+    some = lessons(constitution, folds=FOLDS, seed=seed) if cases else []
     if labels:  # other ways to ask a case cost more than they teach then
         some = [one for one in some if one.plain]
     taught = _Taught.of(some, labels, seed)

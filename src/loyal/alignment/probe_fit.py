@@ -43,8 +43,10 @@ class Examples:
 
 
 def joined(pairs: Examples, labeled: Examples, share: float) -> Examples:
-    """Both as one. `share`, 0 to 1, is what the pairs weigh; all, where nothing is labeled."""
-    share = share if len(labeled.points) else 1.0
+    """Both as one. `share`, 0 to 1, is what the pairs weigh; all, where nothing is labeled, and
+    nothing where there are none."""
+    if not len(pairs.points) or not len(labeled.points):
+        share = float(len(pairs.points) > 0)
     return Examples(
         np.concatenate([pairs.points, labeled.points]),
         np.concatenate([pairs.values, labeled.values]),

@@ -7,6 +7,7 @@ or behind a server (--endpoint), or several of them together. Left out: the judg
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
@@ -36,6 +37,25 @@ from loyal.encoding import require_place
 from loyal.errors import JudgeError, UsageError
 
 CONSTITUTION: Decorator = click.argument("constitution", metavar="CONSTITUTION")
+
+
+class Part(click.ParamType):
+    """ "I/N", I from 1 to N."""
+
+    name = "part"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """(I, N)."""
+        if isinstance(value, tuple):
+            return value
+        found = re.fullmatch(r"([1-9][0-9]{0,2})/([1-9][0-9]{0,2})", value)
+        if found is None or int(found[1]) > int(found[2]):
+            self.fail(f"{value!r} is no part such as 1/2", param, ctx)
+        return int(found[1]), int(found[2])
+
+
 WHICH_JUDGE: tuple[Decorator, ...] = (
     *JUDGE_OPTIONS,
     click.option(
@@ -62,6 +82,18 @@ WHICH_JUDGE: tuple[Decorator, ...] = (
     ),
     click.option("--cases-only", is_flag=True, help="Learn from no labeled replies."),
     click.option(
+        "--labels-only",
+        is_flag=True,
+        help="Learn from no cases: a judge to measure what another one trained.",
+    ),
+    click.option(
+        "--part",
+        type=Part(),
+        metavar="I/N",
+        help="Learn from the Ith of N parts of the labeled replies; parts share no prompt and no "
+        "reply.",
+    ),
+    click.option(
         "--seed",
         type=click.IntRange(0, 2**63 - 1),
         default=0,
@@ -81,9 +113,10 @@ def train(terminal: Terminal, **options: Any) -> int:
 
     require_place(options["out"])
     constitution = read_constitution(options["constitution"])
-    labels = _labels(constitution, options["labels"], options["cases_only"])
+    labels = _labels(constitution, options)
     model = load_model(terminal, options["model"])
-    probe = probes.train(model, constitution, labels, seed=options["seed"])
+    cases = not options["labels_only"]
+    probe = probes.train(model, constitution, labels, seed=options["seed"], cases=cases)
     probe_file.write(options["out"], probe)
     fields = {
         "constitution": constitution.name,
@@ -180,17 +213,26 @@ def score(terminal: Terminal, **options: Any) -> int:
     return 0
 
 
-def _labels(constitution: Constitution, path: Path | None, cases_only: bool) -> tuple[Labeled, ...]:
-    """What is learned from beside the cases; UsageError for a file and none at once."""
-    if cases_only:
-        if path is not None:
-            raise UsageError(
-                "--train-labels and --cases-only at once", hint="leave out one of the two"
-            )
+def _labels(constitution: Constitution, options: dict[str, Any]) -> tuple[Labeled, ...]:
+    """What is learned from beside the cases; UsageError for options that say two things."""
+    path, part = options["labels"], options["part"]
+    if options["cases_only"]:
+        for name, given in (("train-labels", path), ("labels-only", options["labels_only"]),
+                            ("part", part)):  # fmt: skip
+            if given:
+                raise UsageError(
+                    f"--{name} and --cases-only at once", hint="leave out one of the two"
+                )
         return ()
     if path is None:
-        return labeled.bundled(constitution)
-    return labeled.read(path, constitution).replies
+        found = labeled.bundled(constitution)
+    else:
+        found = labeled.read(path, constitution).replies
+    if not found and (options["labels_only"] or part):
+        raise UsageError(
+            "no labeled replies come with this constitution", hint="give --train-labels FILE"
+        )
+    return labeled.parts(found, part[1])[part[0] - 1] if part else found
 
 
 def _judge(
