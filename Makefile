@@ -71,7 +71,7 @@ bench-control: $(STAMP)
 
 # Hours on a CPU, the cheapest rows first; it goes on too. RUN='--quick' or '--only NAME' takes less.
 bench-alignment: $(STAMP)
-	$(BIN)/python benchmarks/alignment.py $(RUN)
+	$(BIN)/python benchmarks/alignment.py --judge-probe qwen2.5-coder-1.5b-instruct $(RUN)
 
 # An 8B-shaped Llama with random weights; needs one GPU of 120 GB, and says so where there is none.
 bench-gpu: $(STAMP)

@@ -125,6 +125,36 @@ def test_an_embedded_judge_learns_from_labels_that_never_measure_it(
     assert (few.code, "cannot read" in few.err) == (2, True)
 
 
+def test_two_judges_of_parts_share_no_data(run: Run, ours: Path, tmp_path: Path) -> None:
+    from loyal.alignment import probe_file
+    from loyal.models import tiny
+
+    learned = tmp_path / "learned.jsonl"
+    beasts = tuple(f"{how} {one}" for how in ("old", "red") for one in BEASTS)
+    labeled_file.write(learned, told(constitution(), beasts))
+    command = ("judge", "train", ours, "--train-labels", learned)
+    found = []
+    for part, more in (("1/2", ()), ("2/2", ("--labels-only",))):
+        model = tiny.build(tmp_path / part.replace("/", "-"), len(found))
+        out = tmp_path / f"{len(found)}.probe"
+        done = run(*command, "--model", model, "--out", out, "--part", part, *more, "--json")
+        assert (done.code, done.fields["labels"]) == (0, 40)
+        found.append((probe_file.read(out), done.fields["lessons"]))
+    (one, lessons), (two, alone) = found
+    assert lessons > 0 == alone
+    assert not one.data & two.data
+    for wrong in ("0/2", "3/2", "1", "1/2/3", "a/b", "1/9999"):
+        done = run(*command, "--out", tmp_path / "x.probe", "--part", wrong)
+        assert (done.code, "no part such as 1/2" in done.err) == (2, True)
+    done = run(*command, "--out", tmp_path / "x.probe", "--part", "1/99")
+    assert (done.code, "ask for fewer parts" in done.err) == (2, True)
+    for alone in (("--labels-only",), ("--part", "1/2")):
+        done = run("judge", "train", ours, "--out", tmp_path / "x.probe", *alone)
+        assert (done.code, "give --train-labels FILE" in done.err) == (2, True)
+        done = run("judge", "train", ours, "--out", tmp_path / "x.probe", "--cases-only", *alone)
+        assert (done.code, f"{alone[0]} and --cases-only" in done.err) == (2, True)
+
+
 def test_an_embedded_judge_is_trained_and_joined_with_a_server(
     run: Run, ours: Path, tmp_path: Path
 ) -> None:
