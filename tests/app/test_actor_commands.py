@@ -295,6 +295,9 @@ def test_stake_is_bonded(served: CourtServer, run: Run, tmp_path: Path, purpose:
     refused = run(*options, 9_000_000)
     assert refused.code == 1
     assert "error:" in refused.err
+    for wrong in (0, -1, 10**30):
+        called = run(*options, wrong)
+        assert (called.code, "--amount-micro" in called.err) == (2, True)
 
 
 def test_a_platform_that_stumbles_is_asked_again(

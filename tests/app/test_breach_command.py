@@ -270,7 +270,7 @@ def test_a_poisoned_line_is_told_by_its_number(run: Run, tmp_path: Path, line: s
 @pytest.mark.parametrize(
     ("option", "value"),
     [("--tolerance", "inf"), ("--temperature", "inf"), ("--temperature", "nan"),
-     ("--max-tokens", 10**30)],
+     ("--max-tokens", 10**30), ("--judge", "sides\udcff")],
 )  # fmt: skip
 def test_numbers_that_cannot_be_meant_are_wrong_calls(
     run: Run, tmp_path: Path, option: str, value: object
@@ -278,6 +278,13 @@ def test_numbers_that_cannot_be_meant_are_wrong_calls(
     done = promise(run, tmp_path, judged(tmp_path), option, value)
     assert (done.code, option.rpartition("-")[2] in done.err) == (2, True)
     assert not (tmp_path / "promise").exists()
+
+
+def test_a_place_that_is_none_is_refused_before_the_replies_are_read(
+    run: Run, tmp_path: Path
+) -> None:
+    done = promise(run, tmp_path, tmp_path / "missing", "--out", tmp_path / "no-such" / "promise")
+    assert (done.code, "no-such" in done.err, "missing" in done.err) == (1, True, False)
 
 
 def test_a_promise_takes_a_bundled_constitution(run: Run, tmp_path: Path) -> None:

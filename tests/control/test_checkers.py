@@ -147,7 +147,10 @@ def test_a_schema_permits_and_says_why_not() -> None:
     assert "not JSON" in check("name: Ada").reason
 
 
-@pytest.mark.parametrize("text", ["NaN", "[-Infinity]", '"\\ud800"', "[" * 9000, ""], ids=range(5))
+NO_JSON = ("NaN", "[-Infinity]", '"\\ud800"', "[" * 9000, "", '{"age": 1, "age": 2}')
+
+
+@pytest.mark.parametrize("text", NO_JSON, ids=range(6))
 def test_what_only_python_reads_is_not_json(text: str) -> None:
     found = checker({"kind": "schema", "schema": "{}"})(text)
     assert (found.accepted, found.score) == (False, 0.0)

@@ -12,6 +12,7 @@ from loyal.app.key_files import KEY_OPTION, signing_key
 from loyal.app.terminal import Decorator, Terminal
 from loyal.errors import LedgerError, UsageError
 from loyal.protocol import State, VerifierKey
+from loyal.protocol.stake import MOST_MICRO
 from loyal.signing import SigningKey
 
 PLATFORM_OPTION: Decorator = click.option(
@@ -24,7 +25,7 @@ LOG_KEY_OPTION: Decorator = click.option(
 )
 AMOUNT_OPTION: Decorator = click.option(
     "--amount-micro",
-    type=int,
+    type=click.IntRange(1, MOST_MICRO),
     required=True,
     metavar="N",
     help="Stake to bond, in millionths, from the free account.",

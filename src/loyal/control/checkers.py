@@ -284,12 +284,18 @@ def _control(spec: Spec) -> Checker:
 
 
 def _read_json(text: str) -> Any:
-    """The value of a JSON text; ValueError for NaN and Infinity too, which only Python reads."""
+    """The value of a JSON text; ValueError for NaN and Infinity too, which only Python reads, and
+    for a name that stands twice in an object: readers differ on which value holds."""
 
     def refuse(word: str) -> Any:
         raise ValueError(f"{word} is no number")
 
-    return json.loads(text, parse_constant=refuse)
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(table := dict(pairs)) < len(pairs):
+            raise ValueError("a name stands twice in an object")
+        return table
+
+    return json.loads(text, parse_constant=refuse, object_pairs_hook=once)
 
 
 def _json(value: Any) -> str:

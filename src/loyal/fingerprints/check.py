@@ -246,9 +246,7 @@ def _read_state(path: Path | None, fingerprints: FingerprintSet, name: str) -> l
         fits = all(0 <= one.index < len(fingerprints) for one in asked)
         other = record["model"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UsageError(
-            f"{path} is not the state of a check", hint="name another file, or delete it"
-        ) from error
+        raise UsageError(f"{path} is not the state of a check", hint="name another file") from error
     if not same or not fits or other != name:
         raise UsageError(
             f"{path} is the state of a check of another set or model",

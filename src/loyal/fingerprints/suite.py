@@ -270,7 +270,7 @@ class _State:
             rows = [_row(one) for one in record["rows"]]
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise UsageError(
-                f"{path} holds no rows of the attack suite", hint="name another file, or delete it"
+                f"{path} holds no rows of the attack suite", hint="name another file"
             ) from error
         if not same:
             raise UsageError(

@@ -38,7 +38,7 @@ from loyal.app.platform_options import (
 from loyal.app.report import Table
 from loyal.app.state_views import breach_fields, promise_fields
 from loyal.app.terminal import Terminal, command
-from loyal.encoding import atomic_write
+from loyal.encoding import atomic_write, require_place
 from loyal.errors import UsageError
 from loyal.protocol.breaches import ClaimBreach, PromisePrompts, Question, ballot, promise_id
 from loyal.protocol.voting import GiveVerdict
@@ -94,6 +94,9 @@ def promise(terminal: Terminal, **options: Any) -> int:
     from loyal.alignment.promise import PromptSet, Settings
     from loyal.app.commands.constitution import read_constitution
 
+    require_place(options["out"])
+    if any("\ud800" <= one <= "\udfff" for one in options["judge"]):
+        raise UsageError("--judge is no UTF-8 text", hint="name it in plain letters")
     values = read_constitution(options["constitution"])
     known = {one.id for one in values.values}
     pools = judged_pools(options["judged"])

@@ -27,7 +27,7 @@ from loyal.app.terminal import Decorator, Terminal, command
 from loyal.app.vaults import OPENING_OPTIONS, Access, open_vault
 from loyal.errors import UsageError
 from loyal.protocol import Parameters
-from loyal.protocol.stake import Deposit
+from loyal.protocol.stake import MOST_MICRO, Deposit
 
 FOLDER_OPTION: Decorator = click.option(
     "--folder", type=FILE, required=True, metavar="DIR", help="The platform's folder."
@@ -91,7 +91,10 @@ def key(terminal: Terminal, **options: Any) -> int:
     *OPERATOR_OPTIONS,
     click.option("--party", required=True, metavar="HEX", help="Whose money came in."),
     click.option(
-        "--amount-micro", type=click.IntRange(min=1), required=True, help="How much, in millionths."
+        "--amount-micro",
+        type=click.IntRange(1, MOST_MICRO),
+        required=True,
+        help="How much, in millionths.",
     ),
 )
 def credit(terminal: Terminal, **options: Any) -> int:
