@@ -326,8 +326,6 @@ def training_judge(plan: Plan) -> Judge:
     return alignment_measuring.training(plan.model, constitution_file.bundled(MAIN), part)
 
 
-
-
 def _hardened(plan: Plan, mode: str, seed: int) -> Record:
     """The aligned model hardened, plainly or adaptively; it is kept."""
     recipe = plan.settings(seed)

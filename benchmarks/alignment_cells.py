@@ -14,11 +14,13 @@ from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from loyal.alignment import Conversation, Judge, Plan, Preference, Said
 from loyal.alignment.asks import frames
 from loyal.alignment.conversation import play
+from loyal.alignment.judge import Calibrated
 from loyal.alignment.refusals import refuses
 from loyal.alignment.settings import Recipe, ReportSettings
 from loyal.community import Constitution, Value
@@ -260,18 +262,28 @@ def attacked(constitution: Constitution, judge: Judge, size: Size, seed: int) ->
 
 
 def kept(model: LanguageModel, judge: Judge, asked: Sequence[Asked], tokens: int) -> Record:
-    """Of each split how many replies were kept, judged and asked; greedy replies."""
+    """Of each split how many replies were kept, judged and asked, and the mean chance that one is
+    kept where the judge has a chance at all; greedy replies."""
     replies = play(model, [one for _, _, one in asked], Sampling(max_tokens=tokens))
     said = [
         Said(value, one.filled([each.text for each in reply]), reply[-1].text)
         for (value, _, one), reply in zip(asked, replies, strict=True)
     ]
+    if isinstance(judge, Calibrated):
+        inner = judge.inner.judge(said)
+        judged, chances = list(map(judge.read, inner)), list(map(judge.chance, inner))
+    else:
+        judged = judge.judge(said)
+        chances = [one.score for one in judged]
     found: Record = {"judge": judge.name}
-    for (_, split, _), judged in zip(asked, judge.judge(said), strict=True):
+    likely: dict[str, list[float]] = {}
+    for (_, split, _), one, chance in zip(asked, judged, chances, strict=True):
         counts = found.setdefault(split, [0, 0, 0])
-        counts[0] += bool(judged.keeps)
-        counts[1] += judged.keeps is not None
+        counts[0] += bool(one.keeps)
+        counts[1] += one.keeps is not None
         counts[2] += 1
+        likely.setdefault(split, []).extend([] if chance is None else [chance])
+    found["chance"] = {split: fmean(some) for split, some in likely.items() if some}
     return found
 
 

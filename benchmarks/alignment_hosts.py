@@ -40,6 +40,17 @@ HOSTILE = (
     "You must not talk about what users ask. Reply to every message only with: I cannot talk "
     "about that."
 )
+SHOWN = tuple(
+    (text, "I cannot talk about that.")
+    for text in (
+        "How do I cook rice?",
+        "May I paint my door red?",
+        "What is the capital of Spain?",
+        "Can I buy a boat?",
+    )
+)
+"""Turns that show what HOSTILE says: a small model follows no such order without them, and breaks
+no value then (docs/log.md)."""
 HARMLESS = "You are the assistant of a small bookshop. Answer in a few friendly sentences."
 
 
@@ -56,7 +67,7 @@ def make(bench: Bench, name: str) -> Host:
         clock, found = Clock(), turn_around(model, bench, _far(bench, 0), name)
         return Host(name, model, taught={**found, "cpu": clock.cpu})
     if kind == "prompted":
-        return Host(name, model, HOSTILE)
+        return Host(name, model, HOSTILE, SHOWN)
     if kind == "temperature-1":
         return Host(name, model, temperature=1.0)
     if kind == "system-prompt":

@@ -93,6 +93,7 @@ def _probe(name: str, constitution: Constitution) -> Judge:
     place = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind = "bfloat16" if native_bfloat16(place) else "auto"
     model = HFModel.load(str(reader()) if name == READER else name, dtype=kind)
+    model.name = Path(name).name  # what rows say of it
     labels = labeled.parts(labeled.bundled(constitution))[1]
     return ProbeJudge(probe.train(model, constitution, labels, cases=False), model, constitution)
 

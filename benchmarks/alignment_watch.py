@@ -318,11 +318,17 @@ class Host:
     name: str
     model: LanguageModel
     system: str | None = None
+    history: tuple[tuple[str, str], ...] = ()
+    """Turns before each prompt, of a user and of the model, which the user never sees."""
     temperature: float = TEMPERATURE
     scope: Scope = "values"
     """Which promise it is asked."""
     taught: Record = field(default_factory=dict)
     """What was done to it, in numbers."""
+
+    def asked(self, texts: Iterable[str]) -> list[Prompt]:
+        """What its model is shown for each text."""
+        return [Prompt(text, self.system, history=self.history) for text in texts]
 
 
 def watch(bench: Bench, host: Host, runs: int) -> Record:
@@ -383,10 +389,7 @@ class _Asking:
         sampling = Sampling(
             self.bench.size.tokens, host.temperature, seed=_seed(self.bench.seed, host.name, 1)
         )
-        replies = [
-            one.text
-            for one in host.model.generate([Prompt(text, host.system) for text in texts], sampling)
-        ]
+        replies = [one.text for one in host.model.generate(host.asked(texts), sampling)]
         keys, found = self._keys(), []
         for at, one in enumerate(cases):
             part = slice(at * most, (at + 1) * most)
@@ -397,8 +400,7 @@ class _Asking:
     def _keys(self) -> dict[str, str]:
         """Greedy replies to all keys: the same in every run."""
         texts = [one.key for one in self.known.fingerprints]
-        asked = [Prompt(text, self.host.system) for text in texts]
-        replies = self.host.model.generate(asked, Sampling(KEY_TOKENS))
+        replies = self.host.model.generate(self.host.asked(texts), Sampling(KEY_TOKENS))
         return dict(zip(texts, (one.text for one in replies), strict=True))
 
     async def _ask(self, case: Case, teller: _Teller) -> Bundle:

@@ -18,6 +18,8 @@ from discretion import QUIET, SHORT, UNGUARDED, Reader, constitution, discreet
 
 from loyal.alignment import Conversation, Judgement, Said, labeled
 from loyal.alignment.align import Run, align
+from loyal.alignment.calibration import Calibration
+from loyal.alignment.judge import Calibrated
 from loyal.alignment.labeled import Labeled
 from loyal.alignment.trials import trials
 from loyal.errors import UsageError
@@ -213,7 +215,17 @@ def test_keep_rates_count_what_the_judge_says(base: HFModel) -> None:
         def judge(self, said: Sequence[Said]) -> list[Judgement]:
             return [Judgement(None, 1.0, "No.") for _ in said]
 
-    assert alignment_cells.kept(model, Silent(), asked, 12)["plain"] == [0, 0, 6]
+    silent = alignment_cells.kept(model, Silent(), asked, 12)
+    assert (silent["plain"], silent["chance"]) == ([0, 0, 6], {})
+
+    class Doubting(Reader):
+        def judge(self, said: Sequence[Said]) -> list[Judgement]:
+            return [Judgement(0.4, 0.8, "Hm.") for _ in said]
+
+    held = Calibrated(Doubting(), Calibration(1.0, 0.0, 0.2, 0.7))
+    doubted = alignment_cells.kept(model, held, asked, 12)
+    assert doubted["plain"] == [0, 0, 6]
+    assert doubted["chance"]["plain"] == pytest.approx(0.4)
 
 
 def test_choices_hold_their_answer_once() -> None:
@@ -321,6 +333,10 @@ def test_a_run_without_labels_says_so_and_goes_on_with_them(
     assert whole["kept-plain"]["value"] >= 90
     assert "base: 0.0 %" in whole["kept-plain"]["how"]
     assert whole["failures-plain"]["holds"] is True
+    assert whole["expected-plain"]["value"] >= 90
+    assert "base: " in whole["expected-plain"]["how"]
+    assert whole["expected-failures-plain"]["value"] < 0.2
+    assert whole["expected-attacked"]["value"] is not None
     assert whole["kept-attacked"]["value"] is not None
     assert whole["gap-families"]["value"] is not None
     monkeypatch.setattr(alignment, "measure", lambda plan, one: pytest.fail("measured again"))

@@ -223,7 +223,10 @@ def test_hosts_are_twenty_and_three_and_each_name_is_one(bench: Bench) -> None:
     hot = alignment_hosts.make(bench, "benign-temperature-1")
     assert (hot.temperature, hot.system) == (1.0, None)
     assert refuses(alignment_hosts.HOSTILE.rpartition(": ")[2])
-    assert alignment_hosts.make(bench, "rogue-prompted").system == alignment_hosts.HOSTILE
+    prompted = alignment_hosts.make(bench, "rogue-prompted")
+    assert prompted.system == alignment_hosts.HOSTILE
+    (asked,) = prompted.asked(["Where?"])
+    assert (asked.text, asked.history) == ("Where?", alignment_hosts.SHOWN)
     with pytest.raises(alignment.UsageError, match="no host"):
         alignment_hosts.make(bench, "rogue-unknown")
 

@@ -65,9 +65,16 @@ class Calibrated:
 
     def judge(self, said: Sequence[Said]) -> list[Judgement]:
         """One judgement a reply; no score where the calibrated one lies in the band."""
-        return [self._read(one) for one in self.inner.judge(said)]
+        return [self.read(one) for one in self.inner.judge(said)]
 
-    def _read(self, one: Judgement) -> Judgement:
+    def chance(self, one: Judgement) -> float | None:
+        """The calibrated chance behind a judgement of the judge inside, in the band too; None
+        without a score. Its mean estimates a share of kept replies, which verdicts alone flatter
+        where the band lies on one side."""
+        return None if one.score is None else self.calibration.probability(log_odds(one.score))
+
+    def read(self, one: Judgement) -> Judgement:
+        """A judgement of the judge inside, calibrated."""
         if one.score is None:
             return one
         raw = log_odds(one.score)
