@@ -19,6 +19,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -93,7 +94,7 @@ def _probe(name: str, constitution: Constitution) -> Judge:
     place = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind = "bfloat16" if native_bfloat16(place) else "auto"
     model = HFModel.load(str(reader()) if name == READER else name, dtype=kind)
-    model.name = Path(name).name  # what rows say of it
+    model = replace(model, name=Path(name).name)  # rows say it, and no folder
     labels = labeled.parts(labeled.bundled(constitution))[1]
     return ProbeJudge(probe.train(model, constitution, labels, cases=False), model, constitution)
 

