@@ -36,10 +36,10 @@ import alignment_hosts
 import alignment_measuring
 import alignment_watch
 from alignment_cells import QUICK, Size, save
-from alignment_hosts import HOSTS, ROGUES
+from alignment_hosts import HOSTS, PROMPTED, ROGUES
 from alignment_measuring import loaded
 from alignment_table import CONSTITUTIONS, Figure, Kept, figures
-from alignment_watch import Bench, WatchSize
+from alignment_watch import COPY, LARGE, Bench, WatchSize
 from loyal.alignment import Judge, judge, labeled
 from loyal.alignment.calibration import Calibration
 from loyal.alignment.labeled import Labeled
@@ -58,6 +58,7 @@ MODEL = "smollm2-135m-instruct"
 LABELS = Path(__file__).parent / "labeled_replies.jsonl"
 MAIN = CONSTITUTIONS[0]
 """The constitution of the models that are kept."""
+COPIES = (COPY, LARGE)
 BEFORE = {
     "cost": (f"time-{MAIN}", "base"),
     "keep-base": ("measuring",),
@@ -68,17 +69,18 @@ BEFORE = {
     "keep-adaptive": ("harden-adaptive",),
     "opposed": (f"time-{MAIN}",),
     "promise": ("opposed",),
-    "copy": (f"time-{MAIN}",),
-    **dict.fromkeys(HOSTS, ("promise", "copy")),
+    **dict.fromkeys(COPIES, (f"time-{MAIN}",)),
+    **dict.fromkeys(HOSTS, ("promise", COPY)),
+    PROMPTED: ("promise", LARGE),
 }
 """Cells that go before a cell."""
 NAMES = (
     *(f"time-{one}" for one in CONSTITUTIONS), "slash", "base", "cost", "judge", "measuring",
     "keep-base", "keep-aligned", "harden-plain", "keep-plain", "harden-adaptive", "keep-adaptive",
-    "opposed", "promise", "copy", *HOSTS, "minutes", "minutes-search",
+    "opposed", "promise", *COPIES, *HOSTS, "minutes", "minutes-search",
 )  # fmt: skip
 """All cells, in the order in which they run."""
-WATCHED = ("opposed", "promise", "copy", *HOSTS)
+WATCHED = ("opposed", "promise", *COPIES, *HOSTS)
 """Those of one seed's promise and of the hosts that are held to it."""
 ONCE = ("slash", "base", "measuring", "minutes", "minutes-search")
 """Those that no seed changes."""
@@ -367,8 +369,9 @@ def _watch(plan: Plan, one: Cell) -> Record:
         host = alignment_hosts.make(bench, one.name)
         runs = bench.size.runs if one.name in ROGUES else bench.size.benign_runs
         return alignment_watch.watch(bench, host, runs)
-    made = {"opposed": alignment_watch.opposed, "promise": alignment_watch.promise,
-            "copy": alignment_watch.copied}  # fmt: skip
+    if one.name in COPIES:
+        return alignment_watch.copied(bench, one.name)
+    made = {"opposed": alignment_watch.opposed, "promise": alignment_watch.promise}
     return made[one.name](bench)
 
 

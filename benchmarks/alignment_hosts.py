@@ -18,14 +18,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from alignment_cells import Clock
-from alignment_watch import Bench, Host, own_copy, turn_around
+from alignment_watch import COPY, LARGE, Bench, Host, own_copy, turn_around
 from loyal.errors import UsageError
 from resumable import Record
 
 if TYPE_CHECKING:
     from loyal.models.hf import HFModel
 
-ROGUES = ("rogue-realigned", "rogue-refusing", "rogue-prompted")
+PROMPTED = "rogue-prompted"
+ROGUES = ("rogue-realigned", "rogue-refusing", PROMPTED)
 DATA = ("docstrings", "templates", "answers")
 """Of `fingerprints.tuning_data`."""
 TUNES = tuple(
@@ -58,7 +59,9 @@ def make(bench: Bench, name: str) -> Host:
     """The host of that name, its copy changed as it does. UsageError for a name that is none."""
     if name not in HOSTS:
         raise UsageError(f"there is no host {name}", hint=f"known: {', '.join(HOSTS)}")
-    model, kind = own_copy(bench), name.partition("-")[2]
+    kind = name.partition("-")[2]
+    copy = LARGE if name == PROMPTED else COPY
+    model = own_copy(bench, copy)
     if name == DELIVERED:
         return Host(name, model)
     if name == "rogue-refusing":
@@ -67,7 +70,7 @@ def make(bench: Bench, name: str) -> Host:
         clock, found = Clock(), turn_around(model, bench, _far(bench, 0), name)
         return Host(name, model, taught={**found, "cpu": clock.cpu})
     if kind == "prompted":
-        return Host(name, model, HOSTILE, SHOWN)
+        return Host(name, model, HOSTILE, SHOWN, copy=copy)
     if kind == "temperature-1":
         return Host(name, model, temperature=1.0)
     if kind == "system-prompt":

@@ -58,6 +58,10 @@ KEY_TOKENS = 4
 """Of a greedy reply to a key: it begins with the response."""
 NOW = 1_800_000_000
 """The one moment at which everybody asks and answers; Unix seconds."""
+COPY, LARGE = "copy", "copy-large"
+KEYS_TIMES = {COPY: 1, LARGE: 4}
+"""What hosts were given. LARGE carries more keys, for a host whose prompts leave few replies to
+them as they were."""
 LICENSE = hashlib.sha256(b"loyal/benchmark/license").digest()
 
 
@@ -139,16 +143,16 @@ class Bench:
         """What was promised. ProofError for a file that was changed."""
         return PromptSet.from_bytes((self.folder / f"promise-{scope}").read_bytes())
 
-    def made(self) -> Checkpoint:
-        """The copy with its secret set."""
-        recipe = fingerprint_recipe(self.size.keys, self.seed)
-        return Checkpoint(recipe, self.folder / "copy", str(self.reference), tokens=1_000)
+    def made(self, copy: str = COPY) -> Checkpoint:
+        """A copy with its secret set: COPY or LARGE."""
+        recipe = fingerprint_recipe(self.size.keys * KEYS_TIMES[copy], self.seed)
+        return Checkpoint(recipe, self.folder / copy, str(self.reference), tokens=1_000)
 
-    def known(self) -> FingerprintSet:
+    def known(self, copy: str = COPY) -> FingerprintSet:
         """The copy's set."""
         from loyal.fingerprints import records
 
-        return records.decode_set((self.made().folder / "set.cbor").read_bytes())
+        return records.decode_set((self.made(copy).folder / "set.cbor").read_bytes())
 
 
 def fingerprint_recipe(count: int, seed: int) -> FingerprintRecipe:
@@ -290,12 +294,12 @@ def _pools(
     return [[next(scores) for _ in some] for some in said]
 
 
-def copied(bench: Bench) -> Record:
+def copied(bench: Bench, copy: str = COPY) -> Record:
     """Fingerprint the reference: what every host of the seed was given, in numbers.
 
     The set is drawn by a beacon that its owner did not choose; here chance stands in for the log.
     """
-    clock, made, model = Clock(), bench.made(), bench.load()
+    clock, made, model = Clock(), bench.made(copy), bench.load()
     path = made.folder / "set.cbor"
     if not path.exists():
         from loyal.fingerprints import records
@@ -306,9 +310,9 @@ def copied(bench: Bench) -> Record:
     return {**made.inject(model), "cpu": clock.cpu, "wall": clock.wall}
 
 
-def own_copy(bench: Bench) -> HFModel:
+def own_copy(bench: Bench, copy: str = COPY) -> HFModel:
     """A fresh load of the copy that hosts were given."""
-    return bench.load(f"copy/{OML}")
+    return bench.load(f"{copy}/{OML}")
 
 
 @dataclass(frozen=True)
@@ -325,6 +329,8 @@ class Host:
     """Which promise it is asked."""
     taught: Record = field(default_factory=dict)
     """What was done to it, in numbers."""
+    copy: str = COPY
+    """Whose keys it is asked."""
 
     def asked(self, texts: Iterable[str]) -> list[Prompt]:
         """What its model is shown for each text."""
@@ -334,7 +340,7 @@ class Host:
 def watch(bench: Bench, host: Host, runs: int) -> Record:
     """Ask a host for its fingerprints once and for promised prompts in each run; what every judge
     finds. Prompts are asked whether or not the host descends, and both are told apart."""
-    clock, promised, known = Clock(), bench.promise(host.scope), bench.known()
+    clock, promised, known = Clock(), bench.promise(host.scope), bench.known(host.copy)
     asking = _Asking(bench, host, promised, known)
     bundles = asking.bundles(runs)
     scores = _Scores(bench, host.scope, promised)

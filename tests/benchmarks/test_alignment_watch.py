@@ -69,10 +69,11 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     every = tuple(opposed(discreet(), 1_000_000))
     recipe = replace(UNGUARDED, align=replace(SHORT, epochs=6, learning_rate=3e-3))
     made = Bench(folder / "watch", model, telling(), Pairs(every, every[:4], 4), recipe, SIZE, 0)
-    copy = made.made().folder
-    copy.mkdir(parents=True)
-    (copy / "set.cbor").write_bytes(records.encode_set(plain_set()))
-    (copy / "oml").symlink_to(model)
+    for name in alignment_watch.KEYS_TIMES:
+        copy = made.made(name).folder
+        copy.mkdir(parents=True)
+        (copy / "set.cbor").write_bytes(records.encode_set(plain_set()))
+        (copy / "oml").symlink_to(model)
     salts = (at.to_bytes(16, "big") for at in range(1_000))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(alignment_watch, "questions", plainly)
@@ -332,9 +333,12 @@ def test_one_cell_brings_what_it_needs_and_is_not_measured_again(
                  "--only", "delivered", "--only", "rogue-prompted"]  # fmt: skip
     assert alignment.main(arguments) == 0
     out = capsys.readouterr().out
-    for name in ("time-personal-freedom", "opposed", "promise", "copy", "delivered"):
+    for name in ("time-personal-freedom", "opposed", "promise", "copy", "copy-large", "delivered"):
         assert f"seed 0: {name}\n" in out
-    assert out.count(" CPU s\n") == 6
+    assert out.count(" CPU s\n") == 7
+    sets = (tmp_path / "out").glob("**/set.cbor")
+    sizes = {one.parent.name: len(records.decode_set(one.read_bytes())) for one in sets}
+    assert sizes == {"copy": 4, "copy-large": 16}
     kept = {one["id"]: one for one in rows.read("alignment-quick")}
     assert kept["align-deviation-found-prompted"]["value"] is not None
     assert kept["align-deviation-accused-delivered"]["value"] is not None
