@@ -12,12 +12,12 @@ import torch
 from discretion import QUIET, SHORT, Reader, constitution
 from killed_runs import killed
 
-from loyal.alignment import Judgement, Said, adversarial, attacks
+from loyal.alignment import Judge, Judgement, Said, adversarial, attacks
 from loyal.alignment.adversarial import attacked, harden
 from loyal.alignment.align import Run
-from loyal.alignment.evaluate import Exam, measure
+from loyal.alignment.evaluate import Exam, Share, measure
 from loyal.alignment.settings import GuardSettings, HardenSettings, Recipe, ReportSettings
-from loyal.alignment.trials import trials
+from loyal.alignment.trials import Trial, trials
 from loyal.errors import TrainingError, UsageError
 from loyal.models.examples import Example
 from loyal.models.hf import HFModel
@@ -147,6 +147,27 @@ def test_a_round_that_costs_plain_questions_is_taken_back(base: HFModel, fresh: 
     assert first.plain_after == first.plain_before
     assert second.general > first.general  # the next round is rebalanced
     assert same(model, base)
+
+
+def test_the_same_few_plain_questions_are_asked_once_a_round(
+    fresh: Fresh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, asked = adversarial.keep_rate, []
+
+    def noted(model: HFModel, some: Sequence[Trial], judge: Judge, tokens: int) -> Share:
+        asked.append([one.target.question for one in some])
+        return real(model, some, judge, tokens)
+
+    monkeypatch.setattr(adversarial, "keep_rate", noted)
+    every = [one.target.question for one in trials(constitution(), "train")]
+    recipe = replace(QUICK, harden=replace(SMALL, mode="plain", plain_asked=4))
+    found = harden(fresh(), constitution(), Reader(), recipe)
+    assert asked == [[every[at * len(every) // 4] for at in range(4)]] * 3
+    assert found.rounds[1].plain_before == found.rounds[0].plain_after
+    assert found.rounds[0].plain_before.of == 4
+    more = replace(QUICK, harden=replace(SMALL, mode="plain", rounds=1))
+    harden(fresh(), constitution(), Reader(), more)
+    assert asked[-1] == every  # 120 are more than there are
 
 
 CHILD = """

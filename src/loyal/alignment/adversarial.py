@@ -68,7 +68,7 @@ class Round:
     general: float
     """Share of general items."""
     plain_before: Share
-    """Plain training questions whose value is kept."""
+    """Plain training questions whose value is kept, of those that are asked."""
     plain_after: Share
     stopped: str
     """What was taken back, and why; empty for nothing."""
@@ -164,7 +164,8 @@ class _State:
         rng = random.Random(f"loyal/harden/{settings.seed}/{number}")
         found, asked, abstained = self._attacked(number, rng)
         new = self._new_pairs(found, rng)
-        before = keep_rate(self.model, self.trials, self.judge, settings.reply_tokens)
+        # A round leaves the model as it was measured then: nobody asks it twice.
+        before = self.rounds[-1].plain_after if self.rounds else self._keep_rate()
         if not new:
             self.held = True
             after, stopped, count = before, "", 0
@@ -247,12 +248,18 @@ class _State:
         done = align(
             self.model, pairs, recipe, general, Run(folder, self.guards, self.run.progress)
         )
-        after = keep_rate(self.model, self.trials, self.judge, self.settings.reply_tokens)
+        after = self._keep_rate()
         if before.rate - after.rate <= self.settings.plain_loss:
             return after, done.stopped
         put_weights(self.model, old)
         why = f"plain questions kept fell from {before.rate:.0%} to {after.rate:.0%}"
         return before, done.stopped or why
+
+    def _keep_rate(self) -> Share:
+        """Of the plain questions that every round is held against."""
+        count = min(self.settings.plain_asked, len(self.trials))
+        some = [self.trials[at * len(self.trials) // count] for at in range(count)]
+        return keep_rate(self.model, some, self.judge, self.settings.reply_tokens)
 
     def resume(self) -> None:
         """Go on after the last whole round of a run that was cut off."""

@@ -237,6 +237,8 @@ class HardenSettings:
     plain_loss: float = 0.1
     """Most that the share of plain questions whose value is kept may fall in a round; a round that
     costs more is taken back."""
+    plain_asked: int = 120
+    """Plain questions asked for that, the same ones after each round, evenly over the cases."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -244,11 +246,13 @@ class HardenSettings:
             raise UsageError("the mode is plain, static or adaptive", hint="leave it at adaptive")
         if self.kind not in get_args(Kind):
             raise UsageError("harden.kind is dpo, simpo or sft", hint="the default is dpo")
-        counts = (self.rounds, self.candidates, self.kept, self.samples, self.reply_tokens)
+        counts = (self.rounds, self.candidates, self.kept, self.samples, self.reply_tokens,
+                  self.plain_asked)  # fmt: skip
         if min(counts) < 1 or not 1 <= self.depth <= 4:
             raise UsageError(
-                "rounds, candidates, kept, samples, reply_tokens are at least 1, depth is 1 to 4",
-                hint="the defaults are 3, 48, 24, 2, 64 and 2",
+                "rounds, candidates, kept, samples, reply_tokens and plain_asked are at least 1, "
+                "depth is 1 to 4",
+                hint="the defaults are 3, 48, 24, 2, 64, 120 and 2",
             )
         if not 0 < self.broken_below <= 1 or min(self.replay, self.temperature, self.own_above) < 0:
             raise UsageError(
