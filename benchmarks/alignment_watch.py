@@ -26,9 +26,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from alignment_cells import Clock, Pairs, save, wins
-from alignment_judges import JUDGE, JUDGES, RewardJudge, Strict, usual_floor
+from alignment_judges import (
+    JUDGE,
+    JUDGES,
+    PARTS,
+    RewardJudge,
+    Strict,
+    ensemble,
+    usual_floor,
+)  # fmt: skip
 from checkpoint import OML, Checkpoint, fresh_set, with_size
-from loyal.alignment import Judge, Law, Plan, Preference
+from loyal.alignment import Judge, Law, Plan, Preference, labeled
 from loyal.alignment.asks import sources
 from loyal.alignment.deviation import WHOLE_PPM, order_of
 from loyal.alignment.promise import Pool, PromptSet, Scorer, Settings, scorer
@@ -215,24 +223,28 @@ def opposed(bench: Bench) -> Record:
 
 
 def judges(bench: Bench) -> dict[str, Scorer]:
-    """By name, what scores replies; the probe and the reward's floor are made once and kept."""
+    """By name, what scores replies, but for the ensemble; probes and the reward's floor are made
+    once and kept."""
     from loyal.alignment import probe, probe_file
     from loyal.alignment.probe import ProbeJudge
 
-    reference, turned = bench.reader(), bench.reader("opposed")
-    path, low = bench.folder / "probe.json", bench.folder / "floor.json"
-    if not path.exists():
-        probe_file.write(path, probe.train(reference, bench.constitution, seed=bench.seed))
+    reference, turned, ours = bench.reader(), bench.reader("opposed"), bench.constitution
+    low, probes = bench.folder / "floor.json", {}
+    for name, labels in (("probe", ()), ("labeled-probe", labeled.bundled(ours))):
+        path = bench.folder / f"{name}.json"
+        if not path.exists():
+            probe_file.write(path, probe.train(reference, ours, labels, seed=bench.seed))
+        probes[name] = Strict(ProbeJudge(probe_file.read(path), reference, ours))
     if not low.exists():
         asked = [Prompt(text) for _, text in questions(bench, "values")]
         sampling = Sampling(bench.size.tokens, TEMPERATURE, seed=_seed(bench.seed, "floor"))
         atomic_write(low, json.dumps(usual_floor((reference, turned), asked, sampling)).encode())
-    embedded = ProbeJudge(probe_file.read(path), reference, bench.constitution)
-    reward = RewardJudge(reference, turned, float(low.read_bytes()))
     made: dict[str, Judge] = {
-        "reward": Strict(reward), "embedded": Strict(embedded), "refusals": RefusalJudge(),
+        "reward": Strict(RewardJudge(reference, turned, float(low.read_bytes()))),
+        "embedded": probes["probe"], "labeled": probes["labeled-probe"],
+        "refusals": RefusalJudge(),
     }  # fmt: skip
-    return {name: scorer(made[name], bench.constitution) for name in JUDGES}
+    return {name: scorer(one, ours) for name, one in made.items()}
 
 
 def promise(bench: Bench) -> Record:
@@ -251,7 +263,12 @@ def promise(bench: Bench) -> Record:
     for scope in SCOPES:
         asked = questions(bench, scope)
         said = _sampled(bench, reference, scope, [Prompt(text) for _, text in asked])
-        scores = {name: _pools(one, asked, said) for name, one in by.items()}
+        scores = {name: _pools(bench, f"{scope}-{name}", one, asked, said)
+                  for name, one in by.items()}  # fmt: skip
+        scores["ensemble"] = [
+            list(map(ensemble, zip(*parts, strict=True)))
+            for parts in zip(*(scores[name] for name in PARTS), strict=True)
+        ]
         pools = [
             Pool.of(text, value, said[at], scores[JUDGE][at])
             for at, (value, text) in enumerate(asked)
@@ -261,7 +278,7 @@ def promise(bench: Bench) -> Record:
         atomic_write(bench.folder / f"scores-{scope}.json", json.dumps(scores).encode())
         refused = sum(refuses(one) for some in said for one in some)
         found[scope] = {"prompts": len(asked), "pool": size.pool, "refused": refused}
-    for one in bench.folder.glob("sampled-*"):
+    for one in (*bench.folder.glob("sampled-*"), *bench.folder.glob("judged-*")):
         one.unlink()
     return {**found, "cpu": clock.cpu, "wall": clock.wall}
 
@@ -282,15 +299,19 @@ def _sampled(
 
 
 def _pools(
-    judge: Scorer, asked: Sequence[tuple[str, str]], said: Sequence[Sequence[str]]
-) -> list[list[int | None]]:
-    """Scores by prompt."""
-    texts = [
-        (value, text, one)
-        for (value, text), some in zip(asked, said, strict=True)
-        for one in some
-    ]  # fmt: skip
-    scores = iter(judge(texts))
+    bench: Bench, name: str, judge: Scorer, asked: Sequence[tuple[str, str]],
+    said: Sequence[Sequence[str]],
+) -> list[list[int | None]]:  # fmt: skip
+    """Scores by prompt; they are kept, so that a kill costs one judge's."""
+    path = bench.folder / f"judged-{name}.json"
+    if not path.exists():
+        texts = [
+            (value, text, one)
+            for (value, text), some in zip(asked, said, strict=True)
+            for one in some
+        ]
+        atomic_write(path, json.dumps(judge(texts)).encode())
+    scores = iter(json.loads(path.read_bytes()))
     return [[next(scores) for _ in some] for some in said]
 
 
@@ -459,6 +480,8 @@ class _Scores:
             table = self._tables[name]
             new = [one for one in dict.fromkeys(said) if one not in table]
             table |= zip(new, judge(new), strict=True)
+        parts = [self._tables[name] for name in PARTS]
+        self._tables["ensemble"] |= {one: ensemble([part[one] for part in parts]) for one in said}
 
     @property
     def scorers(self) -> list[Scorer]:
