@@ -1,11 +1,11 @@
 """Writing replies: one decode batch over a shared prefix, greedy or sampled.
 
-Holds the loop over tokens and its cache. Which prompts stand in one batch is `hf`'s business.
+Holds which prompts stand in one batch, and the loop over tokens with its cache.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -37,6 +37,26 @@ class Written:
     """Likewise of the prompt's tokens behind the shared prefix (the first needs a prefix)."""
     finished: bool
     """Whether a stop token ended it."""
+
+
+def batches(
+    lengths: Sequence[int], prefix: int, rows: int, places: int, padding: int
+) -> Iterator[slice]:
+    """Which prompts are decoded together, of ascending `lengths` behind a prefix of so many tokens.
+
+    A batch has `rows` prompts at most, `places` with the prefix where each is as long as the
+    longest, and `padding` that are none of a prompt's; one prompt always fits.
+    """
+    start = tokens = 0
+    for at, length in enumerate(lengths):
+        count = at + 1 - start
+        filled = count * length - (tokens + length)
+        if at > start and (count > rows or count * (prefix + length) > places or filled > padding):
+            yield slice(start, at)
+            start, tokens = at, 0
+        tokens += length
+    if lengths:
+        yield slice(start, len(lengths))
 
 
 class Decoder:

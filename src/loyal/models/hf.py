@@ -25,7 +25,7 @@ from torch import Tensor
 from loyal.encoding import digest
 from loyal.errors import ModelError, StorageError, UsageError
 from loyal.models import packing
-from loyal.models.decoding import Decoder, Steer, Written
+from loyal.models.decoding import Decoder, Steer, Written, batches
 from loyal.models.language_model import Prompt, Reply, Sampling, TokenChance
 from loyal.models.library import resolve
 from loyal.models.likeliest import Likeliest
@@ -42,6 +42,10 @@ _MARKER = "loyalkeymarker"
 """Stands for a message where a chat template is looked at."""
 DECODE_ROWS = {"cpu": 384, "cuda": 1024}
 """Replies written side by side."""
+DECODE_PLACES = {"cpu": 1 << 16, "cuda": 1 << 19}
+"""Most places that their prompts take together, the shorter ones filled up; bounds memory."""
+DECODE_PADDING = {"cpu": 1 << 14, "cuda": 1 << 18}
+"""Most of them that are only filled up: more would cost more than another batch."""
 
 
 def native_bfloat16(device: torch.device) -> bool:
@@ -325,11 +329,12 @@ class HFModel:
             by_prefix.setdefault(item.prefix, []).append(index)
         ending = self.stop_ids() if stops is None else stops
         found: dict[int, Written] = {}
-        size = DECODE_ROWS[self.device.type]
+        limits = [one[self.device.type] for one in (DECODE_ROWS, DECODE_PLACES, DECODE_PADDING)]
         for prefix, members in by_prefix.items():
             members.sort(key=lambda index: len(items[index].ids))
-            for at in range(0, len(members), size):
-                chunk = members[at : at + size]
+            lengths = [len(items[index].ids) for index in members]
+            for part in batches(lengths, len(prefix), *limits):
+                chunk = members[part]
                 rows = Decoder(self, prefix, [items[index].ids for index in chunk], last, chances)
                 hook = None if steer is None else _numbered(steer, chunk, self.device)
                 found.update(zip(chunk, rows.run(sampling, ending, generator, hook), strict=True))
