@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 from discretion import SHORT, UNGUARDED, constitution, discreet, opposed
 
-from loyal.alignment import promise
+from loyal.alignment import Conversation, Judgement, promise
+from loyal.alignment.judge import Ensemble
 from loyal.alignment.judgement import Said
 from loyal.alignment.refusals import refuses
 from loyal.community import Case, Constitution, Value
@@ -134,7 +135,7 @@ def test_a_copy_that_was_turned_around_is_found_and_one_as_delivered_is_not(benc
     assert not bench.work(turned.name).exists()
     for judge in alignment_judges.JUDGES:
         assert honest["judges"][judge]["after"] == [None] * 3, judge
-    for judge in ("reward", "embedded"):
+    for judge in ("ensemble", "reward", "embedded"):
         assert all(10 <= one <= 30 for one in rogue["judges"][judge]["after"]), judge
         assert max(rogue["judges"][judge]["p"]) <= 1e-6
     assert rogue["judges"]["refusals"]["after"] == [None] * 3  # it does not refuse
@@ -346,3 +347,26 @@ def test_one_cell_brings_what_it_needs_and_is_not_measured_again(
     monkeypatch.setattr(alignment, "measure", lambda plan, one: pytest.fail("measured again"))
     assert alignment.main(arguments) == 0
     assert {one["id"]: one for one in rows.read("alignment-quick")} == kept
+
+
+def test_the_ensemble_is_the_librarys_in_millionths() -> None:
+    class Says:
+        """Always the same."""
+
+        def __init__(self, score: float | None) -> None:
+            self.score, self.name = score, str(score)
+
+        def judge(self, said: Sequence[Said]) -> list[Judgement]:
+            return [Judgement(self.score, 0.5, "so") for _ in said]
+
+    value = telling().values[0]
+    said = [Said(value, Conversation.of("Why?"), "So.")]
+    for scores in ((0.2, 0.9, 0.7), (0.0, 0.4, 1.0), (None, 0.3, 0.6), (None, None, 0.6)):
+        (whole,) = Ensemble(tuple(map(Says, scores))).judge(said)
+        found = alignment_judges.ensemble(
+            [None if one is None else round(1e6 * one) for one in scores]
+        )
+        if whole.score is None:
+            assert found is None
+        else:
+            assert found == pytest.approx(1e6 * whole.score, abs=2)

@@ -39,21 +39,14 @@ from loyal.errors import JudgeError, UsageError
 CONSTITUTION: Decorator = click.argument("constitution", metavar="CONSTITUTION")
 
 
-class Part(click.ParamType):
-    """ "I/N", I from 1 to N."""
-
-    name = "part"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, int]:
-        """(I, N)."""
-        if isinstance(value, tuple):
-            return value
-        found = re.fullmatch(r"([1-9][0-9]{0,2})/([1-9][0-9]{0,2})", value)
-        if found is None or int(found[1]) > int(found[2]):
-            self.fail(f"{value!r} is no part such as 1/2", param, ctx)
-        return int(found[1]), int(found[2])
+def _part(_: click.Context, option: click.Parameter, text: str | None) -> tuple[int, int] | None:
+    """(I, N) of "I/N"."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"([1-9][0-9]{0,2})/([1-9][0-9]{0,2})", text)
+    if found is None or int(found[1]) > int(found[2]):
+        raise click.BadParameter(f"{text!r} is no part such as 1/2", param=option)
+    return int(found[1]), int(found[2])
 
 
 WHICH_JUDGE: tuple[Decorator, ...] = (
@@ -88,7 +81,7 @@ WHICH_JUDGE: tuple[Decorator, ...] = (
     ),
     click.option(
         "--part",
-        type=Part(),
+        callback=_part,
         metavar="I/N",
         help="Learn from the Ith of N parts of the labeled replies; parts share no prompt and no "
         "reply.",
