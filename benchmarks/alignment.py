@@ -74,15 +74,16 @@ BEFORE = {
     PROMPTED: ("promise", LARGE),
 }
 """Cells that go before a cell."""
+LARGER = "judge-larger"
 NAMES = (
-    *(f"time-{one}" for one in CONSTITUTIONS), "slash", "base", "cost", "judge", "measuring",
-    "keep-base", "keep-aligned", "harden-plain", "keep-plain", "harden-adaptive", "keep-adaptive",
+    *(f"time-{one}" for one in CONSTITUTIONS), "slash", "base", "cost", "judge", LARGER,
+    "measuring", "keep-base", "keep-aligned", "harden-plain", "keep-plain", "harden-adaptive", "keep-adaptive",
     "opposed", "promise", *COPIES, *HOSTS, "minutes", "minutes-search",
 )  # fmt: skip
 """All cells, in the order in which they run."""
 WATCHED = ("opposed", "promise", *COPIES, *HOSTS)
 """Those of one seed's promise and of the hosts that are held to it."""
-ONCE = ("slash", "base", "measuring", "minutes", "minutes-search")
+ONCE = ("slash", "base", LARGER, "measuring", "minutes", "minutes-search")
 """Those that no seed changes."""
 JUDGED = tuple(one for one in NAMES if one.startswith(("measuring", "keep-", "harden-")))
 """Those that need a judge apart from training."""
@@ -179,7 +180,7 @@ def cell(plan: Plan, name: str, seed: int) -> Cell:
     """One cell and its file; what a file of labels or a judge decides has a folder of its own."""
     folder = plan.place / f"seed-{seed}"
     learned = files("loyal.alignment").joinpath("data", f"{MAIN}.jsonl").read_bytes()
-    if name == "judge":
+    if name in ("judge", LARGER):
         folder = folder / f"labels-{_tag(_bytes(plan.labels) + learned)}"
     if name in JUDGED:
         known = _bytes(plan.labels) + repr(plan.judge).encode() + learned
@@ -212,7 +213,7 @@ def reasons(plan: Plan) -> dict[str, str]:
     try:
         named = labels_of(plan)[0].name
     except (ConfigError, UsageError) as error:
-        return dict.fromkeys(("judge", *JUDGED), str(error))
+        return dict.fromkeys(("judge", LARGER, *JUDGED), str(error))
     if named != MAIN:
         why = f"the labels are of {named}, and the models are trained on {MAIN}"
     elif not plan.judge:
@@ -220,7 +221,10 @@ def reasons(plan: Plan) -> dict[str, str]:
     else:
         kept = cell(plan, "measuring", 0).kept()
         why = kept["reason"] if kept else ""
-    return dict.fromkeys(JUDGED, why) if why else {}
+    closed = dict.fromkeys(JUDGED, why) if why else {}
+    if plan.judge[:1] != (alignment_measuring.PROBE,):
+        closed[LARGER] = "no model to read is given: --judge-probe"
+    return closed
 
 
 def labels_of(plan: Plan) -> tuple[Constitution, tuple[Labeled, ...]]:
@@ -262,7 +266,7 @@ def measure(plan: Plan, one: Cell) -> Record:
     if kind == "cost":
         return cells_.cost(_made(plan, "aligned", one.seed), loaded(plan.model), plan.size)
     if kind == "judge":
-        return _embedded(plan, one.seed)
+        return _embedded(plan, one.seed, bool(rest))
     if kind == "measuring":
         return _measuring(plan)
     if kind == "harden":
@@ -284,18 +288,16 @@ def _timed(plan: Plan, name: str, seed: int) -> Record:
     return found
 
 
-def _embedded(plan: Plan, seed: int) -> Record:
+def _embedded(plan: Plan, seed: int, large: bool) -> Record:
     """The embedded judge on the labeled replies; it learned from others (`labeled.bundled`)."""
-    from loyal.alignment import probe
-    from loyal.alignment.probe import ProbeJudge
-
     constitution, replies = labels_of(plan)
-    model = loaded(plan.model)
-    learned = probe.train(model, constitution, labeled.bundled(constitution), seed=seed)
-    made = ProbeJudge(learned, model, constitution)
+    if large:
+        made = alignment_measuring.reading(plan.judge[1], constitution)
+    else:
+        made = alignment_measuring.embedded(plan.model, constitution, seed)
     report = judge.calibrate(made, replies)
     return {
-        "count": report.count, "kept": sum(one.kept for one in replies),
+        "name": made.name, "count": report.count, "kept": sum(one.kept for one in replies),
         "auc": [report.auc, report.interval.low, report.interval.high],
         "error": report.decided.error, "abstained": report.decided.abstained / report.count,
     }  # fmt: skip

@@ -18,7 +18,7 @@ import json
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 
 from loyal.alignment import Judge, judge, labeled
 from loyal.alignment.calibration import Calibration
+from loyal.alignment.labeled import Labeled
 from loyal.alignment.rubric import RubricJudge
 from loyal.community import Constitution
 from loyal.errors import ModelError
@@ -73,7 +74,8 @@ def training(model: str, constitution: Constitution, part: bool) -> Judge:
 def measuring(named: tuple[str, ...], constitution: Constitution, key: str | None) -> Judge:
     """The judge that is named: (PROBE, a model), (a model), or (a server's URL, its model)."""
     if named[0] == PROBE:
-        return _probe(named[1], constitution)
+        half = labeled.parts(labeled.bundled(constitution))[1]
+        return _probe(named[1], constitution, half)
     if len(named) == 1:
         return RubricJudge(loaded(named[0]))
     from loyal.models.endpoint import EndpointModel
@@ -82,9 +84,23 @@ def measuring(named: tuple[str, ...], constitution: Constitution, key: str | Non
     return RubricJudge(EndpointModel(url, name, api_key=key))
 
 
-def _probe(name: str, constitution: Constitution) -> Judge:
-    """Learned from the second half of the labeled replies; states are read in bfloat16 where a
-    processor has it."""
+def embedded(model: str, constitution: Constitution, seed: int) -> Judge:
+    """The embedded judge as `loyal judge train` makes it."""
+    from loyal.alignment import probe
+    from loyal.alignment.probe import ProbeJudge
+
+    read = loaded(model)
+    made = probe.train(read, constitution, labeled.bundled(constitution), seed=seed)
+    return ProbeJudge(made, read, constitution)
+
+
+def reading(name: str, constitution: Constitution) -> Judge:
+    """A probe of another model that learned from all labeled replies, and from no case."""
+    return _probe(name, constitution, labeled.bundled(constitution))
+
+
+def _probe(name: str, constitution: Constitution, labels: Sequence[Labeled]) -> Judge:
+    """States are read in bfloat16 where a processor has it."""
     import torch
 
     from loyal.alignment import probe
@@ -95,7 +111,6 @@ def _probe(name: str, constitution: Constitution) -> Judge:
     kind = "bfloat16" if native_bfloat16(place) else "auto"
     model = HFModel.load(str(reader()) if name == READER else name, dtype=kind)
     model = replace(model, name=Path(name).name)  # rows say it, and no folder
-    labels = labeled.parts(labeled.bundled(constitution))[1]
     return ProbeJudge(probe.train(model, constitution, labels, cases=False), model, constitution)
 
 

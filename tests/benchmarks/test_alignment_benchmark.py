@@ -328,6 +328,7 @@ def test_a_run_without_labels_says_so_and_goes_on_with_them(
     judged = by_id()
     assert judged["judge-auc"]["value"] > 0.9
     assert "--judge-model" in judged["kept-plain"]["how"]
+    assert "--judge-probe" in judged["judge-larger-auc"]["how"]
     assert alignment.main([*small, "--judge-model", "reader"]) == 0
     whole = by_id()
     assert whole["kept-plain"]["value"] >= 90

@@ -82,6 +82,8 @@ def test_the_judges_are_apart(
     judge.require_apart(training, measuring)
     assert measuring.name.startswith("probe(tiny-1, ")
     assert judge.calibrate(measuring, told(ours, ANIMALS)).auc >= 0.9
+    every = alignment_measuring.reading(other, ours)
+    assert (every.probe.labels, every.probe.lessons) == (len(told(ours, beasts)), 0)
     whole = alignment_measuring.training(mine, ours, False)
     with pytest.raises(JudgeError, match="shares data"):
         judge.require_apart(whole, measuring)
