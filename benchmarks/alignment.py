@@ -77,8 +77,8 @@ BEFORE = {
 LARGER = "judge-larger"
 NAMES = (
     *(f"time-{one}" for one in CONSTITUTIONS), "slash", "base", "cost", "judge", LARGER,
-    "measuring", "keep-base", "keep-aligned", "harden-plain", "keep-plain", "harden-adaptive", "keep-adaptive",
-    "opposed", "promise", *COPIES, *HOSTS, "minutes", "minutes-search",
+    "measuring", "keep-base", "keep-aligned", "harden-plain", "keep-plain", "harden-adaptive",
+    "keep-adaptive", "opposed", "promise", *COPIES, *HOSTS, "minutes", "minutes-search",
 )  # fmt: skip
 """All cells, in the order in which they run."""
 WATCHED = ("opposed", "promise", *COPIES, *HOSTS)
