@@ -42,9 +42,9 @@ _MARKER = "loyalkeymarker"
 """Stands for a message where a chat template is looked at."""
 DECODE_ROWS = {"cpu": 384, "cuda": 1024}
 """Replies written side by side."""
-DECODE_PLACES = {"cpu": 1 << 16, "cuda": 1 << 19}
+DECODE_PLACES = {"cpu": 1 << 16, "cuda": 1 << 18}
 """Most places that their prompts take together, the shorter ones filled up; bounds memory."""
-DECODE_PADDING = {"cpu": 1 << 14, "cuda": 1 << 18}
+DECODE_PADDING = {"cpu": 1 << 14, "cuda": 1 << 16}
 """Most of them that are only filled up: more would cost more than another batch."""
 
 
