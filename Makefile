@@ -70,6 +70,7 @@ bench-control: $(STAMP)
 	$(BIN)/python benchmarks/control.py $(RUN)
 
 # Hours on a CPU, the cheapest rows first; it goes on too. RUN='--quick' or '--only NAME' takes less.
+# Its first run fetches 1.1 GB: the model by whose states keep rates are measured.
 bench-alignment: $(STAMP)
 	$(BIN)/python benchmarks/alignment.py --judge-probe qwen2.5-coder-1.5b-instruct $(RUN)
 

@@ -294,7 +294,8 @@ def _embedded(plan: Plan, seed: int, large: bool) -> Record:
     if large:
         made = alignment_measuring.reading(plan.judge[1], constitution)
     else:
-        made = alignment_measuring.embedded(plan.model, constitution, seed)
+        labels = labeled.bundled(constitution)
+        made = alignment_measuring.embedded(plan.model, constitution, labels, seed)
     report = judge.calibrate(made, replies)
     return {
         "name": made.name, "count": report.count, "kept": sum(one.kept for one in replies),

@@ -33,6 +33,7 @@ from loyal.errors import ModelError
 from loyal.models.library import LIBRARY, atomic_folder, cache_dir, fetch
 
 if TYPE_CHECKING:
+    from loyal.alignment.probe import ProbeJudge
     from loyal.models.hf import HFModel
 
 PROBE = "probe"
@@ -58,16 +59,10 @@ def training(model: str, constitution: Constitution, part: bool) -> Judge:
 
     With `part` it learns from the first half of the labeled replies, else from all.
     """
-    from loyal.alignment import probe
-    from loyal.alignment.probe import ProbeJudge
-
     labels = labeled.bundled(constitution)
-    if part and labels:
-        labels = labeled.parts(labels)[0]
-    read = loaded(model)
-    made = probe.train(read, constitution, labels)
-    band = Calibration(1.0, 0.0, made.calibration.low, made.calibration.high)
-    return judge.Calibrated(ProbeJudge(made, read, constitution), band)
+    made = embedded(model, constitution, labeled.parts(labels)[0] if part and labels else labels)
+    found = made.probe.calibration
+    return judge.Calibrated(made, Calibration(1.0, 0.0, found.low, found.high))
 
 
 @cache
@@ -84,14 +79,15 @@ def measuring(named: tuple[str, ...], constitution: Constitution, key: str | Non
     return RubricJudge(EndpointModel(url, name, api_key=key))
 
 
-def embedded(model: str, constitution: Constitution, seed: int) -> Judge:
+def embedded(
+    model: str, constitution: Constitution, labels: Sequence[Labeled], seed: int = 0
+) -> ProbeJudge:
     """The embedded judge as `loyal judge train` makes it."""
     from loyal.alignment import probe
     from loyal.alignment.probe import ProbeJudge
 
     read = loaded(model)
-    made = probe.train(read, constitution, labeled.bundled(constitution), seed=seed)
-    return ProbeJudge(made, read, constitution)
+    return ProbeJudge(probe.train(read, constitution, labels, seed=seed), read, constitution)
 
 
 def reading(name: str, constitution: Constitution) -> Judge:

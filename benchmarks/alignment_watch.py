@@ -278,7 +278,7 @@ def promise(bench: Bench) -> Record:
         atomic_write(bench.folder / f"scores-{scope}.json", json.dumps(scores).encode())
         refused = sum(refuses(one) for some in said for one in some)
         found[scope] = {"prompts": len(asked), "pool": size.pool, "refused": refused}
-    for one in (*bench.folder.glob("sampled-*"), *bench.folder.glob("judged-*")):
+    for one in (*bench.folder.glob("judged-*"), *bench.folder.glob("sampled-*")):  # never outlived
         one.unlink()
     return {**found, "cpu": clock.cpu, "wall": clock.wall}
 

@@ -1,4 +1,5 @@
-"""The one canonical byte form of a record, its digest, and the one safe way to write a file.
+"""The one canonical byte form of a record, its digest, the one safe way to write a file, and JSON
+that every reader takes alike (`read_json`).
 
 The form is deterministic CBOR (RFC 8949, section 4.2.1) over the values that a signed record may
 hold: None, bool, int of 64 bits, str, bytes, list or tuple, and dict with text keys. Equal values
@@ -12,6 +13,7 @@ normalization: two spellings of one text are two texts.
 
 import errno
 import hashlib
+import json
 import os
 import secrets
 import stat
@@ -141,6 +143,23 @@ def atomic_write(
             os.close(folder)
     except OSError as error:
         raise _storage_error(target, error) from error
+
+
+def read_json(text: str) -> Any:
+    """The value of a JSON text; ValueError for what readers take differently: a name that stands
+    twice in an object (RFC 8259, section 4), and NaN and Infinity, which only some know."""
+    return json.loads(text, parse_constant=_no_number, object_pairs_hook=_once)
+
+
+def _no_number(word: str) -> Any:
+    raise ValueError(f"{word} is no number")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        raise ValueError("a name stands twice in an object")
+    return table
 
 
 def require_place(path: str | os.PathLike[str]) -> None:

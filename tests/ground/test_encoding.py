@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loyal.encoding import MAX_DEPTH, Value, decode, digest, encode
+from loyal.encoding import MAX_DEPTH, Value, decode, digest, encode, read_json
 from loyal.errors import EncodingError
 
 # RFC 8949, appendix A, and section 4.2.1 for the order of keys.
@@ -235,3 +235,18 @@ def test_digest_keeps_purposes_and_values_apart() -> None:
 def test_digest_needs_a_purpose(purpose: str) -> None:
     with pytest.raises(EncodingError):
         digest(0, purpose)
+
+
+@pytest.mark.parametrize(
+    "text", ["NaN", "[-Infinity]", '{"a": 1, "a": 2}', '[{"b": {"c": 1, "c": 1}}]', "{", ""]
+)
+def test_json_that_readers_take_differently_is_none(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 (any of the parser's)
+        read_json(text)
+
+
+def test_json_is_read() -> None:
+    assert read_json('{"a": [1, 2.5, null], "b": {"a": "x"}}') == {
+        "a": [1, 2.5, None],
+        "b": {"a": "x"},
+    }

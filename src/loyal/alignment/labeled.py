@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import as_file, files
-from itertools import chain, combinations
+from itertools import combinations
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,6 +27,7 @@ from loyal.alignment import calibration
 from loyal.alignment.conversation import Conversation, Role, Turn
 from loyal.alignment.judgement import Said, prompt_digest, text_digest
 from loyal.community import Constitution, constitution_file
+from loyal.encoding import read_json
 from loyal.errors import ConfigError, UsageError
 
 MOST_BYTES = 64 << 20
@@ -155,22 +156,27 @@ def parts(replies: Sequence[Labeled], count: int = 2) -> list[tuple[Labeled, ...
 
     UsageError where there is less to part than parts.
     """
-    groups: dict[str, list[Labeled]] = {}  # by every digest; those that share one share the list
-    for one in replies:
-        names = (prompt_digest(one.said.asked), text_digest(one.said.reply))
-        near = {id(some): some for name in names if (some := groups.get(name)) is not None}
-        joined = [*chain(*near.values()), one]
-        for each in joined:
-            groups[prompt_digest(each.said.asked)] = joined
-            groups[text_digest(each.said.reply)] = joined
-    whole = {id(some): (name, some) for name, some in sorted(groups.items(), reverse=True)}
+    above: dict[str, str] = {}  # from each digest towards the one that its group goes by
+
+    def top(name: str) -> str:
+        while (up := above.setdefault(name, name)) != name:
+            above[name] = name = above[up]
+        return name
+
+    names = [(prompt_digest(one.said.asked), text_digest(one.said.reply)) for one in replies]
+    for asked, said in names:
+        first, other = sorted((top(asked), top(said)))
+        above[other] = first  # a group goes by its smallest digest, in whatever order replies come
+    whole: dict[str, list[Labeled]] = {}
+    for one, (asked, _) in zip(replies, names, strict=True):
+        whole.setdefault(top(asked), []).append(one)
     if not 1 <= count <= len(whole):
         raise UsageError(
             f"{len(whole)} groups of labeled replies that share nothing, for {count} part(s)",
             hint="label replies to more prompts, or ask for fewer parts",
         )
     found: list[list[Labeled]] = [[] for _ in range(count)]
-    for _, some in sorted(whole.values(), key=lambda one: (-len(one[1]), one[0])):
+    for _, some in sorted(whole.items(), key=lambda one: (-len(one[1]), one[0])):
         min(found, key=len).extend(some)
     return [tuple(one) for one in found]
 
@@ -219,7 +225,7 @@ def _tables(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if not line.strip():
             continue
         try:
-            table = json.loads(line, parse_constant=_no_number, object_pairs_hook=_once)
+            table = read_json(line)
         except (ValueError, RecursionError):
             raise _wrong(number, "is no JSON object with each name once", _FORM) from None
         if not isinstance(table, dict):
@@ -230,17 +236,6 @@ def _tables(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, table
     if empty:
         raise ConfigError(f"{path} holds no replies", hint=_FORM)
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) < len(pairs):
-        raise ValueError
-    return table
-
-
-def _no_number(_: str) -> Any:
-    raise ValueError
 
 
 def _wrong(number: int, what: str, hint: str) -> ConfigError:

@@ -27,6 +27,7 @@ from typing import Any
 from loyal.control.functions import from_source
 from loyal.control.sandbox import Limits, run
 from loyal.control.smt import one_term
+from loyal.encoding import read_json
 from loyal.errors import ControlError
 from loyal.models.language_model import Prompt
 
@@ -205,7 +206,7 @@ def _schema(spec: Spec) -> Checker:
         raise ValueError("a schema is whole: nothing is fetched")
 
     try:
-        held = jsonschema_rs.validator_for(_read_json(spec["schema"]), retriever=refuse)
+        held = jsonschema_rs.validator_for(read_json(spec["schema"]), retriever=refuse)
     except (ValueError, RecursionError) as error:
         raise ControlError(
             f"the schema is none: {str(error).splitlines()[0]}", hint="see https://json-schema.org"
@@ -213,7 +214,7 @@ def _schema(spec: Spec) -> Checker:
 
     def check(candidate: str) -> Verdict:
         try:
-            value = _read_json(candidate)
+            value = read_json(candidate)
             wrong = [
                 f"at /{'/'.join(map(str, one.instance_path))}: {one.message}"
                 for one in held.iter_errors(value)
@@ -281,21 +282,6 @@ def _control(spec: Spec) -> Checker:
         return Verdict(False, f"{function.name} says otherwise", 0.0)
 
     return check
-
-
-def _read_json(text: str) -> Any:
-    """The value of a JSON text; ValueError for NaN and Infinity too, which only Python reads, and
-    for a name that stands twice in an object: readers differ on which value holds."""
-
-    def refuse(word: str) -> Any:
-        raise ValueError(f"{word} is no number")
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(table := dict(pairs)) < len(pairs):
-            raise ValueError("a name stands twice in an object")
-        return table
-
-    return json.loads(text, parse_constant=refuse, object_pairs_hook=once)
 
 
 def _json(value: Any) -> str:
