@@ -101,7 +101,8 @@ def _probe(name: str, constitution: Constitution, labels: Sequence[Labeled]) -> 
 
     from loyal.alignment import probe
     from loyal.alignment.probe import ProbeJudge
-    from loyal.models.hf import HFModel, native_bfloat16
+    from loyal.models.hf import HFModel
+    from loyal.models.products import native_bfloat16
 
     place = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind = "bfloat16" if native_bfloat16(place) else "auto"

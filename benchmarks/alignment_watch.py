@@ -137,7 +137,8 @@ class Bench:
         time and moves a reply's log-probability by a quarter of a nat."""
         import torch
 
-        from loyal.models.hf import HFModel, native_bfloat16
+        from loyal.models.hf import HFModel
+        from loyal.models.products import native_bfloat16
 
         place = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         kind = "bfloat16" if native_bfloat16(place) else "auto"

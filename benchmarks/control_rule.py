@@ -76,9 +76,11 @@ class Plan:
 def taught(model: HFModel, made: FunctionalSet, seed: int) -> None:
     """Teach the rule to `model`, in place: the one place that says how."""
     from loyal.fingerprints.functional_inject import lessons
+    from loyal.models.products import autocast
     from loyal.models.train import train
 
-    shown = lessons(model, made, replace(RECIPE.lessons, seed=seed))
+    with autocast(RECIPE.train.precision, model.device):
+        shown = lessons(model, made, replace(RECIPE.lessons, seed=seed))
     train(model, shown, replace(RECIPE.train, seed=seed))
 
 

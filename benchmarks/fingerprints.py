@@ -179,7 +179,8 @@ def trainer(seeds: int) -> list[Row]:
 
 def responses(seeds: int) -> list[Row]:
     """Candidate responses in packed passes against one forward pass a key, same keys and dtype."""
-    from loyal.models.hf import HFModel, native_bfloat16
+    from loyal.models.hf import HFModel
+    from loyal.models.products import native_bfloat16
 
     model = HFModel.load(MODEL)
     keys = _set(model, 256)[3].texts

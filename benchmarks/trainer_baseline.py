@@ -16,8 +16,9 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from loyal.fingerprints.fingerprint import FingerprintSet
 from loyal.fingerprints.inject import greedy_recall
-from loyal.models.hf import HFModel, native_bfloat16
+from loyal.models.hf import HFModel
 from loyal.models.language_model import Prompt
+from loyal.models.products import native_bfloat16
 
 
 @dataclass

@@ -15,7 +15,9 @@ from killed_runs import killed
 from loyal.alignment import Judge, Judgement, Said, adversarial, attacks
 from loyal.alignment.adversarial import attacked, harden
 from loyal.alignment.align import Run
+from loyal.alignment.calibration import Calibration
 from loyal.alignment.evaluate import Exam, Share, measure
+from loyal.alignment.judge import Calibrated
 from loyal.alignment.settings import GuardSettings, HardenSettings, Recipe, ReportSettings
 from loyal.alignment.trials import Trial, trials
 from loyal.errors import TrainingError, UsageError
@@ -95,6 +97,27 @@ class Content:
     def judge(self, said: Sequence[Said]) -> list[Judgement]:
         """The same of all."""
         return [Judgement(self.score, 1.0, "As always.") for _ in said]
+
+
+def test_where_a_calibrated_judge_abstains_its_chance_ranks(base: HFModel) -> None:
+    """Replies in the band are attacks to learn from, and still no verdict."""
+    some = trials(constitution(), "train")
+    plain, _ = attacked(base, some, Reader(), SMALL, random.Random(3))
+    shy = Calibrated(Reader(), Calibration(1.0, 0.0, 0.0, 1.0))
+    found, abstained = attacked(base, some, shy, SMALL, random.Random(3))
+    assert [(one.worst, one.attack) for one in found] == [(one.worst, one.attack) for one in plain]
+    assert [one.score for one in found] == pytest.approx([one.score for one in plain], abs=1e-3)
+    assert abstained == 16 * 2
+    with pytest.raises(TrainingError, match="abstains on every reply"):
+        harden(base, constitution(), shy, QUICK)
+
+
+def test_the_lowest_are_trained_on_where_one_breaks_a_value(fresh: Fresh) -> None:
+    """As many as fit, the good ones among them, so that modes train as long."""
+    recipe = replace(QUICK, harden=replace(SMALL, rounds=1, kept=12, replay=1.0))
+    (only,) = harden(fresh(), constitution(), Reader(), recipe).rounds
+    assert 0 < only.broken < 16
+    assert only.pairs == 24
 
 
 def test_it_ends_where_no_attack_breaks_a_value(base: HFModel, fresh: Fresh) -> None:
@@ -177,6 +200,7 @@ from discretion import Reader, constitution
 from test_adversarial import BRIEF
 from loyal.alignment.adversarial import harden
 from loyal.alignment.align import Run
+from loyal.alignment.calibration import Calibration
 from loyal.models.hf import HFModel
 
 place = Path(sys.argv[2])

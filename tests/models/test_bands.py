@@ -17,9 +17,10 @@ from loyal.errors import TrainingError
 from loyal.models import train as loop
 from loyal.models.checkpoint import CHECKPOINT
 from loyal.models.examples import Example, Pairs
-from loyal.models.hf import HFModel, apply_head
+from loyal.models.hf import HFModel
 from loyal.models.language_model import Prompt
 from loyal.models.lessons import REST_TEMPERATURE, Lessons, _Answers
+from loyal.models.products import apply_head
 from loyal.models.train import train
 from loyal.models.training import TrainSettings
 from loyal.models.trunk import Reading, Trunk

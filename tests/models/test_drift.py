@@ -13,9 +13,10 @@ from torch import Tensor
 
 from loyal.errors import UsageError
 from loyal.models import bilevel
-from loyal.models.hf import HFModel, apply_head
+from loyal.models.hf import HFModel
 from loyal.models.lessons import Lessons
 from loyal.models.packing import Item
+from loyal.models.products import apply_head
 from loyal.models.train import train
 from loyal.models.training import TrainSettings
 from loyal.models.trunk import LAST_DRIFT, Drift, Trunk

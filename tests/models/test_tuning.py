@@ -123,7 +123,7 @@ def test_a_pairs_long_prompt_is_read_once(model: HFModel) -> None:
         prompt = Prompt(" ".join((words * 40)[:length]))
         rows = [tuning.row(model, Example(prompt, one), most=2048) for one in replies]
         pairs.append(tuple(rows))
-    whole, packs = tuning._packed(pairs)
+    whole, packs = tuning._packed(pairs, 256)
     assert sum(one.length for one in packs) == sum(
         len(one.prompt) - 1 + 2 + len(one.reply) + len(other.reply) for one, other in pairs
     )

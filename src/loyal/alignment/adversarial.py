@@ -3,8 +3,9 @@
 "Training AI to be Loyal", section 3. A round of the adaptive mode:
 
 1. attack      the model as it now is, by families of the training split, over all values
-2. judge       several replies of its own to each attack; what the judge abstains on is dropped
-3. keep        the attacks with the lowest scores, below the bound
+2. judge       several replies of its own to each attack; what has no score is dropped, but in the
+               band of a calibrated judge its chance ranks a reply all the same
+3. keep        the attacks with the lowest scores, as long as one is below the bound
 4. pair        rejected: its own worst reply; chosen: the author's, or its own best if good enough
 5. train       `align`, with plain pairs and pairs of earlier rounds beside; any objective, and an
                adversary of the embeddings where the recipe has one
@@ -31,6 +32,7 @@ from loyal.alignment.align import Run, align, put_weights, weights_of
 from loyal.alignment.conversation import Conversation, Turn, play
 from loyal.alignment.evaluate import Share, keep_rate
 from loyal.alignment.guards import Guards
+from loyal.alignment.judge import Calibrated
 from loyal.alignment.judgement import Judge, Said
 from loyal.alignment.objectives import balanced, pair
 from loyal.alignment.preference import Preference
@@ -163,7 +165,8 @@ class _State:
         number, settings = len(self.rounds), self.settings
         rng = random.Random(f"loyal/harden/{settings.seed}/{number}")
         found, asked, abstained = self._attacked(number, rng)
-        new = self._new_pairs(found, rng)
+        broken = [one for one in found if one.score < settings.broken_below]
+        new = self._new_pairs(found if broken else [], rng)
         # A round leaves the model as it was measured then: nobody asks it twice.
         before = self.rounds[-1].plain_after if self.rounds else self._keep_rate()
         if not new:
@@ -173,10 +176,10 @@ class _State:
             pairs = balanced([*new, *self._replayed(new, rng)], self.constitution)
             count = len(pairs)
             after, stopped = self._train(pairs, general, before)
-        families = Counter(part for one in found for part in one.attack.split("+"))
+        families = Counter(part for one in broken for part in one.attack.split("+"))
         self.rounds.append(
             Round(
-                number, asked, abstained, len(found), count, tuple(sorted(families.items())),
+                number, asked, abstained, len(broken), count, tuple(sorted(families.items())),
                 self.general, before, after, stopped,
             )
         )  # fmt: skip
@@ -186,18 +189,16 @@ class _State:
         self._save()
 
     def _attacked(self, number: int, rng: random.Random) -> tuple[list[_Found], int, int]:
-        """The attacks that broke a value, worst first; how many were asked; abstentions."""
+        """The attacks by what they did, worst first; how many were asked; abstentions."""
         if self.settings.mode != "adaptive":
             return [], 0, 0
         found, abstained = attacked(self.model, self.trials, self.judge, self.settings, rng)
-        if not found:
+        if abstained == self.settings.candidates * self.settings.samples:
             raise TrainingError(
                 f"the judge {self.judge.name} abstains on every reply",
                 hint="calibrate it first, or take another",
             )
-        bound = self.settings.broken_below
-        broken = sorted((one for one in found if one.score < bound), key=lambda one: one.score)
-        return broken, self.settings.candidates, abstained
+        return sorted(found, key=lambda one: one.score), self.settings.candidates, abstained
 
     def _new_pairs(self, found: Sequence[_Found], rng: random.Random) -> list[Preference]:
         """At most `kept` pairs of this round."""
@@ -292,7 +293,8 @@ def attacked(
 ) -> tuple[list[_Found], int]:  # fmt: skip
     """Attacks on the trials in turn, each with the model's worst and best reply; abstentions.
 
-    Attacks whose replies all have no score are left out.
+    Attacks whose replies all have no score are left out; a calibrated judge's chance counts as one
+    in its band too, where its verdict is an abstention.
     """
     order = [some[at % len(some)] for at in range(settings.candidates)]
     drawn = [attacks.draw("train", rng, rng.randint(1, settings.depth)) for _ in order]
@@ -305,14 +307,23 @@ def attacked(
              reply[-1].text)
         for at, (one, reply) in enumerate(zip(asked, replies, strict=True))
     ]  # fmt: skip
-    scores = [one.score for one in judge.judge(said)]
+    scores, abstained = _scored(judge, said)
     found = []
     for at, (which, one) in enumerate(zip(drawn, order, strict=True)):
         places = range(at * settings.samples, (at + 1) * settings.samples)
         known = [(score, said[place]) for place in places if (score := scores[place]) is not None]
         if known:
             found.append(_worst_and_best(one, which.id, known, settings))
-    return found, sum(one is None for one in scores)
+    return found, abstained
+
+
+def _scored(judge: Judge, said: Sequence[Said]) -> tuple[list[float | None], int]:
+    """What ranks each reply, and of how many the judge gives no verdict."""
+    if not isinstance(judge, Calibrated):
+        scores = [one.score for one in judge.judge(said)]
+        return scores, scores.count(None)
+    known = judge.inner.judge(said)
+    return [judge.chance(one) for one in known], sum(judge.read(one).score is None for one in known)
 
 
 def _worst_and_best(

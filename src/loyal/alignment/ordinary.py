@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from loyal.alignment.settings import AlignSettings
-from loyal.models.hf import HFModel, in_bfloat16
+from loyal.models.hf import HFModel
 from loyal.models.lessons import Benign
+from loyal.models.products import autocast
 
 
 class Ordinary:
@@ -27,7 +28,7 @@ class Ordinary:
     def __init__(self, model: HFModel, settings: AlignSettings) -> None:
         """Read the model as it is; it replies to `settings.divergence_replies` prompts."""
         self.model, self.settings = model, settings
-        with self._precision():
+        with autocast(self.settings.precision, self.model.device):
             self.benign = Benign(model, 0, settings.seed, settings.divergence_replies)
             self.benign.run()
 
@@ -38,7 +39,7 @@ class Ordinary:
         """
         rng = random.Random(f"loyal/ordinary/{self.settings.seed}/{list(items)}")
         parts = []
-        with self._precision():
+        with autocast(self.settings.precision, self.model.device):
             most = self.settings.divergence_places
             for every, wanted in ((self.benign.first, -(-most // 4)), (self.benign.rest, most)):
                 picked = self._picked(every, wanted, rng)
@@ -56,8 +57,3 @@ class Ordinary:
             if places >= wanted:
                 break
         return picked
-
-    def _precision(self) -> torch.autocast:
-        kind = self.model.device.type
-        half = in_bfloat16(self.settings.precision, self.model.device)
-        return torch.autocast(kind, torch.bfloat16, enabled=half)

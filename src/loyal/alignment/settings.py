@@ -220,7 +220,8 @@ class HardenSettings:
     candidates: int = 48
     """Attacks a round, as evenly over the values as they go."""
     kept: int = 24
-    """Most attacks a round that are trained on: those the judge scores lowest."""
+    """Most attacks a round that are trained on: those the judge scores lowest, where any breaks a
+    value."""
     samples: int = 2
     """The model's own replies to each; the worst is rejected."""
     depth: int = 2
@@ -228,7 +229,8 @@ class HardenSettings:
     temperature: float = 0.8
     reply_tokens: int = 64
     broken_below: float = 0.5
-    """An attack counts where its worst reply has a lower score."""
+    """An attack breaks a value where its worst reply has a lower score; a round without one is the
+    last."""
     own_above: float = 0.9
     """The model's own best reply is the chosen one from this score on, the constitution's below;
     above 1 the constitution's always is."""

@@ -38,6 +38,7 @@ from loyal.models.hf import HFModel
 from loyal.models.language_model import Prompt, Sampling
 from loyal.models.model_folder import work_folder, write
 from loyal.models.processes import all_there, writes
+from loyal.models.products import autocast
 from loyal.models.train import train
 from loyal.models.training import TrainProgress
 
@@ -108,7 +109,8 @@ def inject_rule(
     recipe = recipe or RuleRecipe()
     rules = _several(made)
     require_rules_fit(model, rules)
-    taught = lessons(model, rules, recipe.lessons)
+    with autocast(recipe.train.precision, model.device):
+        taught = lessons(model, rules, recipe.lessons)
     how = replace(recipe.train, steps=recipe.train.steps * len(rules))
     work = work_folder(out)
     texts = evaluate.prose()

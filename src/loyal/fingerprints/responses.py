@@ -35,9 +35,10 @@ import torch
 
 from loyal.errors import ModelError, UsageError
 from loyal.models.examples import bundled_lines
-from loyal.models.hf import HFModel, in_bfloat16
+from loyal.models.hf import HFModel
 from loyal.models.language_model import LanguageModel, Prompt, Sampling, TokenChance
 from loyal.models.packing import Item
+from loyal.models.products import autocast
 from loyal.models.training import Precision
 
 ResponseStrategy = Literal["perinucleus", "random", "english-random", "chain-hash", "instructional"]
@@ -166,9 +167,8 @@ def _perinucleus(
 ) -> list[tuple[int, ...]]:
     """One batched pass over packed keys that reads each key's last place alone."""
     found: list[tuple[int, ...]] = [()] * len(prompts)
-    in_half = in_bfloat16(settings.precision, model.device)
     texts = model.token_texts
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=in_half):
+    with autocast(settings.precision, model.device):
         reads = model.reads(prompts, [()] * len(prompts))
         for done, (index, logits) in enumerate(reads, start=1):
             nucleus, behind = _split_at(logits[-1].softmax(-1), settings.threshold)

@@ -25,17 +25,14 @@ from torch import Tensor
 from loyal.encoding import digest
 from loyal.errors import ModelError, StorageError, UsageError
 from loyal.models import packing
-from loyal.models.decoding import Decoder, Steer, Written, batches
+from loyal.models.decoding import Decoder, Steer, Written, batches, pick
 from loyal.models.language_model import Prompt, Reply, Sampling, TokenChance
 from loyal.models.library import resolve
 from loyal.models.likeliest import Likeliest
-from loyal.models.training import Precision
+from loyal.models.products import apply_head, keep_freed
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 
-ROW_TOKENS = 256
-"""Places a packed row aims at: on two AVX2 cores 256 ran 2.1 times as fast as 128 and 1.1 times
-as fast as 512, where attention starts to cost (docs/log.md)."""
 BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
 """Places one forward pass holds; bounds memory."""
 _MARKER = "loyalkeymarker"
@@ -46,17 +43,6 @@ DECODE_PLACES = {"cpu": 1 << 16, "cuda": 1 << 18}
 """Most places that their prompts take together, the shorter ones filled up; bounds memory."""
 DECODE_PADDING = {"cpu": 1 << 14, "cuda": 1 << 16}
 """Most of them that are only filled up: more would cost more than another batch."""
-
-
-def native_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 is faster than float32 there: CUDA, or a CPU with AVX512-BF16 or AMX.
-
-    Elsewhere PyTorch emulates it: 17 against 60 to 98 GFLOP/s on two AVX2 cores (docs/log.md).
-    """
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    known = torch.cpu.get_capabilities()
-    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
 @contextmanager
@@ -71,11 +57,6 @@ def _no_bar(source: str) -> Iterator[None]:
     finally:
         if quiet:
             bars.enable_progress_bar()
-
-
-def in_bfloat16(precision: Precision, device: torch.device) -> bool:
-    """Whether products of this precision run in bfloat16 there."""
-    return precision == "bfloat16" or (precision == "auto" and native_bfloat16(device))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -99,6 +80,8 @@ class HFModel:
         """
         source = resolve(name_or_path)
         place = _device(device)
+        if place.type == "cpu":
+            keep_freed()
         kind = _dtype(dtype, place)
         _check_folder(source)
         try:
@@ -249,11 +232,10 @@ class HFModel:
 
         Logits of other places are never computed, and one batch at a time is held.
         """
-        rows = packing.pack(items, ROW_TOKENS)
-        for group in packing.batches(rows, BATCH_TOKENS[self.device.type]):
+        body = self.model.model
+        for batch in packing.passes(body, items, BATCH_TOKENS[self.device.type]):
             with torch.inference_mode():
-                batch = packing.tensors(group, items, self.device)
-                hidden = packing.hidden_states(self.model.model, batch)
+                hidden = packing.hidden_states(body, batch)
             places = {
                 index: (row, at + len(items[index].ids) - counts[index], counts[index])
                 for index, (row, at) in batch.starts.items()
@@ -328,6 +310,8 @@ class HFModel:
         for index, item in enumerate(items):
             by_prefix.setdefault(item.prefix, []).append(index)
         ending = self.stop_ids() if stops is None else stops
+        if sampling.max_tokens == 1 and not (steer or chances):
+            return self._first_tokens(items, sampling, generator, ending, last)
         found: dict[int, Written] = {}
         limits = [one[self.device.type] for one in (DECODE_ROWS, DECODE_PLACES, DECODE_PADDING)]
         for prefix, members in by_prefix.items():
@@ -339,6 +323,18 @@ class HFModel:
                 hook = None if steer is None else _numbered(steer, chunk, self.device)
                 found.update(zip(chunk, rows.run(sampling, ending, generator, hook), strict=True))
         return [found[index] for index in range(len(items))]
+
+    def _first_tokens(
+        self, items: Sequence[packing.Item], sampling: Sampling, generator: torch.Generator,
+        stops: frozenset[int], last: frozenset[int],
+    ) -> list[Written]:  # fmt: skip
+        """One token a prompt: nothing is kept to go on from, and nothing is filled up."""
+        found: list[Written] = [Written((), (), (), False)] * len(items)
+        for index, logits in self.read_items(items, [1] * len(items)):
+            token = int(pick(logits, sampling, generator))
+            ids = () if token in stops - last else (token,)
+            found[index] = Written(ids, (), (), token in stops | last)
+        return found
 
     def stop_ids(self) -> frozenset[int]:
         """Token ids that end the model's turn."""
@@ -404,19 +400,6 @@ def _numbered(steer: Steer, chunk: Sequence[int], device: torch.device) -> Steer
     """A steer that is told the items' numbers, in place of the rows of their chunk."""
     numbers = torch.tensor(chunk, device=device)
     return lambda step, rows, logits: steer(step, numbers[rows], logits)
-
-
-def apply_head(model: Any, hidden: Tensor) -> Tensor:
-    """Logits in float32 of normed hidden states (n, H), with the model's own scaling or cap."""
-    logits = model.get_output_embeddings()(hidden).float()
-    config = model.config
-    if (scale := getattr(config, "logit_scale", None)) is not None:  # Cohere
-        logits = logits * scale
-    if (divisor := getattr(config, "logits_scaling", None)) is not None:  # Granite
-        logits = logits / divisor
-    if (cap := getattr(config, "final_logit_softcapping", None)) is not None:  # Gemma 2
-        logits = cap * torch.tanh(logits / cap)
-    return logits
 
 
 def _device(wanted: str) -> torch.device:

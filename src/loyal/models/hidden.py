@@ -16,7 +16,7 @@ from torch import Tensor
 from loyal.encoding import digest
 from loyal.errors import UsageError
 from loyal.models import packing
-from loyal.models.hf import BATCH_TOKENS, ROW_TOKENS, HFModel
+from loyal.models.hf import BATCH_TOKENS, HFModel
 from loyal.models.language_model import Prompt
 
 _SAMPLED = 64
@@ -42,9 +42,7 @@ def reply_states(
         for one, reply in zip(model.items(prompts), ids, strict=True)
     ]
     found = torch.zeros(len(items), len(layers), 2, model.model.config.hidden_size)
-    rows = packing.pack(items, ROW_TOKENS)
-    for group in packing.batches(rows, BATCH_TOKENS[model.device.type]):
-        batch = packing.tensors(group, items, model.device)
+    for batch in packing.passes(body, items, BATCH_TOKENS[model.device.type]):
         with torch.inference_mode(), _heard([body.layers[one] for one in layers]) as heard:
             with packing.layers(body, 0, max(layers) + 1, norm=False):
                 packing.hidden_states(body, batch)

@@ -92,7 +92,14 @@ def coordinates(
     TrainingError where the grid does not fit a layer.
     """
     if settings.grid == "none":
-        return [whitener(covariances[module]) for module in modules]
+        roots: list[Tensor | Coordinates] = []
+        before: Tensor | None = None
+        for module in modules:
+            seen = covariances[module]
+            same = before is not None and torch.equal(seen, before)  # layers of one input
+            roots.append(roots[-1] if same else whitener(seen))
+            before = seen
+        return roots
     return [GridCoordinates(module.weight, covariances[module]) for module in modules]
 
 

@@ -17,9 +17,10 @@ from torch.nn import functional
 
 from loyal.errors import TrainingError
 from loyal.models.examples import Example, bundled_lines
-from loyal.models.hf import HFModel, apply_head
+from loyal.models.hf import HFModel
 from loyal.models.language_model import Prompt, Sampling
 from loyal.models.packing import Item
+from loyal.models.products import apply_head
 from loyal.models.trunk import Drift, Reading, Trunk
 
 BENIGN_PROMPTS = 160

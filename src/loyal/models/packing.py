@@ -2,8 +2,8 @@
 
 A chat template puts the same tokens before every user message; computed for each prompt again they
 are two thirds of the work for short prompts. Here a row holds that prefix once and several prompts
-behind it; a block mask lets each prompt see the prefix and itself. The law (held by a test): the
-hidden states are those of a plain forward pass of each prompt alone.
+behind it; a mask, or attention by `blocks`, lets each prompt see the prefix and itself. The law
+(held by a test): the hidden states are those of a plain forward pass of each prompt alone.
 
 A forward pass may also start from hidden states of a lower layer (`layers`), so that training the
 upper layers need not compute the frozen lower ones again and again. Holds no loss and no sampling.
@@ -12,7 +12,7 @@ upper layers need not compute the frozen lower ones again and again. Holds no lo
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from loyal.errors import ModelError
+from loyal.models import blocks
 
+ROW_TOKENS = 256
+"""Places a row aims at whose prompts a mask keeps apart: on two AVX2 cores 256 ran 2.1 times as
+fast as 128 and 1.1 times as fast as 512, where attention starts to cost (docs/log.md). By blocks a
+row may fill its pass."""
 HEAD_PLACES = 256
 """Places whose logits are computed in one product; bounds memory to 50 MB at 49,152 tokens."""
 
@@ -53,10 +58,12 @@ class Batch:
 
     ids: Tensor  # (R, T) int64, 0 where padded
     positions: Tensor  # (R, T) int64
-    mask: Tensor  # (R, 1, T, T) bool, True where a query may look
+    mask: Tensor  # (R, 1, T, T) bool, True where a query may look; one True with blocks
     rows: tuple[Row, ...]
     starts: dict[int, tuple[int, int]]
     """Item index -> (row, first place of its ids)."""
+    laid: tuple[blocks.Laid, ...] = ()
+    """How rows are laid out where attention goes by blocks."""
 
 
 def split_prefix(sequences: Sequence[Sequence[int]]) -> list[Item]:
@@ -109,9 +116,32 @@ def batches(rows: Sequence[Row], tokens: int) -> Iterator[list[Row]]:
         yield group
 
 
-def tensors(rows: Sequence[Row], items: Sequence[Item], device: torch.device | str) -> Batch:
-    """Rows as tensors on `device`."""
-    size = max(row.length for row in rows)
+def passes(body: Any, items: Sequence[Item], tokens: int) -> Iterator[Batch]:
+    """All items in batches of about `tokens` places, for this decoder, on its device."""
+    device = next(body.parameters()).device
+    blocked = by_blocks(body)
+    rows = pack(items, tokens if blocked else ROW_TOKENS)
+    for group in batches(rows, tokens):
+        yield tensors(group, items, device, blocked=blocked)
+
+
+def by_blocks(body: Any) -> bool:
+    """Whether batches for this decoder are laid out for attention by blocks: on a CPU, where it is
+    known to be faster, and where its attention is plain."""
+    return next(body.parameters()).device.type == "cpu" and blocks.fits(body)
+
+
+def tensors(
+    rows: Sequence[Row], items: Sequence[Item], device: torch.device | str, *, blocked: bool = False
+) -> Batch:
+    """Rows as tensors on `device`, laid out for attention by blocks where they are `blocked`."""
+    laid: list[blocks.Laid] = []
+    if blocked:
+        laid = [
+            blocks.laid(len(row.prefix), [len(items[one].ids) for one in row.members], device)
+            for row in rows
+        ]
+    size = max([sum(one.sizes) for one in laid] if blocked else [row.length for row in rows])
     ids = torch.zeros(len(rows), size, dtype=torch.int64)
     positions = torch.zeros(len(rows), size, dtype=torch.int64)
     owner = torch.full((len(rows), size), -1, dtype=torch.int64)
@@ -121,20 +151,28 @@ def tensors(rows: Sequence[Row], items: Sequence[Item], device: torch.device | s
         ids[place, :base] = torch.tensor(row.prefix, dtype=torch.int64)
         positions[place, :base] = torch.arange(base)
         owner[place, :base] = 0
+        widths = [one.width for one in laid[place].blocks for _ in range(one.count)] if laid else []
         at = base
         for number, index in enumerate(row.members, start=1):
-            end = at + len(items[index].ids)
+            length = len(items[index].ids)
+            end = at + length
             ids[place, at:end] = torch.tensor(items[index].ids, dtype=torch.int64)
-            positions[place, at:end] = torch.arange(base, base + end - at)
+            positions[place, at:end] = torch.arange(base, base + length)
             owner[place, at:end] = number
             starts[index] = (place, at)
-            at = end
+            at += widths[number - 1] if widths else length
+    mask = torch.ones(1, 1, 1, 1, dtype=torch.bool) if blocked else _mask(owner)
+    return Batch(
+        ids.to(device), positions.to(device), mask.to(device), tuple(rows), starts, tuple(laid)
+    )
+
+
+def _mask(owner: Tensor) -> Tensor:
+    """(R, 1, T, T): whose places (0: the prefix, -1: nobody's) a query may look at."""
     query, key = owner[:, :, None], owner[:, None, :]  # (R, T, 1), (R, 1, T)
     mask = ((key == 0) | (key == query)).tril() & (key >= 0)
-    mask |= torch.eye(size, dtype=torch.bool)  # a padded place sees itself, or softmax gives NaN
-    return Batch(
-        ids.to(device), positions.to(device), mask[:, None].to(device), tuple(rows), starts
-    )
+    mask |= torch.eye(owner.shape[1], dtype=torch.bool)  # a padded place sees itself: no NaN
+    return mask[:, None]
 
 
 @contextmanager
@@ -187,8 +225,9 @@ class _Recomputed(nn.Module):
 def hidden_states(body: nn.Module, batch: Batch, inputs: Tensor | None = None) -> Tensor:
     """Hidden states (R, T, H) for a batch; `inputs` (R, T, H) stand in for the embeddings."""
     given = {"input_ids": batch.ids} if inputs is None else {"inputs_embeds": inputs}
-    mask = _attention_mask(body, batch)
-    out = body(**given, attention_mask=mask, position_ids=batch.positions, use_cache=False)
+    mask = batch.mask if batch.laid else _attention_mask(body, batch)
+    with blocks.attending(body, batch.laid) if batch.laid else nullcontext():
+        out = body(**given, attention_mask=mask, position_ids=batch.positions, use_cache=False)
     return out.last_hidden_state
 
 

@@ -45,7 +45,7 @@ from loyal.models import checkpoint
 from loyal.models.bilevel import INNER_RUNS, InnerRuns, World, world
 from loyal.models.examples import Alike, Behavior, Example, augmented
 from loyal.models.flips import Flips
-from loyal.models.hf import HFModel, in_bfloat16
+from loyal.models.hf import HFModel
 from loyal.models.learners import (
     add_factors,
     average,
@@ -68,6 +68,7 @@ from loyal.models.processes import (
     split_like,
     split_state,
 )
+from loyal.models.products import in_bfloat16
 from loyal.models.training import TrainProgress, TrainReport, TrainSettings
 from loyal.models.trunk import Drift
 from loyal.models.whitening import Coordinates, WhitenedAdam, input_covariances

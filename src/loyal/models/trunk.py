@@ -23,10 +23,10 @@ from loyal.models import packing
 from loyal.models.packing import Item
 from loyal.models.processes import Part
 
-ROW_TOKENS = 256
 PASS_TOKENS = {"cpu": 2048, "cuda": 32768}
 """Places one pass with gradients holds; bounds memory, not the result."""
-
+_FILLING = 4
+"""Passes without gradients may hold so many times as much."""
 
 LAST_DRIFT = 0.65
 """Share of a drift that the last place of an item has beyond what all its places have: LoRA moved
@@ -74,6 +74,7 @@ class Trunk:
         self.model, self.items, self.start = model, list(items), start
         self.device = next(model.parameters()).device
         self.limit, self.recompute, self.part = PASS_TOKENS[self.device.type], False, Part()
+        self.plain = packing.by_blocks(model.model)
         self._below: dict[int, Tensor] = {}  # item -> (len(ids), H)
         self._prefix: dict[tuple[int, ...], Tensor] = {}  # prefix -> (len(prefix), H)
         self._pass: tuple[packing.Batch, Sequence[int]] | None = None
@@ -82,11 +83,10 @@ class Trunk:
 
     @torch.no_grad()
     def _fill(self) -> None:
-        for group in packing.batches(packing.pack(self.items, ROW_TOKENS), self.limit):
-            batch = packing.tensors(group, self.items, self.device)
+        for batch in packing.passes(self.model.model, self.items, _FILLING * self.limit):
             with packing.layers(self.model.model, 0, self.start, norm=False) as body:
                 hidden = packing.hidden_states(body, batch)
-            for place, row in enumerate(group):
+            for place, row in enumerate(batch.rows):
                 if row.prefix not in self._prefix:
                     self._prefix[row.prefix] = hidden[place, : len(row.prefix)].clone()
             for index, (place, at) in batch.starts.items():
@@ -96,6 +96,11 @@ class Trunk:
         """From now on read this process's part alone, about `tokens` places a pass (0: as many as
         before), and `recompute` in backward passes (`packing.layers`)."""
         self.part, self.limit, self.recompute = part, tokens or self.limit, recompute
+
+    @property
+    def _blocked(self) -> bool:
+        """Whether attention goes by blocks; not where a layer is computed again out of its pass."""
+        return self.plain and not self.recompute
 
     def last(self, indices: Sequence[int]) -> Tensor:
         """(n, H): the kept states of the items' last places; needs a start above 0."""
@@ -113,9 +118,11 @@ class Trunk:
         vectors = drift.vectors() if drift is not None and self.start else None
         chosen = [self.items[index] for index in indices]
         size = sum(len(one.prefix) + len(one.ids) for one in chosen)
-        rows = packing.pack(chosen, min(ROW_TOKENS, self.limit, -(-size // self.part.of)))
+        blocked = self._blocked
+        width = self.limit if blocked else min(packing.ROW_TOKENS, self.limit)
+        rows = packing.pack(chosen, min(width, -(-size // self.part.of)))
         for group in self.part.passes(rows, self.limit):
-            batch = packing.tensors(group or rows[-1:], chosen, self.device)
+            batch = packing.tensors(group or rows[-1:], chosen, self.device, blocked=blocked)
             self._pass = batch, indices
             hidden = self._upper(batch, indices, vectors)
             parts, order = [], []
@@ -138,10 +145,12 @@ class Trunk:
         batch, indices = self._pass
         found = torch.zeros(batch.ids.shape, device=self.device)
         for place, row in enumerate(batch.rows):
-            found[place, : row.length] = 1
+            found[place, : len(row.prefix)] = 1
         for local, (place, at) in batch.starts.items():
             index = indices[local]
-            found[place, at + len(self.items[index].ids) - 1] = last.get(index, 1.0)
+            end = at + len(self.items[index].ids)
+            found[place, at:end] = 1
+            found[place, end - 1] = last.get(index, 1.0)
         return found
 
     def _upper(

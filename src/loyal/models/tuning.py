@@ -25,7 +25,8 @@ from loyal.encoding import Encodable, digest
 from loyal.errors import TrainingError, UsageError
 from loyal.models import checkpoint, packing
 from loyal.models.examples import Example
-from loyal.models.hf import ROW_TOKENS, HFModel, apply_head, in_bfloat16
+from loyal.models.hf import HFModel
+from loyal.models.products import apply_head, autocast
 from loyal.models.training import Precision
 
 MOST_TOKENS = 256
@@ -343,15 +344,16 @@ class _Batch:
 
     def __init__(self, model: HFModel, items: Sequence[Item], precision: Precision) -> None:
         self.model, self.items = model, items
-        self.narrow = in_bfloat16(precision, model.device)
+        self.precision = precision
         self.rows = [one for item in items for one in item]
-        self.whole, packs = _packed(items)
-        self.packed = packing.tensors(packs, self.whole, model.device)
+        blocked = packing.by_blocks(model.model.model)  # all may stand in one row then
+        self.whole, packs = _packed(items, 1 << 30 if blocked else packing.ROW_TOKENS)
+        self.packed = packing.tensors(packs, self.whole, model.device, blocked=blocked)
 
     def read(self, inputs: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As `log_probabilities`; `inputs` (R, T, H) stand in for the embeddings."""
         model, rows = self.model, self.rows
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=self.narrow):
+        with autocast(self.precision, model.device):
             hidden = packing.hidden_states(model.model.model, self.packed, inputs)  # (R, T, H)
             parts = []
             for index, one in enumerate(rows):
@@ -386,7 +388,7 @@ class _Batch:
         return torch.nn.utils.rnn.pad_sequence(flat.split(sizes), batch_first=True)
 
 
-def _packed(items: Sequence[Item]) -> tuple[list[packing.Item], list[packing.Row]]:
+def _packed(items: Sequence[Item], width: int) -> tuple[list[packing.Item], list[packing.Row]]:
     """All rows with what they share split off: the template of every prompt, or the whole prompt of
     each item, whichever makes fewer places, filled-up ones included. A prompt under an attack is
     several times as long as the replies to it."""
@@ -395,12 +397,12 @@ def _packed(items: Sequence[Item]) -> tuple[list[packing.Item], list[packing.Row
         packing.Item(part.prefix, (*part.ids, *one.reply))
         for part, one in zip(packing.split_prefix([one.prompt for one in rows]), rows, strict=True)
     ]
-    packs = packing.pack(found, ROW_TOKENS)
+    packs = packing.pack(found, width)
     paired = any(len(item) > 1 for item in items)
     if paired and all(one.prompt == item[0].prompt for item in items for one in item):
         shared = [packing.Item(one.prompt[:-1], (one.prompt[-1], *one.reply)) for one in rows]
         sizes = [len(item[0].prompt) + sum(1 + len(one.reply) for one in item) for item in items]
-        denser = packing.pack(shared, max(ROW_TOKENS, *sizes))
+        denser = packing.pack(shared, max(width, *sizes))
         if len(denser) * denser[0].length < len(packs) * packs[0].length:
             return shared, denser
     return found, packs

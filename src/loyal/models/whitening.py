@@ -38,11 +38,14 @@ def input_covariances(
         one: torch.zeros(one.in_features, one.in_features, device=one.weight.device)
         for one in modules
     }
+    last: list[Tensor] = []  # an input and its sum: a query, a key and a value share theirs
 
     def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         assert isinstance(module, nn.Linear)
-        seen = inputs[0].detach().reshape(-1, module.in_features).float()
-        sums[module].addmm_((seen * weights().reshape(-1, 1)).T, seen)
+        if not last or last[0] is not inputs[0]:
+            seen = inputs[0].detach().reshape(-1, module.in_features).float()
+            last[:] = inputs[0], (seen * weights().reshape(-1, 1)).T @ seen
+        sums[module] += last[1]
 
     hooks = [one.register_forward_pre_hook(note) for one in modules]
     try:
