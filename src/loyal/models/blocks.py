@@ -29,8 +29,10 @@ NAME = "loyal_blocks"
 FULL, MANY = 0.875, 16
 """A block's shortest prompt has at least this share of the length of its longest, and the same
 length where there are so many already: filling up costs more then than another block."""
-LONG = 512
-"""Prompts longer than this are attended to by the kernel that never holds all scores at once."""
+LONG = 128
+"""Prompts longer than this are attended to by PyTorch's kernel, which never holds all scores at
+once: kept for the way back, those of 16 prompts of 500 tokens took 10 GB in 30 layers. Plain
+products are faster at any length (1.3 to 3 times, docs/log.md)."""
 
 
 @dataclass(frozen=True)
