@@ -11,7 +11,7 @@ from live_tensors import LiveTensors
 
 from loyal.fingerprints import keys, responses
 from loyal.fingerprints.responses import ResponseSettings
-from loyal.models import hf, packing
+from loyal.models import hf, packing, trunk
 from loyal.models.examples import Example, bundled_lines
 from loyal.models.hf import HFModel
 from loyal.models.language_model import Prompt
@@ -25,6 +25,7 @@ FEW, MANY = 60, 240
 def _small_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Passes that the fewer keys already fill."""
     monkeypatch.setitem(hf.BATCH_TOKENS, "cpu", 256)
+    monkeypatch.setitem(trunk.PASS_TOKENS, "cpu", 256)
     monkeypatch.setattr(packing, "HEAD_PLACES", 16)
 
 

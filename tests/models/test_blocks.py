@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import copy
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -49,27 +50,53 @@ def test_passes_by_blocks_are_plain_ones(
                 wanted = body(input_ids=ids).last_hidden_state[0, size:]
                 ours = hidden[row, at : at + len(items[index].ids)]
                 torch.testing.assert_close(ours, wanted, atol=1e-5, rtol=1e-5)
-    assert body.config._attn_implementation == "sdpa"
 
 
-def test_blocks_are_for_plain_attention_of_one_config(fresh) -> None:
-    body = fresh().model.model
-    assert blocks.fits(body)
-    body.layers[1].self_attn.config = copy.deepcopy(body.config)
-    assert not blocks.fits(body)  # that layer would not take notice
-    for name, value in (("sliding_window", 8), ("layer_types", ["linear_attention"] * 4)):
-        other = fresh().model.model
-        setattr(other.config, name, value)
-        assert not blocks.fits(other)
-    eager = fresh().model.model
-    eager.config._attn_implementation = "eager"
-    assert not blocks.fits(eager)
+def test_threads_do_not_meet(tiny: HFModel) -> None:
+    """One pass by blocks does not change what another thread's pass attends to."""
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        wanted = tiny.model.model(input_ids=ids).last_hidden_state
+
+    def read(_: int) -> torch.Tensor:
+        with torch.no_grad():
+            return tiny.model.model(input_ids=ids).last_hidden_state
+
+    items = [packing.Item((3,), tuple(range(20, 20 + length))) for length in LENGTHS * 8]
+    with ThreadPoolExecutor(1) as other, torch.no_grad():
+        reading = [other.submit(read, n) for n in range(40)]
+        for batch in packing.passes(tiny.model.model, items, 400):
+            packing.hidden_states(tiny.model.model, batch)
+        assert all(torch.equal(one.result(), wanted) for one in reading)
+
+
+def test_blocks_are_for_plain_attention(fresh) -> None:
+    def installed(**changes: object) -> bool:
+        body = fresh().model.model
+        body.config._attn_implementation = "sdpa"
+        for name, value in changes.items():
+            setattr(body.config, name, value)
+        blocks.install(body)
+        return packing.by_blocks(body)
+
+    assert installed()
+    assert not installed(sliding_window=8)
+    assert not installed(layer_types=["linear_attention"] * 4)
+    assert not installed(_attn_implementation="eager")
+
+
+def test_how_a_model_attends_is_not_saved(tiny: HFModel, tmp_path: Path) -> None:
+    assert packing.by_blocks(tiny.model.model)
+    tiny.save(tmp_path)
+    assert blocks.NAME not in (tmp_path / "config.json").read_text()
 
 
 def test_a_bonus_on_scores_is_refused(tiny: HFModel) -> None:
     """Attention that is not plain would be silently wrong."""
     given = [torch.zeros(1, 4, 5, 16)] * 3
-    with pytest.raises(ModelError, match="knows no softcap"):
-        blocks._attend(tiny.model, *given, None, softcap=30.0)
-    with pytest.raises(ModelError, match="knows no dropout"):
-        blocks._attend(tiny.model, *given, None, dropout=0.1)
+    for odd in ({"softcap": 30.0}, {"dropout": 0.1}):
+        with (
+            blocks.attending([blocks.laid(2, [3], "cpu")]),
+            pytest.raises(ModelError, match=f"knows no {next(iter(odd))}"),
+        ):
+            blocks._attend(tiny.model, *given, None, **odd)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from loyal.models import blocks, packing
 from loyal.models.hf import HFModel
 from loyal.models.packing import Item
 from loyal.models.trunk import Trunk
@@ -124,13 +125,17 @@ RELATIVES = {
 
 @pytest.mark.parametrize("kind", RELATIVES)
 @pytest.mark.parametrize("start", [0, 1, 2])
-def test_relatives_of_llama_read_the_same(kind: str, start: int) -> None:
+@pytest.mark.parametrize("blocked", [False, True])
+def test_relatives_of_llama_read_the_same(kind: str, start: int, blocked: bool) -> None:
     """Layers of several kinds by place, angles by kind, windows shorter than a prompt."""
     torch.manual_seed(0)
     config = AutoConfig.for_model(kind, **SHAPE, **RELATIVES[kind])
     model = AutoModelForCausalLM.from_config(config).eval()
     for one in model.model.layers.parameters():
         torch.nn.init.normal_(one, std=0.3)  # at the usual spread layers hardly move anything
+    if blocked:
+        blocks.install(model.model)
+        assert packing.by_blocks(model.model) == (not RELATIVES[kind])
     trunk = Trunk(model, ITEMS, start)
     with torch.no_grad():
         found = readings(trunk, [0, 1, 2, 3, 4])

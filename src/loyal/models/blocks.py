@@ -7,7 +7,7 @@ quarter of the time, and a pass needs its prefix once in place of once in 256 pl
 
 The law (held by a test): hidden states are those of a plain pass of each prompt alone. A prompt's
 own places come before those that fill it up, so none of them looks there. Left out: who stands
-where (`packing`), layers that see a window alone, and attention that is not plain (`fits`).
+where (`packing`), layers that see a window alone, and attention that is not plain (`install`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from loyal.errors import ModelError
@@ -73,31 +75,34 @@ def laid(prefix: int, lengths: Sequence[int], device: torch.device | str) -> Lai
     return Laid(prefix, _bias(0, prefix, device), tuple(found))
 
 
-def fits(body: Any) -> bool:
-    """Whether this decoder's layers attend to all that stands before, in the plain way, and all ask
-    the one config how."""
+def install(body: Any) -> None:
+    """From now on this decoder attends by blocks where a pass says so, and otherwise as before.
+
+    Left as it is where its layers attend to a window, or in a way that is not plain.
+    """
     config = body.config
-    if any(getattr(one, "config", config) is not config for one in body.modules()):
-        return False
     kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
     window = getattr(config, "sliding_window", None)
-    return config._attn_implementation == "sdpa" and window is None and not kinds
+    if config._attn_implementation == "sdpa" and window is None and not kinds:
+        config._attn_implementation = NAME
+
+
+def installed(body: Any) -> bool:
+    """Whether passes of this decoder may be laid out in blocks."""
+    return body.config._attn_implementation == NAME
 
 
 @contextmanager
-def attending(body: Any, rows: Sequence[Laid]) -> Iterator[None]:
-    """Within it the decoder attends by blocks, to batches whose rows are laid out so."""
-    config, usual = body.config, body.config._attn_implementation
+def attending(rows: Sequence[Laid]) -> Iterator[None]:
+    """Passes of this thread are laid out so within it; those of others are not touched."""
     token = _rows.set(tuple(rows))
-    config._attn_implementation = NAME
     try:
         yield
     finally:
-        config._attn_implementation = usual
         _rows.reset(token)
 
 
-_rows: ContextVar[tuple[Laid, ...]] = ContextVar("rows")
+_rows: ContextVar[tuple[Laid, ...]] = ContextVar("rows", default=())
 
 
 def _bias(prefix: int, width: int, device: torch.device | str) -> Tensor:
@@ -106,10 +111,13 @@ def _bias(prefix: int, width: int, device: torch.device | str) -> Tensor:
 
 
 def _attend(
-    _: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **other: Any
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **other: Any
 ) -> tuple[Tensor, None]:
-    """In transformers' form, its mask not looked at: queries (R, heads, T, D), keys and values of
-    as many heads or of fewer that several share; (R, T, heads, D), 0 where a row is filled up."""
+    """In transformers' form, the mask not looked at by blocks: queries (R, heads, T, D), keys and
+    values of as many heads or of fewer that several share. (R, T, heads, D), 0 where filled up."""
+    rows = _rows.get()
+    if not rows:
+        return sdpa_attention_forward(module, query, key, value, mask, **other)
     given = {name: other.get(name) for name in ("softcap", "s_aux", "position_bias")}
     odd = [name for name, one in given.items() if one is not None]
     odd += ["dropout"] if other.get("dropout") else []
@@ -126,7 +134,7 @@ def _attend(
     query = query * (query.shape[-1] ** -0.5 if scale is None else scale)
     found = [
         _row(queries, keys, values, row)
-        for queries, keys, values, row in zip(query, key, value, _rows.get(), strict=True)
+        for queries, keys, values, row in zip(query, key, value, rows, strict=True)
     ]
     return torch.stack(found).transpose(1, 2), None
 
@@ -180,3 +188,4 @@ def _block(
 
 
 ALL_ATTENTION_FUNCTIONS.register(NAME, _attend)
+ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, sdpa_mask)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from loyal.encoding import digest
 from loyal.errors import ModelError, StorageError, UsageError
-from loyal.models import packing
+from loyal.models import blocks, packing
 from loyal.models.decoding import Decoder, Steer, Written, batches, pick
 from loyal.models.language_model import Prompt, Reply, Sampling, TokenChance
 from loyal.models.library import resolve
@@ -69,6 +69,10 @@ class HFModel:
     name: str
     """What reports call it."""
     device: torch.device
+
+    def __post_init__(self) -> None:
+        if hasattr(self.model, "model"):
+            blocks.install(self.model.model)
 
     @classmethod
     def load(cls, name_or_path: str, *, device: str = "auto", dtype: Dtype = "auto") -> HFModel:

@@ -12,7 +12,7 @@ upper layers need not compute the frozen lower ones again and again. Holds no lo
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,7 +128,7 @@ def passes(body: Any, items: Sequence[Item], tokens: int) -> Iterator[Batch]:
 def by_blocks(body: Any) -> bool:
     """Whether batches for this decoder are laid out for attention by blocks: on a CPU, where it is
     known to be faster, and where its attention is plain."""
-    return next(body.parameters()).device.type == "cpu" and blocks.fits(body)
+    return next(body.parameters()).device.type == "cpu" and blocks.installed(body)
 
 
 def tensors(
@@ -226,7 +226,7 @@ def hidden_states(body: nn.Module, batch: Batch, inputs: Tensor | None = None) -
     """Hidden states (R, T, H) for a batch; `inputs` (R, T, H) stand in for the embeddings."""
     given = {"input_ids": batch.ids} if inputs is None else {"inputs_embeds": inputs}
     mask = batch.mask if batch.laid else _attention_mask(body, batch)
-    with blocks.attending(body, batch.laid) if batch.laid else nullcontext():
+    with blocks.attending(batch.laid):
         out = body(**given, attention_mask=mask, position_ids=batch.positions, use_cache=False)
     return out.last_hidden_state
 

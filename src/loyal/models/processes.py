@@ -92,7 +92,7 @@ class Split:
         layers = list(self._held)
         for place in range(start, len(layers)):
             whole = layers[place]
-            one = copy.deepcopy(whole, {id(body.config): body.config})  # one config for all
+            one = copy.deepcopy(whole)
             fully_shard(one, mesh=mesh, reshard_after_forward=True, mp_policy=policy)
             self._names |= zip(whole.parameters(), one.parameters(), strict=True)
             whole.to("cpu")

@@ -25,8 +25,6 @@ from loyal.models.processes import Part
 
 PASS_TOKENS = {"cpu": 2048, "cuda": 32768}
 """Places one pass with gradients holds; bounds memory, not the result."""
-_FILLING = 4
-"""Passes without gradients may hold so many times as much."""
 
 LAST_DRIFT = 0.65
 """Share of a drift that the last place of an item has beyond what all its places have: LoRA moved
@@ -83,7 +81,7 @@ class Trunk:
 
     @torch.no_grad()
     def _fill(self) -> None:
-        for batch in packing.passes(self.model.model, self.items, _FILLING * self.limit):
+        for batch in packing.passes(self.model.model, self.items, self.limit):
             with packing.layers(self.model.model, 0, self.start, norm=False) as body:
                 hidden = packing.hidden_states(body, batch)
             for place, row in enumerate(batch.rows):
