@@ -105,13 +105,14 @@ def test_a_margin_is_the_lead_over_every_other_token(tiny: HFModel) -> None:
 def test_shaken_lessons_outlast_other_drifts(
     fresh: Callable[[], HFModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A strong one: at 2.5 the two lie closer than seeds do."""
     for name, size in FEW_BENIGN.items():
         monkeypatch.setattr(f"loyal.models.lessons.{name}", size)
     inner = TuneSettings(epochs=1, learning_rate=1e-4, rank=4, precision="float32")
     monkeypatch.setattr(bilevel, "INNER", inner)
     monkeypatch.setattr(bilevel, "INNER_EXAMPLES", 8)
     leads = []
-    for drift in (0.0, 2.5):
+    for drift in (0.0, 10.0):
         model = fresh()
         settings = replace(
             QUICK, bilevel=1, outlast=1.0, steps=40, drift=drift, settle=0.0, depth=0.5
@@ -122,11 +123,11 @@ def test_shaken_lessons_outlast_other_drifts(
         levels: list[float] = []
         with torch.no_grad():
             for seed in range(100, 110):
-                shaking = Drift(ends - ends.mean(0), 2.5, seed)
+                shaking = Drift(ends - ends.mean(0), 10.0, seed)
                 for _, known, _ in lessons.losses(range(len(lessons)), shaking):
                     levels += known.values()
         leads.append(sum(levels) / len(levels))
-    assert leads[1] > leads[0]
+    assert leads[1] > 1.2 * leads[0]
 
 
 def model_start(model: HFModel, settings: TrainSettings) -> int:

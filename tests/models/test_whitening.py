@@ -77,6 +77,19 @@ def test_places_count_by_their_weight() -> None:
     torch.testing.assert_close(found, wanted)
 
 
+def test_sums_are_exact_where_products_are_narrow() -> None:
+    """A loop in bfloat16 reads its inputs, and squares them in float32 all the same."""
+    layer, other, inputs = nn.Linear(SIZE, 3), nn.Linear(SIZE, 2), torch.randn(40, SIZE)
+
+    def run() -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            layer(inputs)
+            other(inputs)
+
+    for found in input_covariances([layer, other], run, lambda: torch.ones(())).values():
+        torch.testing.assert_close(found, inputs.T @ inputs)
+
+
 def test_hooks_leave_after_an_exception_too() -> None:
     layer = nn.Linear(SIZE, 3)
 

@@ -71,7 +71,7 @@ class HFModel:
     device: torch.device
 
     def __post_init__(self) -> None:
-        if hasattr(self.model, "model"):
+        if self.device.type == "cpu" and hasattr(self.model, "model"):
             blocks.install(self.model.model)
 
     @classmethod

@@ -44,7 +44,8 @@ def input_covariances(
         assert isinstance(module, nn.Linear)
         if not last or last[0] is not inputs[0]:
             seen = inputs[0].detach().reshape(-1, module.in_features).float()
-            last[:] = inputs[0], (seen * weights().reshape(-1, 1)).T @ seen
+            product = torch.zeros_like(sums[module])  # in place: autocast would narrow it
+            last[:] = inputs[0], product.addmm_((seen * weights().reshape(-1, 1)).T, seen)
         sums[module] += last[1]
 
     hooks = [one.register_forward_pre_hook(note) for one in modules]
