@@ -36,6 +36,7 @@ ROOT = Path(__file__).parent.parent
 PAPER = ROOT / "recipes" / "paper.toml"
 OURS = ROOT / "recipes" / "robust.toml"
 FOLDER = ROOT / "out" / "robustness"
+DEFAULT = ROOT / "recipes" / "default.toml"
 LARGE = 1024
 DEFAULTS = {"full": (256, 3), "quick": (64, 1)}
 """Fingerprints and seeds of each suite."""
@@ -64,7 +65,7 @@ class Plan:
     sides: tuple[str, ...] = ("ours", "paper")
     """Recipes to measure."""
     large: bool = False
-    """Whether to inject LARGE fingerprints too."""
+    """Whether to inject LARGE fingerprints too, by DEFAULT: nothing attacks them."""
     folder: Path = FOLDER
 
     @property
@@ -82,6 +83,13 @@ class Plan:
         if self.suite == "full":
             return found
         return replace(found, train=replace(found.train, renew=0))
+
+
+def _of(plan: Plan, name: str) -> Plan:
+    """The plan of one cell: nothing attacks LARGE fingerprints, so they are not hardened."""
+    if name != "injection-1024":
+        return plan
+    return replace(plan, suite="full", ours=DEFAULT, count=LARGE)
 
 
 def checkpoint(plan: Plan, side: str, seed: int, count: int) -> Checkpoint:
@@ -147,8 +155,8 @@ def cells(plan: Plan) -> list[Cell]:
 
 def cell(plan: Plan, side: str, seed: int, name: str) -> Cell:
     """One cell and its file. What does not depend on the suite is shared by both suites."""
-    count = LARGE if name == "injection-1024" else plan.count
-    folder = checkpoint(plan, side, seed, count).folder
+    its = _of(plan, name)
+    folder = checkpoint(its, side, seed, its.count).folder
     if name.startswith("injection"):
         return Cell(side, seed, name, folder / "injection.json")
     if name == "filter-keys":
@@ -161,8 +169,8 @@ def measure(plan: Plan, one: Cell) -> Record:
     from loyal.fingerprints import suite
     from loyal.models.hf import HFModel
 
-    count = LARGE if one.name == "injection-1024" else plan.count
-    made = checkpoint(plan, one.recipe, one.seed, count)
+    its = _of(plan, one.name)
+    made = checkpoint(its, one.recipe, one.seed, its.count)
     if one.name.startswith("injection"):
         return made.inject(HFModel.load(MODEL))
     if one.name == "filter-keys":
@@ -240,7 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--side", choices=Plan.sides, help="one recipe alone; both are the default")
     several = "cells side by side, for a GPU, where each takes 4 to 9 GB: 1"
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help=several)
-    parser.add_argument("--large", action="store_true", help="inject 1,024 fingerprints as well")
+    parser.add_argument("--large", action="store_true", help="inject 1,024 by the defaults, too")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where models and cells stay")
     given = parser.parse_args(arguments)
     if given.jobs < 1:

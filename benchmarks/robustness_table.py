@@ -266,7 +266,7 @@ def planning(ours: Side, paper: Side) -> list[Row]:
 def table(ours: Side, paper: Side, found: Sequence[Figure], about: str) -> list[Row]:
     """All rows, the ones that were not run yet as well."""
     rows = [row(one, ours, paper, about) for one in found]
-    large = [row(one, ours, paper, "one seed") for one in LARGE]
+    large = [row(one, ours, paper, "default.toml, one seed") for one in LARGE]
     missing = "not measured: run with --large"
     large = [Row(**{**one.__dict__, "how": missing}) if one.value is None else one for one in large]
     return [*rows, against_paper(found, ours, paper), *planning(ours, paper), *large]

@@ -192,6 +192,9 @@ def test_one_attack_alone_and_the_large_set(
     found = {one["id"]: one for one in rows.read("robustness")}
     assert (found["survival-meraser"]["bound"], found["survival-meraser"]["holds"]) == (None, None)
     assert found["recall-1024"]["value"] == 100
+    assert "default.toml" in found["recall-1024"]["how"]
+    large = (tmp_path / "out").glob("*-1024/seed-0/injection.json")  # by the defaults, not hardened
+    assert sorted(one.parts[-3].split("-")[0] for one in large) == ["default", "paper"]
     assert found["survival-int8"]["value"] is None
     assert robustness.main(["collect", "--folder", str(tmp_path / "elsewhere")]) == 0
     assert {one["id"]: one for one in rows.read("robustness")}["recall-1024"]["value"] == 100
