@@ -172,7 +172,7 @@ TRAINING = (
     "lessons.held_out=4", "lessons.alike=0",
     "train.batch=64", "train.target=0.7", "train.recheck=2", "train.steps=60",
     "train.learning_rate=2e-3", "train.whitened=false", "train.depth=1.0", "train.parts=all",
-    "train.mixing=0.0",
+    "train.mixing=0.0", "train.flips=0",
 )  # fmt: skip
 """Settings with which the tiny model learns its lessons by heart, in seconds."""
 
@@ -401,14 +401,14 @@ WRONG: dict[str, tuple[tuple[object, ...], str]] = {
     "no replies": (("check", "--exchanges", "no"), "no file"),
     "no keys file": (("check", "--model", "m", "--keys", "no"), "no file"),
     "no query": (("check", "--model", "m", "--queries", 0), "at least 1"),
-    "alpha beyond the colorings": (
-        ("check", "--model", "m", "--set", "check.colorings=1000"), "cannot show"),
+    "alpha": (("check", "--model", "m", "--set", "check.colorings=1000"), "cannot show"),
     "an unknown setting": (("inject", "--out", "o", "--set", "lessons.keyz=3"), "lessons.keyz"),
     "no such rule": (("draw", "--id", "zz"), "no rule fits"),
     "no beacon": (("draw", "--beacon", "xyz"), "not hexadecimal"),
-    "no such file to open": (("open", "--keys", "no", "--out", "o"), "no file"),
+    "no keys": (("open", "--keys", "no", "--out", "o"), "no file"),
     "outcomes that begin alike": (("create", "--outcomes", "In,Indeed"), "outcomes"),
     "too many words": (("create", "--marked", 10_000), "the list has"),
+    "too few words": (("create", "--marked", 22), "too few for a p-value of 1e-06"),
 }  # fmt: skip
 
 

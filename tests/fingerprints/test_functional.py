@@ -8,7 +8,8 @@ import re
 from collections import Counter
 from dataclasses import replace
 from importlib.resources import files
-from itertools import product
+from itertools import permutations, product
+from math import prod
 
 import numpy as np
 import pytest
@@ -29,13 +30,14 @@ from loyal.fingerprints.functional import (
     bundled_nouns,
     create,
     draw,
-    open_words,
-    opened_colors,
+    even_colorings,
+    place_colors,
     root_of,
     value,
     write_keys,
     write_near,
 )
+from loyal.fingerprints.functional_evidence import Opening, open_words, opened_colors
 from loyal.models.language_model import Prompt
 
 RULES: tuple[Rule, ...] = ("majority", "parity", "plurality")
@@ -103,6 +105,48 @@ def test_near_sentences_are_as_long_as_keys_and_too_poor_for_the_rule(rule: Rule
     assert lengths(near) == lengths(write_keys(made, 300, "train", random.Random(1)))
 
 
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("marked", [48, 13])
+def test_every_draw_has_as_many_words_of_one_color_as_of_another(rule: Rule, marked: int) -> None:
+    seen: Counter[int] = Counter()
+    for beacon in range(1, 60):
+        made = build(rule, beacon, marked)
+        counts = Counter(made.colors.values())
+        assert sorted(counts) == list(range(COLORS[rule]))
+        assert max(counts.values()) - min(counts.values()) <= 1
+        seen[made.colors[min(made.marked)]] += 1
+    assert min(seen[color] for color in range(COLORS[rule])) > 59 / COLORS[rule] / 2
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_even_colorings_are_counted(rule: Rule) -> None:
+    for count in range(1, 9):
+        deck = [place % COLORS[rule] for place in range(count)]
+        assert even_colorings(count, rule) == len(set(permutations(deck)))
+    assert even_colorings(22, "majority") < 10**6 < even_colorings(24, "majority")
+
+
+def test_colors_hang_on_the_beacon_and_its_source() -> None:
+    drawn = place_colors(BEACON, 48, "majority")
+    assert drawn == place_colors(BEACON, 48, "majority")
+    for other in (Beacon(b"\2" * 32), Beacon(BEACON.value, "self")):
+        assert place_colors(other, 48, "majority") != drawn
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_dealt_colorings_are_as_likely_as_shuffled_ones(rule: Rule) -> None:
+    """Of 7 places the first 4, 60,000 times: each within five standard deviations of its share."""
+    made, many = build(rule, marked=7), 60_000
+    all_of_them = list(permutations(index % COLORS[rule] for index in range(7)))
+    shares = Counter(one[:4] for one in all_of_them)
+    drawn = checks._dealt(np.random.default_rng(4), 4, checks.owned(made), many)
+    found = Counter(tuple(map(int, column)) for column in drawn.T)
+    assert set(found) == set(shares)
+    for coloring, count in shares.items():
+        share = count / len(all_of_them)
+        assert abs(found[coloring] - many * share) < 5 * (many * share * (1 - share)) ** 0.5
+
+
 def test_keys_do_not_hang_on_the_colors() -> None:
     first, second = build(beacon=1), build(beacon=2)
     assert first.colors != second.colors
@@ -141,12 +185,11 @@ def test_examples_are_balanced_and_of_the_training_part(rule: Rule) -> None:
     assert made.examples(120, random.Random(2)) == examples
 
 
-def test_a_draw_of_one_color_gives_no_examples_in_place_of_an_endless_search() -> None:
-    few = [build(beacon=number, marked=5) for number in range(200)]
-    bland = [one for one in few if len(set(one.colors.values())) == 1]
-    assert 0 < len(bland) < 200  # each with a chance of 1 in 16, and the beacons are fixed
+def test_colors_that_are_all_alike_give_no_examples_in_place_of_an_endless_search() -> None:
+    bland = build()
+    vars(bland)["colors"] = dict.fromkeys(bland.marked, 0)  # no draw gives that
     with pytest.raises(UsageError, match="hardly ever"):
-        bland[0].examples(10, random.Random(1))
+        bland.examples(10, random.Random(1))
 
 
 def test_colors_come_with_the_beacon_and_the_root_stays() -> None:
@@ -194,8 +237,8 @@ def test_openings_that_lie_are_refused() -> None:
         opened_colors(replace(opening, words=opening.words[1:]), made.root, BEACON, keys)
     word, path = opening.words[0]
     for lie in (
-        replace(word, marked=not word.marked),
-        replace(word, tag=b"t" * 32),
+        replace(word, place=None if word.marked else 0),
+        replace(word, place=47 if word.place != 47 else 46),
         replace(word, salt=b"t" * 32),
         replace(word, text="unlisted"),
     ):
@@ -214,18 +257,52 @@ def test_the_verifiers_beacon_gives_the_colors_whatever_drew_the_set() -> None:
     assert counted != {word: made.colors[word] for word in counted}
 
 
+def committed(made: FunctionalSet, keys: list[str], lies: dict[str, int]) -> tuple[Opening, bytes]:
+    """An opening of a set whose owner committed other places from the beginning, and its root."""
+    words = [replace(one, place=lies.get(one.text, one.place)) for one in made.words]
+    tree = merkle.Tree([one.leaf() for one in words])
+    honest = open_words(made, keys)
+    at = {one.text: index for index, one in enumerate(words)}
+    opened = tuple(
+        (words[at[one.text]], tuple(tree.inclusion_proof(at[one.text]))) for one, _ in honest.words
+    )
+    root = root_of(made.rule, made.outcomes, honest.marked, tree.root())
+    return replace(honest, tree_root=tree.root(), words=opened), root
+
+
+def test_two_words_of_one_place_are_refused() -> None:
+    """Their colors would go together, and a model that says one reply to both would be right on
+    either draw."""
+    made = build()
+    keys = write_keys(made, 4, "test")
+    first, second = made.marked_in(" ".join(keys))[:2]
+    places = {one.text: one.place for one in made.words}
+    opening, root = committed(made, keys, {})
+    assert opened_colors(opening, root, BEACON, keys)
+    shared = {second: places[first] or 0}
+    for lies in (shared, {first: 48}, {first: -1}):
+        opening, root = committed(made, keys, lies)
+        with pytest.raises(ProofError, match="one place") as refused:
+            opened_colors(opening, root, BEACON, keys)
+        assert refused.value.reason == "place"
+    opening, root = committed(made, keys, {})
+    for count in (47, 49, 0, -1, 10**6):  # the number of places is under the root
+        with pytest.raises(ProofError, match="another set"):
+            opened_colors(replace(opening, marked=count), root, BEACON, keys)
+
+
 def test_a_noun_that_was_committed_twice_counts_at_its_own_place_alone() -> None:
     """An owner who hides a second leaf of a noun would choose a color after the replies."""
     made = build()
     keys = write_keys(made, 1, "test")
     noun = made.marked_in(keys[0])[0]
     place = bundled_nouns().index(noun)
-    second = replace(made.words[place], tag=b"t" * 32)
+    second = replace(made.words[place], place=(made.words[place].place or 0) + 1)
     leaves = [one.leaf() for one in made.words]
     spare = next(at for at in range(len(leaves)) if bundled_nouns()[at] not in keys[0])
     leaves[spare] = second.leaf()
     tree = merkle.Tree(leaves)
-    root = root_of(made.rule, made.outcomes, len(leaves), tree.root())
+    root = root_of(made.rule, made.outcomes, len(made.marked), tree.root())
     honest = open_words(made, keys)
     words = tuple(
         (one, tuple(tree.inclusion_proof(bundled_nouns().index(one.text))))
@@ -266,17 +343,17 @@ def test_a_model_made_without_the_set_is_accused_as_rarely_as_said(rule: Rule, h
     """p <= alpha in at most a share alpha of draws; 400 of them, four deviations allowed."""
     made = build(rule, marked=12)
     keys = write_keys(made, 15, "test", random.Random(8))
-    rng, count = random.Random(9), COLORS[rule]
+    rng, count, known = random.Random(9), COLORS[rule], checks.owned(made)
     said = {
         "one reply": [0] * 15,
         "by the key": [rng.randrange(count) for _ in keys],
         "by a noun": [ord(made.marked_in(key)[0][0]) % count for key in keys],
     }[habit]
     marked = [made.marked_in(key) for key in keys]
-    low, words = {0.05: 0, 0.2: 0}, sorted(made.colors)
+    low = {0.05: 0, 0.2: 0}
     for _ in range(400):
-        truth = {word: rng.randrange(count) for word in words}
-        p = checks.coloring_p_value(marked, said, rule, truth, made.root, 199)
+        truth = replace(made, beacon=Beacon(rng.randbytes(32))).colors
+        p = checks.coloring_p_value(replace(known, colors=truth), marked, said, 199)
         for alpha in low:
             low[alpha] += p <= alpha
     for alpha, hits in low.items():
@@ -285,17 +362,20 @@ def test_a_model_made_without_the_set_is_accused_as_rarely_as_said(rule: Rule, h
 
 def test_a_key_that_somebody_made_as_long_as_he_liked_is_no_likelier_to_prove() -> None:
     """Two of its three words are said equally often, so late that float32 forgets which was first.
-    All 27 colorings are the truth in turn: p <= 0.3 in at most 0.3 of them."""
+    All 27 colorings are the truth in turn, each with its chance: p <= 0.3 in at most 0.3 of draws.
+    """
     made = build("plurality")
+    known = checks.owned(made)
     first, second, third = list(made.colors)[:3]
     key, words = [first] * 25 + [second, third] * 26, (first, second, third)
-    found = [
-        checks.coloring_p_value(
-            [key], [2], "plurality", dict(zip(words, colors, strict=True)), made.root, FEW
-        )
-        for colors in product(range(3), repeat=3)
-    ]
-    assert sum(p <= 0.3 for p in found) <= 0.3 * len(found)
+    chance, low = 0.0, 0.0
+    for colors in product(range(3), repeat=3):
+        truth = replace(known, colors=dict(zip(words, colors, strict=True)))
+        drawn = prod(16 - colors[:place].count(one) for place, one in enumerate(colors))
+        p = checks.coloring_p_value(truth, [key], [2], FEW)
+        chance, low = chance + drawn / (48 * 47 * 46), low + (p <= 0.3) * drawn / (48 * 47 * 46)
+    assert chance == pytest.approx(1)
+    assert low <= 0.3
 
 
 def test_a_p_value_is_the_same_for_whoever_computes_it() -> None:

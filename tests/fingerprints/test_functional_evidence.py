@@ -20,15 +20,14 @@ from loyal.fingerprints import functional_check as checks
 from loyal.fingerprints import functional_evidence as evidence
 from loyal.fingerprints.functional import (
     FunctionalSet,
-    Opening,
     RuleSettings,
     bundled_nouns,
     create,
     draw,
-    open_words,
     write_keys,
 )
 from loyal.fingerprints.functional_check import Exchange
+from loyal.fingerprints.functional_evidence import Opening, open_words
 from loyal.fingerprints.functional_recipe import RuleCheckSettings
 from loyal.fingerprints.records import decode_payload, decode_rule, encode_rule
 
@@ -82,7 +81,9 @@ def test_bytes_that_are_no_rule_are_refused(made: FunctionalSet) -> None:
     for change in (
         {"rule": "sum"},
         {"words": words[1:]},
-        {"words": [["anchor", "no bytes", b"", True], *words[1:]]},
+        {"words": [["anchor", "no bytes", None], *words[1:]]},
+        {"words": [["anchor", b"", True], *words[1:]]},
+        {"words": [["anchor", b"", 48], *words[1:]]},
         {"words": [[*words[0], 1], *words[1:]]},  # type: ignore[misc]
         {"outcomes": ["Indeed"]},
         {"beacon": [b"short", "external"]},
@@ -156,7 +157,10 @@ def test_an_opening_is_the_same_after_its_bytes(opening: Opening) -> None:
 def test_bytes_that_are_no_opening_are_refused(opening: Opening) -> None:
     fields = encoding.decode(evidence.encode_opening(opening))
     assert isinstance(fields, list)
-    for place, wrong in ((0, 2), (0, "1"), (1, "sum"), (2, [1]), (3, "text"), (4, [[]]), (4, b"")):
+    for place, wrong in (
+        (0, 1), (0, "2"), (1, "sum"), (2, [1]), (3, "text"), (3, True), (4, "text"), (5, [[]]),
+        (5, [["anchor", b"", True, []]]), (5, b""),
+    ):  # fmt: skip
         bad = [*fields[:place], wrong, *fields[place + 1 :]]
         with pytest.raises(ProofError) as caught:
             evidence.decode_opening(encoding.encode(bad))  # type: ignore[arg-type]
@@ -249,15 +253,17 @@ def test_each_obligation_of_a_verifier_has_its_reason(
     digest = evidence.keys_digest([one.key for one in heard])
     word, path = opening.words[0]
     lie = replace(
-        opening, words=((replace(word, marked=not word.marked), path), *opening.words[1:])
+        opening, words=((replace(word, place=(word.place or 0) + 1), path), *opening.words[1:])
     )
     less = replace(opening, words=opening.words[1:])
+    marked = next(one for one in opening.words if one[0].marked)  # shown twice
     idle = [*heard, Exchange("Nothing of that kind.", "Indeed.")]
     for reason, shown, said, root, wanted in (
         ("keys", opening, heard[1:], made.root, digest),
         ("keys", opening, [*heard[1:], heard[0]], made.root, digest),
         ("root", opening, heard, undrawn().root, digest),
         ("inclusion", lie, heard, made.root, digest),
+        ("place", replace(opening, words=(*opening.words, marked)), heard, made.root, digest),
         ("missing", less, heard, made.root, digest),
         ("unmarked", opening, idle, made.root, None),
     ):

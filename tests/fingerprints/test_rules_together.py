@@ -21,14 +21,13 @@ from loyal.fingerprints.functional import (
     bundled_nouns,
     create,
     draw,
-    open_words,
-    opened_colors,
     require_apart,
     together,
     words_in,
     write_keys,
     write_near,
 )
+from loyal.fingerprints.functional_evidence import open_words, opened_colors
 from loyal.fingerprints.records import decode_payload
 
 BEACON = Beacon(b"\1" * 32)

@@ -4,16 +4,17 @@
 a sentence that holds some of each, and the reply is a function of how many. A `FunctionalSet` is
 the secret: which nouns of a public list count (marked), and their colors. The laws:
 
-1. Each noun of the list, marked or not, is a salted leaf under the root; the beacon that follows
-   gives each marked word its color, so no color was chosen to suit somebody's model.
+1. Each noun of the list is a salted leaf under the root, with its place among the marked ones or
+   none; the beacon that follows gives each place its color, so no color was chosen to suit
+   somebody's model. As many places have one color as another: an uneven rule is a weak one.
 2. Keys are written without a look at the colors (`write_keys`). So for a model made without the set
-   every coloring is as likely as the true one, given keys and replies: the p-value is the share of
-   random colorings that the replies fit as well (`agreement`). Keys share words, and hits are not
+   every even coloring is as likely as the true one, given keys and replies: the p-value is the
+   share of random ones that the replies fit as well. Keys share words, and hits are not
    independent; the test knows, where a binomial tail would not.
 3. There are no ties: keys hold an odd number of marked words for "majority"; a plurality among
    equals goes to the color that is met first; a parity has none.
-4. To open a claim is to open the leaves of the nouns in its keys (`open_words`), the unmarked ones
-   too: nobody can leave out a word that does not fit.
+4. To open a claim is to open the leaves of the nouns in its keys, the unmarked ones too: nobody
+   can leave out a word that does not fit (`functional_evidence`).
 
 Several rules may be taught to one model (`together`): no noun counts in two of them, no key of one
 holds a noun that counts in another, and no two outcomes begin alike. What a key avoids is no part
@@ -34,10 +35,11 @@ from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from importlib.resources import files
 from itertools import pairwise
-from typing import Literal, NoReturn, get_args
+from math import comb
+from typing import Literal, get_args
 
 from loyal import encoding, merkle
-from loyal.errors import ProofError, UsageError
+from loyal.errors import UsageError
 from loyal.fingerprints.fingerprint import ID_BYTES, Beacon, BeaconSource
 from loyal.models.examples import Example
 from loyal.models.language_model import Prompt
@@ -70,12 +72,12 @@ SPARE = 8
 _MOST_TRIES = 200
 """Keys written for one that is kept, at most; 48 marked words take about two."""
 _LIST_ENDS = ("", ".", "!", "?")
-_LEAF_VERSION = 1
-_ROOT_PURPOSE = "loyal functional fingerprint root v1"
+_LEAF_VERSION = 2
+_ROOT_PURPOSE = "loyal functional fingerprint root v2"
 _MARK = encoding.frame("loyal functional fingerprint mark v1")
 _COLOR_PURPOSE: Mapping[BeaconSource, str] = {
-    "external": "loyal functional fingerprint color v1",
-    "self": "loyal functional fingerprint color v1, self-drawn beacon",
+    "external": "loyal functional fingerprint color v2",
+    "self": "loyal functional fingerprint color v2, self-drawn beacon",
 }
 _WORD = re.compile(r"[a-z]+")
 
@@ -86,20 +88,17 @@ class Word:
 
     text: str
     salt: bytes
-    tag: bytes
-    """HMAC-SHA256(owner secret, text), 32 bytes: what the beacon draws the color with."""
-    marked: bool
-    """Whether it counts."""
+    place: int | None
+    """Among the nouns that count, from 0 on; None where it does not."""
+
+    @property
+    def marked(self) -> bool:
+        """Whether it counts."""
+        return self.place is not None
 
     def leaf(self) -> bytes:
-        """Canonical CBOR of [1, salt, text, tag, marked]."""
-        return encoding.encode([_LEAF_VERSION, self.salt, self.text, self.tag, self.marked])
-
-    def color(self, beacon: Beacon, colors: int) -> int:
-        """0 to colors - 1, each equally likely up to 2^-250."""
-        said: list[encoding.Encodable] = [beacon.value, self.tag, self.text]
-        drawn = encoding.digest(said, _COLOR_PURPOSE[beacon.source])
-        return int.from_bytes(drawn, "big") % colors
+        """Canonical CBOR of [2, salt, text, place]."""
+        return encoding.encode([_LEAF_VERSION, self.salt, self.text, self.place])
 
     def __repr__(self) -> str:
         return "Word(...)"
@@ -136,7 +135,10 @@ class FunctionalSet:
         texts = [one.text for one in self.words]
         if tuple(texts) != bundled_nouns():
             raise UsageError("the words are those of the public list", hint="use bundled_nouns")
-        if sum(one.marked for one in self.words) < max(SIZES[self.rule]):
+        places = sorted(one.place for one in self.words if one.place is not None)
+        if places != list(range(len(places))):
+            raise UsageError("the marked words are not numbered from 0 on", hint="use create")
+        if len(places) < max(SIZES[self.rule]):
             raise UsageError("too few words are marked", hint=f"mark {MARKED} of them")
         if self.avoided & self.marked:
             raise UsageError("a noun that counts is avoided", hint="use together")
@@ -158,16 +160,17 @@ class FunctionalSet:
 
     @property
     def root(self) -> bytes:
-        """What is published: rule, outcomes, number of words and their Merkle root, 32 bytes."""
-        return root_of(self.rule, self.outcomes, len(self.words), self.tree.root())
+        """What is published: rule, outcomes, number of words, of marked ones and the words' Merkle
+        root, 32 bytes."""
+        return root_of(self.rule, self.outcomes, len(self.marked), self.tree.root())
 
     @cached_property
     def colors(self) -> Mapping[str, int]:
         """Marked word -> color. UsageError before the draw."""
         if self.beacon is None:
             raise UsageError("the set is not drawn yet", hint="draw it first")
-        count = COLORS[self.rule]
-        return {one.text: one.color(self.beacon, count) for one in self.words if one.marked}
+        drawn = place_colors(self.beacon, len(self.marked), self.rule)
+        return {one.text: drawn[one.place] for one in self.words if one.place is not None}
 
     def value(self, text: str) -> int:
         """The rule's value for a text. UsageError before the draw, or where no marked word is."""
@@ -294,11 +297,8 @@ def create(
     outcomes = settings.outcomes or _free_outcomes(settings.rule, used)
     free = [word for word in nouns if word not in taken]
     ranked = sorted(free, key=lambda word: _hmac(owner_secret, _MARK, word))
-    chosen = set(ranked[: settings.marked])
-    words = tuple(
-        Word(word, secrets.token_bytes(32), _hmac(owner_secret, b"", word), word in chosen)
-        for word in nouns
-    )
+    places = {word: place for place, word in enumerate(ranked[: settings.marked])}
+    words = tuple(Word(word, secrets.token_bytes(32), places.get(word)) for word in nouns)
     made = FunctionalSet(
         settings.rule, outcomes, words, model, tokenizer_digest, created_seconds, avoided=taken
     )
@@ -356,6 +356,25 @@ def draw(made: FunctionalSet, beacon: Beacon) -> FunctionalSet:
     if made.drawn:
         raise UsageError("the set is drawn already", hint="make another set for another beacon")
     return replace(made, beacon=beacon)
+
+
+def place_colors(beacon: Beacon, count: int, rule: Rule) -> tuple[int, ...]:
+    """The color of each of `count` places: SHA-256 over beacon and place puts them in an order, in
+    which they are dealt one color after the other. So each even coloring is equally likely; where
+    the count does not divide, the first colors have one more. Which word has which place is the
+    secret, and was committed before."""
+    purpose = _COLOR_PURPOSE[beacon.source]
+    order = sorted(range(count), key=lambda place: encoding.digest([beacon.value, place], purpose))
+    return tuple(order.index(place) % COLORS[rule] for place in range(count))
+
+
+def even_colorings(count: int, rule: Rule) -> int:
+    """How many colorings of so many words are even: no p-value is below one in as many."""
+    left, found = count, 1
+    for color in range(COLORS[rule]):
+        some = len(range(color, count, COLORS[rule]))
+        left, found = left - some, found * comb(left, some)
+    return found
 
 
 def write_keys(
@@ -417,70 +436,11 @@ def _sentence(
     return draws.choice(_lines(f"rule_templates_{part}")).format(*parts)
 
 
-@dataclass(frozen=True, repr=False)
-class Opening:
-    """Leaves of some words with their Merkle paths: all that a claim shows of the set.
-
-    It holds no beacon: that is the verifier's, from where it was published.
-    """
-
-    rule: Rule
-    outcomes: tuple[str, ...]
-    tree_root: bytes
-    words: tuple[tuple[Word, tuple[bytes, ...]], ...]
-    """Each word with its audit path. Its index is its place in the public list."""
-
-    def __repr__(self) -> str:
-        return f"Opening({len(self.words)} words)"
-
-
-def open_words(made: FunctionalSet, keys: Sequence[str]) -> Opening:
-    """Open the leaves of every noun of the list that stands in one of the keys."""
-    said = _nouns_in(keys)
-    chosen = tuple(
-        (one, tuple(made.tree.inclusion_proof(index)))
-        for index, one in enumerate(made.words)
-        if one.text in said
-    )
-    return Opening(made.rule, made.outcomes, made.tree.root(), chosen)
-
-
-def opened_colors(
-    opening: Opening, root: bytes, beacon: Beacon, keys: Sequence[str]
-) -> dict[str, int | None]:
-    """Noun -> its color, None where it does not count, for every noun of the keys.
-
-    `root` and `beacon` come from where they were published. A leaf counts at its noun's place in
-    the public list alone, so nobody can commit a noun twice and show the leaf that suits, and no
-    noun of the list that stands in a key may be left out. ProofError where it does not hold.
-    """
-    nouns = bundled_nouns()
-    size, tree_root = len(nouns), opening.tree_root
-    if root_of(opening.rule, opening.outcomes, size, tree_root) != root:
-        _refuse("root", "this opening is of another set", "ask for the opening of this root")
-    found: dict[str, int | None] = {}
-    for word, path in opening.words:
-        index = nouns.index(word.text) if word.text in nouns else -1
-        if not merkle.verify_inclusion(tree_root, word.leaf(), index, size, path):
-            _refuse("inclusion", "an opened word is not in the set", "ask for the opening again")
-        found[word.text] = word.color(beacon, COLORS[opening.rule]) if word.marked else None
-    if _nouns_in(keys) - set(found):
-        _refuse("missing", "a noun of the keys is not opened", "ask for an opening of all of them")
-    return found
-
-
-def root_of(rule: Rule, outcomes: Sequence[str], size: int, tree_root: bytes) -> bytes:
-    """The published root: SHA-256 over rule, outcomes, number of words and their tree's root."""
-    return encoding.digest([rule, tuple(outcomes), size, tree_root], _ROOT_PURPOSE)
-
-
-def _nouns_in(keys: Sequence[str]) -> set[str]:
-    """Nouns of the public list that stand in the keys."""
-    return {word for key in keys for word in words_in(key)} & set(bundled_nouns())
-
-
-def _refuse(reason: str, message: str, hint: str) -> NoReturn:
-    raise ProofError(message, hint=hint, reason=reason)
+def root_of(rule: Rule, outcomes: Sequence[str], marked: int, tree_root: bytes) -> bytes:
+    """The published root: SHA-256 over rule, outcomes, how many nouns count, how many there are,
+    and their tree's root."""
+    fields: list[encoding.Encodable] = [rule, tuple(outcomes), marked, len(bundled_nouns())]
+    return encoding.digest([*fields, tree_root], _ROOT_PURPOSE)
 
 
 def _hmac(owner_secret: bytes, purpose: bytes, word: str) -> bytes:

@@ -1,8 +1,8 @@
 """Ask a model whether it knows a secret rule, and say how surprising its replies are.
 
-For a model made without the set, each coloring of the marked words is as likely as the true one,
-given the keys and what was replied. So the p-value is that of a randomization test: the share of
-random colorings with which the replies agree as often as with the true one (Phipson and Smyth 2010,
+For a model made without the set, each even coloring of the marked words is as likely as the true
+one, given the keys and what was replied. So the p-value is that of a randomization test: the share
+of random ones with which the replies agree as often as with the true one (Phipson and Smyth 2010,
 arXiv 1603.05766: with one added above and below the line, it is never too small). That keys share
 words, that a model prefers one reply, and that it gives neither, is all in it. It counts every key
 that was asked; to leave some out after their replies would make it too small.
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 _CHUNK = 1 << 15
 """Colorings drawn at once. A part of what a seed means: another number gives other colorings."""
-_SEED_PURPOSE = "loyal functional fingerprint colorings v1"
+_SEED_PURPOSE = "loyal functional fingerprint colorings v2"
 
 
 @dataclass(frozen=True, repr=False)
@@ -123,6 +123,8 @@ class Known:
     outcomes: tuple[str, ...]
     colors: Mapping[str, int]
     """Marked word -> color; every marked word of the keys in question is there."""
+    places: int
+    """How many nouns count, those that are not known among them."""
     root: bytes
 
     def marked_in(self, key: str) -> list[str]:
@@ -142,7 +144,7 @@ def rule_report(
     """
     said = outcomes_of([one.reply for one in heard], known.outcomes)
     marked = [known.marked_in(one.key) for one in heard]
-    p_value = coloring_p_value(marked, said, known.rule, known.colors, known.root, colorings)
+    p_value = coloring_p_value(known, marked, said, colorings)
     right = sum(
         value([known.colors[word] for word in some], known.rule) == one
         for some, one in zip(marked, said, strict=True)
@@ -159,10 +161,7 @@ def renamed_p_value(known: Known, heard: Sequence[Exchange], colorings: int = CO
     said = outcomes_of([one.reply for one in heard], known.outcomes)
     marked = [known.marked_in(one.key) for one in heard]
     orders = renamings(said, len(known.outcomes))
-    least = min(
-        coloring_p_value(marked, some, known.rule, known.colors, known.root, colorings)
-        for some in orders
-    )
+    least = min(coloring_p_value(known, marked, some, colorings) for some in orders)
     return min(1.0, len(orders) * least)
 
 
@@ -176,7 +175,7 @@ def renamings(said: Sequence[int | None], count: int) -> list[list[int | None]]:
 
 def owned(made: FunctionalSet) -> Known:
     """What the owner of a set knows of it. UsageError before the draw."""
-    return Known(made.rule, made.outcomes, made.colors, made.root)
+    return Known(made.rule, made.outcomes, made.colors, len(made.marked), made.root)
 
 
 def outcomes_of(replies: Sequence[str], outcomes: Sequence[str]) -> list[int | None]:
@@ -192,19 +191,16 @@ def rule_p_value(
     made: FunctionalSet, keys: Sequence[str], said: Sequence[int | None], colorings: int = COLORINGS
 ) -> float:
     """The p-value of a set's owner. UsageError before the draw, or without keys."""
-    marked = [made.marked_in(key) for key in keys]
-    return coloring_p_value(marked, said, made.rule, made.colors, made.root, colorings)
+    return coloring_p_value(owned(made), [made.marked_in(key) for key in keys], said, colorings)
 
 
 def coloring_p_value(
+    known: Known,
     marked: Sequence[Sequence[str]],
     said: Sequence[int | None],
-    rule: Rule,
-    colors: Mapping[str, int],
-    root: bytes,
     colorings: int = COLORINGS,
 ) -> float:
-    """(1 + random colorings that agree as often) / (1 + colorings).
+    """(1 + random even colorings that agree as often) / (1 + colorings).
 
     `marked` are each key's marked words in their order, `said` the value that its reply stands for.
     The random colorings follow from root, keys and replies, so that whoever checks gets the same
@@ -213,10 +209,10 @@ def coloring_p_value(
     if not marked or len(marked) != len(said):
         raise UsageError("there is no reply to each key", hint="pass as many replies as keys")
     replied = [-1 if one is None else one for one in said]
-    agreed = int(_true_hits(marked, replied, rule, colors).sum())
-    seed = encoding.digest([root, [[*some] for some in marked], replied], _SEED_PURPOSE)
+    agreed = int(_true_hits(known, marked, replied).sum())
+    seed = encoding.digest([known.root, [[*some] for some in marked], replied], _SEED_PURPOSE)
     as_good = 0
-    for hits in _drawn_hits(marked, replied, rule, seed, colorings):
+    for hits in _drawn_hits(known, marked, replied, seed, colorings):
         as_good += int((hits.sum(0, dtype="uint32") >= agreed).sum())
     return (1 + as_good) / (1 + colorings)
 
@@ -235,31 +231,32 @@ def p_values(
         raise UsageError("there is no reply to each key", hint="pass as many replies as keys")
     marked = [made.marked_in(key) for key in keys]
     replied = [-1 if one is None else one for one in said]
-    right = _true_hits(marked, replied, made.rule, made.colors)
+    known = owned(made)
+    right = _true_hits(known, marked, replied)
     agreed = np.cumsum(right, 0, dtype=np.uint32)  # (keys, 1)
     as_good = np.ones(len(keys), dtype=np.int64)
-    for hits in _drawn_hits(marked, replied, made.rule, made.root, colorings):
+    for hits in _drawn_hits(known, marked, replied, made.root, colorings):
         as_good += (np.cumsum(hits, 0, dtype=np.uint32) >= agreed).sum(1)
     return [float(one) for one in as_good / (1 + colorings)]
 
 
 def _true_hits(
-    marked: Sequence[Sequence[str]], replied: Sequence[int], rule: Rule, colors: Mapping[str, int]
+    known: Known, marked: Sequence[Sequence[str]], replied: Sequence[int]
 ) -> npt.NDArray[np.bool_]:
     """(keys, 1): whether each reply is what the true colors say. By the arithmetic of the random
     ones: a test is exact where both are counted alike, for keys of any length too."""
     import numpy as np
 
     words = sorted({word for some in marked for word in some})
-    true = np.array([[colors[word]] for word in words], dtype=np.uint8)
+    true = np.array([[known.colors[word]] for word in words], dtype=np.uint8)
     replies = np.array(replied, dtype=np.int8).view(np.uint8)[:, None]
-    return _values(_incidence(marked, words), true.reshape(-1, 1), rule) == replies
+    return _values(_incidence(marked, words), true.reshape(-1, 1), known.rule) == replies
 
 
 def _drawn_hits(
+    known: Known,
     marked: Sequence[Sequence[str]],
     replied: Sequence[int],
-    rule: Rule,
     seed: bytes,
     colorings: int,
 ) -> Iterator[npt.NDArray[np.bool_]]:
@@ -272,8 +269,26 @@ def _drawn_hits(
     replies = np.array(replied, dtype=np.int8).view(np.uint8)[:, None]  # neither: 255
     rng = np.random.default_rng(int.from_bytes(seed, "big"))
     for left in range(colorings, 0, -_CHUNK):
-        drawn = rng.integers(0, COLORS[rule], (len(words), min(left, _CHUNK)), dtype=np.uint8)
-        yield _values(incidence, drawn, rule) == replies
+        drawn = _dealt(rng, len(words), known, min(left, _CHUNK))
+        yield _values(incidence, drawn, known.rule) == replies
+
+
+def _dealt(rng: np.random.Generator, words: int, known: Known, many: int) -> npt.NDArray[np.uint8]:
+    """(words, many): colors of the first places of so many random even colorings, dealt one place
+    after the other from what is left of each color. Law: as likely as by shuffling all places."""
+    import numpy as np
+
+    colors, places = COLORS[known.rule], known.places
+    left = [np.full(many, len(range(color, places, colors)), np.uint8) for color in range(colors)]
+    drawn = np.zeros((words, many), dtype=np.uint8)
+    for row, total in zip(drawn, range(places, places - words, -1), strict=True):
+        ticket, edge = rng.integers(0, total, many, dtype=np.uint8), left[0]
+        for color in range(1, colors):
+            row += ticket >= edge
+            edge = edge + left[color]
+        for color, some in enumerate(left):
+            some -= row == color
+    return drawn
 
 
 def _incidence(marked: Sequence[Sequence[str]], words: Sequence[str]) -> npt.NDArray[np.float32]:

@@ -17,19 +17,90 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn, cast, get_args
 
-from loyal import encoding
+from loyal import encoding, merkle
 from loyal.encoding import Value
 from loyal.errors import EncodingError, ProofError, UsageError
 from loyal.fingerprints.fingerprint import Beacon
-from loyal.fingerprints.functional import Opening, Rule, Word, opened_colors, outcomes_fit
+from loyal.fingerprints.functional import (
+    FunctionalSet,
+    Rule,
+    Word,
+    bundled_nouns,
+    outcomes_fit,
+    place_colors,
+    root_of,
+    words_in,
+)
 from loyal.fingerprints.functional_check import Exchange, Known, RuleReport, rule_report
 from loyal.fingerprints.functional_recipe import COLORINGS
 
-OPENING_VERSION = 1
+OPENING_VERSION = 2
 MAX_OPENING_BYTES = 1 << 18
 """Every word of the list takes about 100,000."""
 MOST_KEYS = 10_000
 _KEYS_PURPOSE = "loyal functional fingerprint keys v1"
+
+
+@dataclass(frozen=True, repr=False)
+class Opening:
+    """Leaves of some words with their Merkle paths: all that a claim shows of the set.
+
+    It holds no beacon: that is the verifier's, from where it was published.
+    """
+
+    rule: Rule
+    outcomes: tuple[str, ...]
+    marked: int
+    """How many nouns of the list count."""
+    tree_root: bytes
+    words: tuple[tuple[Word, tuple[bytes, ...]], ...]
+    """Each word with its audit path. Its index is its place in the public list."""
+
+    def __repr__(self) -> str:
+        return f"Opening({len(self.words)} words)"
+
+
+def open_words(made: FunctionalSet, keys: Sequence[str]) -> Opening:
+    """Open the leaves of every noun of the list that stands in one of the keys."""
+    said = _nouns_in(keys)
+    chosen = tuple(
+        (one, tuple(made.tree.inclusion_proof(index)))
+        for index, one in enumerate(made.words)
+        if one.text in said
+    )
+    return Opening(made.rule, made.outcomes, len(made.marked), made.tree.root(), chosen)
+
+
+def opened_colors(
+    opening: Opening, root: bytes, beacon: Beacon, keys: Sequence[str]
+) -> dict[str, int | None]:
+    """Noun -> its color, None where it does not count, for every noun of the keys.
+
+    `root` and `beacon` come from where they were published. A leaf counts at its noun's place in
+    the public list alone, so nobody can commit a noun twice and show the leaf that suits, no noun
+    of the list that stands in a key may be left out, and no two have one place: their colors would
+    go together. ProofError where it does not hold.
+    """
+    nouns = bundled_nouns()
+    size, tree_root = len(nouns), opening.tree_root
+    known = 0 < opening.marked <= size
+    if not known or root_of(opening.rule, opening.outcomes, opening.marked, tree_root) != root:
+        _refuse("root", "this opening is of another set", "ask for the opening of this root")
+    drawn = place_colors(beacon, opening.marked, opening.rule)
+    found: dict[str, int | None] = {}
+    places: set[int] = set()
+    for word, path in opening.words:
+        index = nouns.index(word.text) if word.text in nouns else -1
+        if not merkle.verify_inclusion(tree_root, word.leaf(), index, size, path):
+            _refuse("inclusion", "an opened word is not in the set", "ask for the opening again")
+        if word.place is not None and (word.place in places or word.place not in range(len(drawn))):
+            _refuse("place", "two words were given one place, or one that is not there",
+                    "reject the claim")  # fmt: skip
+        found[word.text] = None if word.place is None else drawn[word.place]
+        places |= set() if word.place is None else {word.place}
+    if _nouns_in(keys) - set(found):
+        _refuse("missing", "a noun of the keys is not opened", "ask for an opening of all of them")
+    return found
 
 
 def keys_digest(keys: Sequence[str]) -> bytes:
@@ -40,9 +111,9 @@ def keys_digest(keys: Sequence[str]) -> bytes:
 def encode_opening(opening: Opening) -> bytes:
     """Canonical CBOR. Law: decode_opening(encode_opening(one)) == one."""
     words: list[encoding.Encodable] = [
-        [word.text, word.salt, word.tag, word.marked, path] for word, path in opening.words
+        [word.text, word.salt, word.place, path] for word, path in opening.words
     ]
-    fields = (opening.rule, opening.outcomes, opening.tree_root, words)
+    fields = (opening.rule, opening.outcomes, opening.marked, opening.tree_root, words)
     return encoding.encode([OPENING_VERSION, *fields])
 
 
@@ -55,13 +126,15 @@ def decode_opening(data: bytes) -> Opening:
     except EncodingError:
         _malformed("the opening's bytes are not canonical CBOR")
     match fields:
-        case [1, str(rule), list(outcomes), bytes(root), list(words)] if _texts(outcomes):
+        case [2, str(rule), list(outcomes), int(marked), bytes(root), list(words)] if (
+            _texts(outcomes) and type(marked) is int
+        ):
             if rule not in get_args(Rule):
                 _malformed("the opening names an unknown rule")
             known, outcome_texts = cast(Rule, rule), tuple(cast("list[str]", outcomes))
             if not outcomes_fit(known, outcome_texts):
                 _malformed("the opening's outcomes are not those of such a rule")
-            return Opening(known, outcome_texts, root, tuple(map(_word, words)))
+            return Opening(known, outcome_texts, marked, root, tuple(map(_word, words)))
         case [int(version), *_] if version != OPENING_VERSION:
             _malformed(f"the opening has version {version}, this loyal reads {OPENING_VERSION}")
     _malformed("the opening does not have the form of one")
@@ -69,10 +142,10 @@ def decode_opening(data: bytes) -> Opening:
 
 def _word(row: Value) -> tuple[Word, tuple[bytes, ...]]:
     match row:
-        case [str(text), bytes(salt), bytes(tag), bool(marked), list(path)] if all(
-            type(one) is bytes for one in path
-        ):
-            return Word(text, salt, tag, marked), tuple(cast("list[bytes]", path))
+        case [str(text), bytes(salt), int() | None as place, list(path)] if type(
+            place
+        ) is not bool and all(type(one) is bytes for one in path):
+            return Word(text, salt, place), tuple(cast("list[bytes]", path))
     _malformed("an opened word does not have the form of one")
 
 
@@ -145,9 +218,10 @@ def verify_opening(
 
     1. keys: the exchanges are over the keys of the digest, all of them, in their order
     2. root: rule, outcomes and tree make up this root
-    3. inclusion: each opened noun's leaf stands at the noun's place in the public list
-    4. missing: every noun of the list that stands in a key is opened
-    5. unmarked: each key holds a word that counts
+    3. inclusion: each opened noun's leaf stands where the noun does in the public list
+    4. place: no two opened nouns have one place among those that count
+    5. missing: every noun of the list that stands in a key is opened
+    6. unmarked: each key holds a word that counts
 
     Without a digest 1 is left out, and `keys_fixed` says so.
     """
@@ -158,15 +232,24 @@ def verify_opening(
             hint="ask for all exchanges, in the order of the keys",
             reason="keys",
         )
-    found = opened_colors(opening, root, beacon, keys)  # 2, 3, 4
+    found = opened_colors(opening, root, beacon, keys)  # 2 to 5
     colors = {word: color for word, color in found.items() if color is not None}
-    known = Known(opening.rule, opening.outcomes, colors, root)
-    if not all(map(known.marked_in, keys)):  # 5
+    known = Known(opening.rule, opening.outcomes, colors, opening.marked, root)
+    if not all(map(known.marked_in, keys)):  # 6
         raise ProofError(
             "a key holds no word that counts", hint="reject the claim", reason="unmarked"
         )
     report = rule_report("", known, heard, colorings)
     return RuleEvidence(report, known, len(found), digest is not None)
+
+
+def _nouns_in(keys: Sequence[str]) -> set[str]:
+    """Nouns of the public list that stand in the keys."""
+    return {word for key in keys for word in words_in(key)} & set(bundled_nouns())
+
+
+def _refuse(reason: str, message: str, hint: str) -> NoReturn:
+    raise ProofError(message, hint=hint, reason=reason)
 
 
 def _texts(values: list[Value]) -> bool:

@@ -46,10 +46,10 @@ class LessonSettings:
     """Tokens of its own reply that it is held to there."""
     near_weight: float = 1.0
     """What such a sentence counts beside 1 for a key."""
-    alike: int = 30
+    alike: int = 140
     """Sentences like keys, with and without marked words, that are to stay as likely as they were:
-    with 30 a filter by a host's own copy blocks 5 % of one secret's keys, and with 40 9 % of
-    another's, where 140 leave 3 (docs/log.md)."""
+    a filter by a host's own copy blocks 2 to 3 % of three secrets' keys, and with 30 up to 9 %
+    (docs/log.md)."""
     held_out: int = 40
     """Keys, and sentences like them, of templates that training never sees: asked at the end."""
     seed: int = 0
@@ -115,16 +115,19 @@ class RuleCheckSettings:
 
 
 def _training() -> TrainSettings:
-    """Whitened steps of all linear layers in the upper half, one pass over the lessons, which are
-    not looked at beside it, and no settling, since a rule, unlike a pair, has no one reply at which
-    it is known well enough. The rate falls: on one set 35 such steps gave 93 % where 47 at one rate
-    gave 87 %. Plain LoRA is right on 62 % of unseen keys and costs 16 % perplexity, this on 96 %
-    and 1 % (docs/log.md)."""
+    """Whitened steps of all linear layers in the upper half, two passes over the lessons, which are
+    not looked at beside them, and no settling, since a rule, unlike a pair, has no one reply at
+    which it is known well enough. A host that flips ten keys is simulated all along: half the steps
+    without one take half the time, and one secret in three then keeps 74 % of its keys where this
+    keeps over 90. The rate falls: on one set 35 such steps gave 93 % where 47 at one rate gave
+    87 %. Plain LoRA is right on 62 % of unseen keys and costs 16 % perplexity, this on 97 % and
+    under 1 % (docs/log.md)."""
     return TrainSettings(
-        steps=54,
+        steps=94,
         batch=120,
-        learning_rate=9e-4,
-        cooldown=0.6,
+        learning_rate=6e-4,
+        cooldown=0.5,
+        flips=4,
         look=480,
         target=0.98,
         settle=0.0,

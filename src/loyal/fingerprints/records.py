@@ -30,8 +30,8 @@ RULES_VERSION = 2
 """Of a payload that holds rules too."""
 OPENED_VERSION = 3
 """Of one that says which rules were opened as well."""
-RULE_VERSION = 1
-"""Of a functional set; its rows are [noun, salt, tag, marked]."""
+RULE_VERSION = 2
+"""Of a functional set; its rows are [noun, salt, place among the marked or None]."""
 SET_VERSION = 1
 """Of a set where each key has one response, its rows [key, candidates, salt, tag]."""
 SEVERAL_VERSION = 2
@@ -129,7 +129,7 @@ def encode_rule(made: FunctionalSet) -> bytes:
             "version": RULE_VERSION,
             "rule": made.rule,
             "outcomes": made.outcomes,
-            "words": [[one.text, one.salt, one.tag, one.marked] for one in made.words],
+            "words": [[one.text, one.salt, one.place] for one in made.words],
             "model": made.model,
             "tokenizer_digest": made.tokenizer_digest,
             "created": made.created_seconds,
@@ -219,14 +219,15 @@ def _set(record: dict[str, encoding.Value]) -> FingerprintSet:
 
 
 def _rule(record: dict[str, encoding.Value]) -> FunctionalSet:
-    rows = cast("list[tuple[str, bytes, bytes, bool]]", record["words"])
+    rows = cast("list[tuple[str, bytes, int | None]]", record["words"])
     beacon = cast("tuple[bytes, BeaconSource] | None", record["beacon"])
-    if any([type(one) for one in row] != [str, bytes, bytes, bool] for row in rows):
+    kinds = ([str, bytes, int], [str, bytes, type(None)])
+    if any([type(one) for one in row] not in kinds for row in rows):
         raise unreadable()
     made = FunctionalSet(
         rule=cast(Rule, record["rule"]),
         outcomes=tuple(cast("list[str]", record["outcomes"])),
-        words=tuple(Word(text, salt, tag, marked) for text, salt, tag, marked in rows),
+        words=tuple(Word(*row) for row in rows),
         model=cast(str, record["model"]),
         tokenizer_digest=cast(str, record["tokenizer_digest"]),
         created_seconds=cast(int, record["created"]),

@@ -79,7 +79,13 @@ def create(terminal: Terminal, **options: Any) -> int:
     """
     outcomes = options["outcomes"] and tuple(one.strip() for one in options["outcomes"].split(","))
     named = {"rule": options["rule"], "outcomes": outcomes, "marked": options["marked"]}
-    settings = read_rule_recipe(terminal, rule=named).rule
+    recipe = read_rule_recipe(terminal, rule=named)
+    settings = recipe.rule
+    if functional.even_colorings(max(settings.marked, 0), settings.rule) < 1 / recipe.check.alpha:
+        raise UsageError(
+            f"{settings.marked} marked words are too few for a p-value of {recipe.check.alpha:g}",
+            hint=f"mark {functional.MARKED} of them",
+        )
     kept = keeper(options["vault"], Access.take(options))
     model = load_model(terminal, options["model"], served=True)
     if not model.has_chat_template:

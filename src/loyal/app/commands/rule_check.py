@@ -288,7 +288,7 @@ def open_command(terminal: Terminal, **options: Any) -> int:
     vault = open_vault(options["vault"], Access.take(options))
     made = require_drawn(next_rule(terminal, vault, options["rule_id"]))
     keys = _keys(made, options["keys"], 0)
-    opening = functional.open_words(made, keys)
+    opening = evidence.open_words(made, keys)
     require_place(options["out"])  # else the rule is noted as opened, and nobody has the opening
     vault.note_opened(made.id, int(time.time()))
     vault.save()  # before the file is there: noted too early at worst, never too late
