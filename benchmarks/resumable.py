@@ -55,10 +55,10 @@ class Cell:
         return record
 
     def keep(self, record: Record) -> None:
-        """Write the file in one step, with the machine's name; StorageError where the disk
-        refuses."""
+        """Write the file in one step, with the machine's name unless the record says it;
+        StorageError where the disk refuses."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        record = {**record, "machine": machine()}
+        record = {"machine": machine(), **record}
         atomic_write(self.path, (json.dumps(record, indent=1) + "\n").encode())
 
 
@@ -134,11 +134,16 @@ def _model(cell: Cell) -> tuple[str, int]:
 def apart(work: Callable[..., Record], *arguments: Any) -> Record:
     """`work(*arguments)` in a process of its own, so that its peak memory is its own.
 
-    The process ends with this one, SIGKILL too: no two runs ever write to one folder. Raises what
-    `work` raises, and BrokenProcessPool where the process was killed.
+    It names the machine: this one may not have seen the GPU. The process ends with this one,
+    SIGKILL too: no two runs ever write to one folder. Raises what `work` raises, and
+    BrokenProcessPool where the process was killed.
     """
     with ProcessPoolExecutor(1, _SPAWN, initializer=_end_with_parent) as one:
-        return one.submit(work, *arguments).result()
+        return one.submit(_named, work, *arguments).result()
+
+
+def _named(work: Callable[..., Record], *arguments: Any) -> Record:
+    return {"machine": machine(), **work(*arguments)}
 
 
 def _end_with_parent() -> None:

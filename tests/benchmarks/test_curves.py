@@ -315,6 +315,14 @@ def test_an_error_comes_back_from_a_process_of_its_own() -> None:
         )
 
 
+def test_the_process_that_measured_names_the_machine(tmp_path: Path) -> None:
+    record = resumable.apart(dict, [("hits", 3)])
+    assert record == {"machine": rows.machine(), "hits": 3}
+    one = resumable.Cell("a", 0, "none", tmp_path / "none.json")
+    one.keep({**record, "machine": "NVIDIA H200"})  # this process may have seen no GPU
+    assert (one.kept() or {})["machine"] == "NVIDIA H200"
+
+
 def waited(done) -> bool:
     """Whether it comes true within a minute."""
     until = time.monotonic() + 60

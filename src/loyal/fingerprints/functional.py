@@ -277,8 +277,9 @@ def create(
     created_seconds: int,
     beside: Sequence[FunctionalSet] = (),
 ) -> FunctionalSet:
-    """An undrawn set over the bundled nouns with fresh salts; the secret alone says which count, of
-    those that no rule `beside` it marks. Those rules change by this too: see `together`.
+    """An undrawn set over the bundled nouns with fresh salts; the secret alone says which count and
+    in which places, by HMAC-SHA256, of those that no rule `beside` it marks. Those rules change by
+    this too: see `together`.
 
     UsageError for a secret that is not 32 bytes, more marked words than there are, outcomes that
     begin like one of a rule beside it, or none given and too few of OUTCOMES left.
