@@ -120,7 +120,7 @@ def _training() -> TrainSettings:
     it is known well enough. The rate falls: on one set 35 such steps gave 93 % where 47 at one rate
     gave 87 %. Plain LoRA is right on 62 % of unseen keys and costs 16 % perplexity, this on 96 %
     and 1 %. Twice the time, with hosts simulated that flip keys (`train.flips`), teaches a point
-    more and outlasts such a host no better (docs/log.md)."""
+    more and keeps four points more from such a host (docs/rules.md)."""
     return TrainSettings(
         steps=54,
         batch=120,
