@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 RECIPE = RuleRecipe()
 """How the rule is taught: the defaults of `loyal fingerprint rule inject`."""
+COLORING = "even colors"
+"""How a set's secret and beacon give its colors: a model was taught those and no others."""
 QUERIES = 100
 """Keys asked of a model that knows nothing, and at most in one proof."""
 ALPHA = 1e-6
@@ -99,7 +101,7 @@ class Ruled:
         values["train"] = {
             name: one for name, one in values["train"].items() if one != usual[name]
         }  # fmt: skip
-        how = f"{self.plan.model} {json.dumps(values, sort_keys=True)}"
+        how = f"{self.plan.model} {json.dumps(values, sort_keys=True)}, {COLORING}"
         tag = hashlib.sha256(how.encode()).hexdigest()[:8]
         return self.plan.folder / f"rule-{tag}" / f"seed-{self.seed}"
 
