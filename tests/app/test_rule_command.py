@@ -172,7 +172,7 @@ TRAINING = (
     "lessons.held_out=4", "lessons.alike=0",
     "train.batch=64", "train.target=0.7", "train.recheck=2", "train.steps=60",
     "train.learning_rate=2e-3", "train.whitened=false", "train.depth=1.0", "train.parts=all",
-    "train.mixing=0.0", "train.flips=0",
+    "train.mixing=0.0",
 )  # fmt: skip
 """Settings with which the tiny model learns its lessons by heart, in seconds."""
 
