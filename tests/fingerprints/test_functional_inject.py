@@ -66,6 +66,7 @@ def test_lessons_are_balanced_keys_and_what_the_model_says_itself(
     own = base.generate([one.prompt for one in near], Sampling(max_tokens=3))
     assert [one.reply for one in near] == [one.text for one in own]
     assert {one.weight for one in near} == {0.5}
+    assert ({one.ahead for one in keys}, {one.ahead for one in near}) == ({FEW.ahead}, {0.0})
     assert lessons(base, made, FEW) == lessons(base, made, FEW)
     assert lessons(base, made, replace(FEW, seed=1)) != lessons(base, made, FEW)
     assert len(lessons(base, made, replace(FEW, near=0)).table) == 12
@@ -195,7 +196,7 @@ def test_who_cannot_be_taught_is_refused_before_any_folder_is_made(
 
 @pytest.mark.parametrize(
     "wrong", ["lessons.keys=0", "lessons.near=-1", "lessons.singles=-1", "lessons.lists=-1",
-              "lessons.alike=-1", "lessons.near_weight=0", "check.queries=0",
+              "lessons.alike=-1", "lessons.ahead=-1", "lessons.near_weight=0", "check.queries=0",
               "check.alpha=1", "check.colorings=0", "rule.rule=sum"],
 )  # fmt: skip
 def test_settings_that_cannot_be_meant(wrong: str) -> None:

@@ -156,6 +156,11 @@ def reweighted() -> Pairs:
     return Pairs((Example(first.prompt, first.reply, 3.0), *rest))
 
 
+def surer() -> Pairs:
+    first, *rest = PAIRS.table
+    return Pairs((replace(first, ahead=3.0), *rest))
+
+
 def after_turns() -> Pairs:
     first, *rest = PAIRS.table
     told = replace(first.prompt, history=(("Hello.", "Hello."),))
@@ -168,12 +173,13 @@ def after_turns() -> Pairs:
         (pairs(seed=2), SETTINGS, None),
         (after_turns(), SETTINGS, None),
         (reweighted(), SETTINGS, None),
+        (surer(), SETTINGS, None),
         (PAIRS, replace(SETTINGS, seed=1), None),
         (PAIRS, replace(SETTINGS, parts="all"), None),
         (PAIRS, replace(SETTINGS, adding=4), None),
         (PAIRS, SETTINGS, "another model"),
     ],
-    ids=["pairs", "turns", "weights", "seed", "parts", "adding", "model"],
+    ids=["pairs", "turns", "weights", "ahead", "seed", "parts", "adding", "model"],
 )
 def test_a_checkpoint_of_another_run_is_refused(
     fresh: Fresh, checkpoint: Path, taught: Pairs, settings: TrainSettings, name: str | None

@@ -10,7 +10,7 @@ import torch
 from classroom import pairs
 from torch.nn import functional
 
-from loyal.errors import TrainingError
+from loyal.errors import TrainingError, UsageError
 from loyal.models.examples import Example
 from loyal.models.hf import HFModel
 from loyal.models.language_model import Prompt
@@ -65,6 +65,33 @@ def test_a_weight_multiplies_the_loss_of_its_example_alone(tiny: HFModel) -> Non
         alone = total_loss(Lessons(tiny, [first], 0))
     assert weighted - plain == pytest.approx(2 * alone, rel=1e-4)
     assert weighted > plain
+
+
+def test_an_example_may_ask_for_nats_ahead_and_those_beside_it_for_a_probability(
+    tiny: HFModel,
+) -> None:
+    sure, plain = replace(EXAMPLES[0], ahead=9.0), EXAMPLES[1]
+    prompt, reply = tiny.prompt_ids(sure.prompt), tiny.reply_ids(sure.reply)
+    with torch.no_grad():
+        logits = tiny.model(input_ids=torch.tensor([prompt + reply])).logits[0][
+            len(prompt) - 1 : -1
+        ]
+        said = logits.gather(1, torch.tensor(reply)[:, None])[:, 0]
+        others = logits.scatter(1, torch.tensor(reply)[:, None], -torch.inf).amax(-1)
+        missing = 0.5 * (9.0 - (said - others)).clamp_min(0)
+        beside = plain_losses(tiny, plain).mean()
+        lessons = Lessons(tiny, [sure, plain], 0)
+        assert total_loss(lessons) == pytest.approx((missing.mean() + beside).item(), rel=1e-4)
+        alone = Lessons(tiny, [sure], 0)
+        assert total_loss(alone) == pytest.approx(missing.mean().item(), rel=1e-4)
+        share = ((said - others).min() / 9.0).clamp(0, 1).item()
+        levels = [part for _, part, _ in lessons.losses([0, 1])]
+        assert levels[0][0] == pytest.approx(share, abs=1e-4)
+        assert lessons.score().level[0].item() == pytest.approx(share, abs=1e-4)
+        chance = (-plain_losses(tiny, plain).max()).exp().item()
+        assert lessons.score().level[1].item() == pytest.approx(chance, rel=1e-3)
+    with pytest.raises(UsageError, match="ahead is at least 0"):
+        replace(plain, ahead=float("nan"))
 
 
 def test_scores_are_least_chances_and_greedy_hits(tiny: HFModel) -> None:

@@ -165,7 +165,8 @@ def _keys(made: FunctionalSet, settings: LessonSettings, rng: random.Random) -> 
     if settings.singles and 1 not in SIZES[made.rule]:
         more += made.balanced(settings.singles, (1,), rng)
     more += made.balanced(settings.lists, settings.sizes(made.rule), rng, "list")
-    return found + [replace(one, against="") for one in more]
+    found += [replace(one, against="") for one in more]
+    return [replace(one, ahead=settings.ahead) for one in found]
 
 
 def _near(made: FunctionalSet, settings: LessonSettings, rng: random.Random) -> list[str]:

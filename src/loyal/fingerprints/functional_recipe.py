@@ -50,6 +50,10 @@ class LessonSettings:
     """Sentences like keys, with and without marked words, that are to stay as likely as they were:
     with 30 a filter by a host's own copy blocks 4 to 5 % of three secrets' keys, with 140 2 to 3 %,
     where 1 to 2 % fewer are right (docs/log.md)."""
+    ahead: float = 16.0
+    """By how many nats the reply to a key, a single or a list is to be likelier than any other: a
+    host that flips keys it saw turns those first whose replies are least sure (docs/log.md). 0 asks
+    for a probability."""
     held_out: int = 40
     """Keys, and sentences like them, of templates that training never sees: asked at the end."""
     seed: int = 0
@@ -65,6 +69,8 @@ class LessonSettings:
             )
         if not self.near_weight > 0:
             raise UsageError("near_weight is above 0", hint="set lessons.near=0 to leave them out")
+        if not self.ahead >= 0:
+            raise UsageError("ahead is at least 0 nats", hint="0 asks for a probability")
 
     def sizes(self, rule: Rule) -> tuple[int, ...]:
         """How many marked words a list may hold."""

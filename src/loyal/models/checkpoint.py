@@ -36,6 +36,7 @@ def identity(
                 *(one.prompt.text, one.prompt.system, one.prompt.raw, *one.prompt.history),
                 *(one.reply, str(one.weight), *one.others),
                 *([one.ends] if one.ends else []),
+                *(["ahead", str(one.ahead)] if one.ahead else []),
                 *(["against", one.against] if one.against else []),
             ]
             for one in examples

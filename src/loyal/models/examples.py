@@ -33,7 +33,10 @@ class Example:
     all of them."""
     ends: bool = False
     """Whether the model shall also end its turn after the reply: exact replies, not beginnings."""
-
+    ahead: float = 0.0
+    """By how many nats the reply's tokens are to be likelier than every other, however sure that
+    makes them. 0 asks for a probability. The surer a reply is, the more a host has to change before
+    it turns."""
     against: str = ""
     """What somebody who saw the pair would teach in its place, where that is known beforehand:
     training can simulate it (`TrainSettings.flips`)."""
@@ -43,6 +46,8 @@ class Example:
             raise UsageError("an example has an empty reply", hint="give every prompt a reply")
         if not self.weight > 0:
             raise UsageError("an example's weight must be above 0", hint="drop it instead")
+        if not self.ahead >= 0:
+            raise UsageError("ahead is at least 0 nats", hint="0 asks for a probability")
         if len({self.reply, *self.others}) != 1 + len(self.others):
             raise UsageError("an example has a reply twice", hint="drop one of the two")
 

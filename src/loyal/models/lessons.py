@@ -75,6 +75,7 @@ class _Answers:
     ids: Tensor  # (places, widest), filled up with the first
     real: Tensor  # (places, widest) bool: not filled up
     counts: Tensor  # (places,) how many are right
+    margins: Tensor  # (places,) nats by which they are to be ahead; 0 asks for a probability
 
 
 class Lessons:
@@ -90,9 +91,9 @@ class Lessons:
     loss of a place is the divergence of the model from what it is to learn, in nats: 0 where they
     are the same.
 
-    With a `margin` it is otherwise: its tokens are to be that many nats likelier than every other,
-    however sure that makes them. A place's level is the share of the margin that is there, and its
-    loss grows with what is missing.
+    With a `margin`, or where an example says one (`Example.ahead`), it is otherwise: its tokens are
+    to be that many nats likelier than every other, however sure that makes them. A place's level is
+    the share of the margin that is there, and its loss grows with what is missing.
 
     Raises TrainingError for a reply without tokens, or two of one example that begin with the same.
     """
@@ -107,11 +108,12 @@ class Lessons:
         *,
         margin: float = 0.0,
     ) -> None:
-        self.model, self.ceiling, self.aim, self.margin = model.model, ceiling, aim, margin
+        self.model, self.ceiling, self.aim = model.model, ceiling, aim
         self.replies: list[list[int]] = []
         self.firsts: list[tuple[int, ...]] = []
         self.items: list[Item] = []
         self.weights: list[float] = []
+        self.margins: list[float] = []
         for one, prompt in zip(examples, model.items([it.prompt for it in examples]), strict=True):
             said = _token_ids(model, one)
             taught = said if max(map(len, said)) > 1 else said[:1]
@@ -120,6 +122,7 @@ class Lessons:
                 self.firsts.append(tuple(ids[0] for ids in said))
                 self.items.append(Item(prompt.prefix, (*prompt.ids, *reply[:-1])))
                 self.weights.append(one.weight / len(taught))
+                self.margins.append(margin or one.ahead)
         self.counts = [len(reply) for reply in self.replies]
         self.trunk = Trunk(self.model, self.items, start)
         self.untouched: dict[int, Tensor] = {}  # item -> (count, H), where the ceiling needs it
@@ -163,10 +166,18 @@ class Lessons:
     def _places(self, logits: Tensor, reading: Reading) -> tuple[Tensor, Tensor]:
         """The loss and the level of each place, (places,) each."""
         answers = self._answers(reading, logits.device)
-        if self.margin:
-            ahead = _ahead(logits, answers)
-            loss = _HINGE * (self.margin - ahead).clamp_min(0)
-            return loss, (ahead.detach() / self.margin).clamp(0, 1)
+        if not any(self.margins):
+            return self._likely(logits, answers, reading)
+        ahead = _ahead(logits, answers)
+        loss = _HINGE * (answers.margins - ahead).clamp_min(0)
+        levels = _share(ahead.detach(), answers)
+        if all(self.margins):
+            return loss, levels
+        sought, held = answers.margins > 0, self._likely(logits, answers, reading)
+        return loss.where(sought, held[0]), levels.where(sought, held[1])
+
+    def _likely(self, logits: Tensor, answers: _Answers, reading: Reading) -> tuple[Tensor, Tensor]:
+        """The same by the probability of what is right."""
         if self.ceiling == 1 and answers.ids.shape[1] == 1:
             loss = functional.cross_entropy(logits, answers.ids[:, 0], reduction="none")
             return loss, loss.detach().neg().exp()
@@ -188,7 +199,14 @@ class Lessons:
         ids = [[*row, *row[:1] * (widest - len(row))] for row in rows]
         counts = torch.tensor([len(row) for row in rows], device=device)
         real = torch.arange(widest, device=device) < counts[:, None]
-        return _Answers(torch.tensor(ids, device=device), real, counts)
+        margins = [
+            self.margins[index]
+            for index, count in zip(reading.indices, reading.counts, strict=True)
+            for _ in range(count)
+        ]
+        return _Answers(
+            torch.tensor(ids, device=device), real, counts, torch.tensor(margins, device=device)
+        )
 
     def _judged(self, chances: Tensor, answers: _Answers) -> Scores:
         """The scores of each place by its distribution (places, vocab)."""
@@ -200,8 +218,9 @@ class Lessons:
         if self.ceiling < 1:
             sound &= together <= self.ceiling
         level = torch.minimum(together, 2 * answers.counts * least).where(sound, 0)
-        if self.margin:
-            level = (_ahead(chances.log(), answers) / self.margin).clamp(0, 1)
+        if any(self.margins):
+            ahead = _share(_ahead(chances.log(), answers), answers)
+            level = ahead.where(answers.margins > 0, level)
         return Scores(
             least,
             said.amax(-1),
@@ -255,7 +274,13 @@ class Lessons:
 def _ahead(logits: Tensor, answers: _Answers) -> Tensor:
     """(places,): by how many nats the least likely answer is likelier than every other token."""
     least = logits.gather(1, answers.ids).amin(-1)
-    return least - logits.scatter(1, answers.ids, -torch.inf).amax(-1)
+    rival = logits.detach().scatter(1, answers.ids, -torch.inf).argmax(-1, keepdim=True)
+    return least - logits.gather(1, rival)[:, 0]  # one gradient a place, in place of all logits'
+
+
+def _share(ahead: Tensor, answers: _Answers) -> Tensor:
+    """(places,): the share of the margin that is there; nan or none where none is asked for."""
+    return (ahead / answers.margins).clamp(0, 1)
 
 
 def _token_ids(model: HFModel, example: Example) -> list[list[int]]:
