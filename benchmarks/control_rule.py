@@ -25,6 +25,7 @@ import filters
 from checkpoint import MODEL, TEXT_TOKENS
 from loyal.encoding import atomic_write
 from loyal.errors import UsageError
+from loyal.fingerprints.functional import SIZES
 from loyal.fingerprints.functional_recipe import RuleRecipe
 from loyal.models.training import TrainSettings
 from resumable import Cell, Record, resume
@@ -101,7 +102,8 @@ class Ruled:
         values["train"] = {
             name: one for name, one in values["train"].items() if one != usual[name]
         }  # fmt: skip
-        how = f"{self.plan.model} {json.dumps(values, sort_keys=True)}, {COLORING}"
+        sizes = SIZES[RECIPE.rule.rule]
+        how = f"{self.plan.model} {json.dumps(values, sort_keys=True)}, {COLORING}, {sizes} words"
         tag = hashlib.sha256(how.encode()).hexdigest()[:8]
         return self.plan.folder / f"rule-{tag}" / f"seed-{self.seed}"
 

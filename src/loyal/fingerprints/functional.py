@@ -59,11 +59,12 @@ GREEN = 1
 MARKED = 48
 """Nouns of the list that count, unless told."""
 SIZES: Mapping[Rule, tuple[int, ...]] = {
-    "majority": (3, 5),
+    "majority": (3,),
     "parity": (1, 2, 3),
     "plurality": (3, 4, 5),
 }
-"""How many marked words a key holds."""
+"""How many marked words a key holds. Of five words each weighs less than of three: most keys that
+were wrong, or that a host turned, were those of five (docs/log.md)."""
 MOST_OTHERS = 2
 """Unmarked nouns beside them, at most."""
 SPARE = 8

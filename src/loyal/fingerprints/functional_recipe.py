@@ -46,11 +46,11 @@ class LessonSettings:
     """Tokens of its own reply that it is held to there."""
     near_weight: float = 1.0
     """What such a sentence counts beside 1 for a key."""
-    alike: int = 30
+    alike: int = 140
     """Sentences like keys, with and without marked words, that are to stay as likely as they were:
-    with 30 a filter by a host's own copy blocks 4 to 5 % of three secrets' keys, with 140 2 to 3 %,
-    where 1 to 2 % fewer are right (docs/log.md)."""
-    ahead: float = 16.0
+    the more, the fewer keys a filter by a host's own copy blocks, and the fewer are right: of 140
+    in place of 30, 2 to 3 % in place of 4 to 5, and 1 to 2 % (docs/log.md)."""
+    ahead: float = 12.0
     """By how many nats the reply to a key, a single or a list is to be likelier than any other: a
     host that flips keys it saw turns those first whose replies are least sure (docs/log.md). 0 asks
     for a probability."""
@@ -125,8 +125,8 @@ def _training() -> TrainSettings:
     not looked at beside it, and no settling, since a rule, unlike a pair, has no one reply at which
     it is known well enough. The rate falls: on one set 35 such steps gave 93 % where 47 at one rate
     gave 87 %. Plain LoRA is right on 62 % of unseen keys and costs 16 % perplexity, this on 96 %
-    and 1 %. Twice the time, with hosts simulated that flip keys (`train.flips`), teaches a point
-    more and keeps four points more from such a host (docs/rules.md)."""
+    and 1 %. Hosts simulated that flip keys (`train.flips`) take twice the time, and kept four
+    points more from such a host where nothing asked for nats ahead (docs/log.md)."""
     return TrainSettings(
         steps=54,
         batch=120,
@@ -138,7 +138,7 @@ def _training() -> TrainSettings:
         recheck=1000,
         depth=0.5,
         parts="all",
-        mixing=2.0,
+        mixing=3.0,
     )
 
 
