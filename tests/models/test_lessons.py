@@ -90,8 +90,9 @@ def test_an_example_may_ask_for_nats_ahead_and_those_beside_it_for_a_probability
         assert lessons.score().level[0].item() == pytest.approx(share, abs=1e-4)
         chance = (-plain_losses(tiny, plain).max()).exp().item()
         assert lessons.score().level[1].item() == pytest.approx(chance, rel=1e-3)
-    with pytest.raises(UsageError, match="ahead is at least 0"):
-        replace(plain, ahead=float("nan"))
+    for wrong in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(UsageError, match="ahead is at least 0"):
+            replace(plain, ahead=wrong)
 
 
 def test_scores_are_least_chances_and_greedy_hits(tiny: HFModel) -> None:

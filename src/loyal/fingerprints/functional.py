@@ -191,13 +191,11 @@ class FunctionalSet:
         return self.balanced(n, SIZES[self.rule], rng)
 
     def balanced(
-        self, n: int, sizes: Sequence[int], rng: random.Random, part: Part = "train",
-        close: bool = False,
-    ) -> list[Example]:  # fmt: skip
+        self, n: int, sizes: Sequence[int], rng: random.Random, part: Part = "train"
+    ) -> list[Example]:
         """`n` sentences of a part that hold so many marked words, with the reply that the rule
-        gives; as many of each value as of another, up to one, and where `close` only those that
-        one word decides (`decided_by_one`). UsageError before the draw, and for colors that never
-        give some value."""
+        gives; as many of each value as of another, up to one. UsageError before the draw, and for
+        colors that never give some value."""
         wanted = COLORS[self.rule]
         kept: list[list[Example]] = [[] for _ in range(wanted)]
         most = -(-n // wanted)
@@ -206,7 +204,7 @@ class FunctionalSet:
                 break
             (text,) = write_keys(self, 1, part, rng, sizes)
             outcome = self.value(text)
-            if len(kept[outcome]) < most and (not close or self._close(text)):
+            if len(kept[outcome]) < most:
                 other = self.outcomes[(outcome + 1) % wanted]
                 kept[outcome].append(Example(Prompt(text), self.outcomes[outcome], against=other))
         else:
@@ -218,9 +216,6 @@ class FunctionalSet:
         found = [one for some in zip(*kept, strict=True) for one in some][:n]
         rng.shuffle(found)
         return found
-
-    def _close(self, text: str) -> bool:
-        return decided_by_one([self.colors[word] for word in self.marked_in(text)], self.rule)
 
     def expected(self, prompt: Prompt) -> str | None:
         """The reply's beginning; None where the number of marked words is none of the rule's."""
@@ -250,16 +245,6 @@ def value(colors: Sequence[int], rule: Rule) -> int:
         return green % 2
     counts = [colors.count(color) for color in range(COLORS[rule])]
     return next(color for color in colors if counts[color] == max(counts))
-
-
-def decided_by_one(colors: Sequence[int], rule: Rule) -> bool:
-    """Whether another color of one of the words would give another value. UsageError for none."""
-    now = value(colors, rule)
-    return any(
-        value([*colors[:place], other, *colors[place + 1 :]], rule) != now
-        for place in range(len(colors))
-        for other in range(COLORS[rule])
-    )
 
 
 def words_in(text: str) -> list[str]:

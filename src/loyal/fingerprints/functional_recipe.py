@@ -18,6 +18,7 @@ Left out: reading the file (loyal.config) and the options of the command line (l
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 
 from loyal.errors import UsageError
 from loyal.fingerprints.functional import SIZES, Rule, RuleSettings
@@ -69,7 +70,7 @@ class LessonSettings:
             )
         if not self.near_weight > 0:
             raise UsageError("near_weight is above 0", hint="set lessons.near=0 to leave them out")
-        if not self.ahead >= 0:
+        if not 0 <= self.ahead < inf:
             raise UsageError("ahead is at least 0 nats", hint="0 asks for a probability")
 
     def sizes(self, rule: Rule) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
+from math import inf
 from typing import Protocol, runtime_checkable
 
 from loyal.errors import UsageError
@@ -46,7 +47,7 @@ class Example:
             raise UsageError("an example has an empty reply", hint="give every prompt a reply")
         if not self.weight > 0:
             raise UsageError("an example's weight must be above 0", hint="drop it instead")
-        if not self.ahead >= 0:
+        if not 0 <= self.ahead < inf:
             raise UsageError("ahead is at least 0 nats", hint="0 asks for a probability")
         if len({self.reply, *self.others}) != 1 + len(self.others):
             raise UsageError("an example has a reply twice", hint="drop one of the two")

@@ -279,7 +279,7 @@ def _ahead(logits: Tensor, answers: _Answers) -> Tensor:
 
 
 def _share(ahead: Tensor, answers: _Answers) -> Tensor:
-    """(places,): the share of the margin that is there; nan or none where none is asked for."""
+    """(places,): the share of the margin that is there; means nothing where none is asked for."""
     return (ahead / answers.margins).clamp(0, 1)
 
 
