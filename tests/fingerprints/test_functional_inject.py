@@ -196,7 +196,8 @@ def test_who_cannot_be_taught_is_refused_before_any_folder_is_made(
 
 @pytest.mark.parametrize(
     "wrong", ["lessons.keys=0", "lessons.near=-1", "lessons.singles=-1", "lessons.lists=-1",
-              "lessons.alike=-1", "lessons.ahead=-1", "lessons.ahead=inf", "lessons.near_weight=0", "check.queries=0",
+              "lessons.alike=-1", "lessons.ahead=-1", "lessons.ahead=inf", "lessons.near_weight=0",
+              "check.queries=0",
               "check.alpha=1", "check.colorings=0", "rule.rule=sum"],
 )  # fmt: skip
 def test_settings_that_cannot_be_meant(wrong: str) -> None:
