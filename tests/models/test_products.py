@@ -32,7 +32,7 @@ def test_a_head_that_does_not_learn_is_narrowed_once_and_follows_its_weight(fres
 
 
 def test_a_head_that_learns_has_its_gradient(fresh) -> None:
-    model = fresh().model
+    model = fresh().model.requires_grad_(True)
     with autocast("bfloat16", CPU):
         apply_head(model, torch.randn(5, model.config.hidden_size)).sum().backward()
     assert model.get_output_embeddings().weight.grad.abs().sum() > 0
