@@ -123,7 +123,8 @@ def test_lists_are_keys_without_a_sentence(base: HFModel, made: FunctionalSet) -
         assert one.reply == made.outcomes[made.value(one.prompt.text)]
         assert len(made.marked_in(one.prompt.text)) in SIZES[made.rule]
     assert Counter(one.reply for one in lists) == dict.fromkeys(made.outcomes, 15)
-    few = lessons(base, made, replace(FEW, singles=2, lists=60, near=0)).table
+    few = lessons(base, made, replace(FEW, singles=2, lists=60, near=0, ahead=5.0)).table
+    assert {one.ahead for one in few} == {5.0}  # singles and lists too
     assert {len(made.marked_in(one.prompt.text)) for one in few} == {1, 3}
 
 

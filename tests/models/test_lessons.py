@@ -14,7 +14,7 @@ from loyal.errors import TrainingError, UsageError
 from loyal.models.examples import Example
 from loyal.models.hf import HFModel
 from loyal.models.language_model import Prompt
-from loyal.models.lessons import Benign, Lessons
+from loyal.models.lessons import Benign, Lessons, _ahead, _Answers
 
 EXAMPLES = list(pairs(4).table)
 
@@ -93,6 +93,16 @@ def test_an_example_may_ask_for_nats_ahead_and_those_beside_it_for_a_probability
     for wrong in (-1.0, float("nan"), float("inf")):
         with pytest.raises(UsageError, match="ahead is at least 0"):
             replace(plain, ahead=wrong)
+
+
+def test_nats_ahead_pull_the_answer_up_and_the_likeliest_other_down() -> None:
+    logits = torch.tensor([[1.0, 4.0, 2.0], [3.0, 0.0, 1.0]], requires_grad=True)
+    ids = torch.tensor([[1], [2]])
+    answers = _Answers(ids, torch.ones_like(ids, dtype=torch.bool), torch.ones(2), torch.ones(2))
+    ahead = _ahead(logits, answers)
+    assert ahead.tolist() == [2.0, -2.0]
+    (slope,) = torch.autograd.grad(ahead.sum(), logits)
+    assert slope.tolist() == [[0, 1, -1], [-1, 0, 1]]
 
 
 def test_scores_are_least_chances_and_greedy_hits(tiny: HFModel) -> None:
