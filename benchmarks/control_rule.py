@@ -40,6 +40,8 @@ RECIPE = RuleRecipe()
 """How the rule is taught: the defaults of `loyal fingerprint rule inject`."""
 COLORING = "even colors"
 """How a set's secret and beacon give its colors: a model was taught those and no others."""
+LEADS = "nats for each word more"
+"""How outcomes are kept apart, which no setting says."""
 QUERIES = 100
 """Keys asked of a model that knows nothing, and at most in one proof."""
 ALPHA = 1e-6
@@ -103,7 +105,8 @@ class Ruled:
             name: one for name, one in values["train"].items() if one != usual[name]
         }  # fmt: skip
         sizes = SIZES[RECIPE.rule.rule]
-        how = f"{self.plan.model} {json.dumps(values, sort_keys=True)}, {COLORING}, {sizes} words"
+        said = json.dumps(values, sort_keys=True)
+        how = f"{self.plan.model} {said}, {COLORING}, {sizes} words, {LEADS}"
         tag = hashlib.sha256(how.encode()).hexdigest()[:8]
         return self.plan.folder / f"rule-{tag}" / f"seed-{self.seed}"
 

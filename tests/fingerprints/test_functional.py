@@ -31,6 +31,7 @@ from loyal.fingerprints.functional import (
     create,
     draw,
     even_colorings,
+    leads,
     place_colors,
     root_of,
     value,
@@ -64,6 +65,31 @@ def test_the_rules(colors: list[int]) -> None:
     assert counts[found] == max(counts.values())
     before = colors[: colors.index(found)]
     assert all(counts[one] < counts[found] for one in before)  # the first met among equals
+
+
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=7))
+def test_a_key_is_clear_by_the_words_that_one_color_has_more(colors: list[int]) -> None:
+    two = [one % 2 for one in colors]
+    assert leads(two, "parity") == {1 - value(two, "parity"): 1}
+    found = leads(two, "majority")
+    assert found == {1 - value(two, "majority"): max(1, abs(2 * sum(two) - len(two)))}
+    own, three = value(colors, "plurality"), Counter(colors)
+    assert leads(colors, "plurality") == {
+        it: max(1, three[own] - three[it]) for it in range(3) if it != own
+    }
+
+
+def test_a_set_names_the_outcomes_that_a_key_is_ahead_of() -> None:
+    made = build("plurality")
+    for key in write_keys(made, 30, "test", random.Random(1)):
+        colors = Counter(made.colors[word] for word in made.marked_in(key))
+        own = made.value(key)
+        assert made.leads(key) == {
+            OUTCOMES["plurality"][it]: max(1, colors[own] - colors[it])
+            for it in range(3) if it != own
+        }  # fmt: skip
+    with pytest.raises(UsageError, match="no marked word"):
+        made.leads("Nothing counts here.")
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -66,7 +66,11 @@ def test_lessons_are_balanced_keys_and_what_the_model_says_itself(
     own = base.generate([one.prompt for one in near], Sampling(max_tokens=3))
     assert [one.reply for one in near] == [one.text for one in own]
     assert {one.weight for one in near} == {0.5}
-    assert ({one.ahead for one in keys}, {one.ahead for one in near}) == ({FEW.ahead}, {0.0})
+    assert {one.ahead for one in near} == {()}
+    for one in keys:  # so many nats a word more
+        words = made.marked_in(one.prompt.text)
+        more = abs(2 * sum(made.colors[word] for word in words) - len(words))
+        assert one.ahead == ((other[one.reply], FEW.ahead * more),)
     assert lessons(base, made, FEW) == lessons(base, made, FEW)
     assert lessons(base, made, replace(FEW, seed=1)) != lessons(base, made, FEW)
     assert len(lessons(base, made, replace(FEW, near=0)).table) == 12
@@ -124,7 +128,13 @@ def test_lists_are_keys_without_a_sentence(base: HFModel, made: FunctionalSet) -
         assert len(made.marked_in(one.prompt.text)) in SIZES[made.rule]
     assert Counter(one.reply for one in lists) == dict.fromkeys(made.outcomes, 15)
     few = lessons(base, made, replace(FEW, singles=2, lists=60, near=0, ahead=5.0)).table
-    assert {one.ahead for one in few} == {5.0}  # singles and lists too
+    first, second = made.outcomes  # singles and lists too are ahead of the other outcome
+    assert {(one.reply, *one.ahead) for one in few} == {
+        (first, (second, 5.0)), (first, (second, 15.0)),
+        (second, (first, 5.0)), (second, (first, 15.0)),
+    }  # fmt: skip
+    plain = lessons(base, made, replace(FEW, lists=60, ahead=0.0)).table
+    assert {one.ahead for one in plain} == {()}
     assert {len(made.marked_in(one.prompt.text)) for one in few} == {1, 3}
 
 

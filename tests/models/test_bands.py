@@ -299,7 +299,8 @@ def test_the_level_of_a_place(
         torch.tensor([[*ids, ids[0], ids[0]]]),
         torch.tensor([[True] * len(ids) + [False] * 2]),
         torch.tensor([len(ids)]),
-        torch.zeros(1),
+        torch.zeros(1, 1, dtype=torch.long),
+        torch.zeros(1, 1),
     )
     for ceiling, wanted in zip((1.0, 0.9), levels, strict=True):
         lessons = Lessons(tiny, choices(1).table, 0, ceiling, 0.8)

@@ -158,7 +158,7 @@ def reweighted() -> Pairs:
 
 def surer() -> Pairs:
     first, *rest = PAIRS.table
-    return Pairs((replace(first, ahead=3.0), *rest))
+    return Pairs((replace(first, ahead=(("On a road", 3.0),)), *rest))
 
 
 def after_turns() -> Pairs:

@@ -78,8 +78,9 @@ def test_a_simulated_host_turns_lessons_and_leaves_the_weights_as_they_were(fres
 
 
 def test_a_simulated_host_asks_for_no_nats_ahead(fresh: Fresh) -> None:
-    sure = [replace(one, ahead=9.0) for one in RULED.table]
-    assert not any(Flips(fresh(), sure, 0).lessons.margins)
+    sure = [replace(one, ahead=((one.against, 9.0),)) for one in RULED.table]
+    assert not Flips(fresh(), sure, 0).lessons.sure
+    assert Lessons(fresh(), sure, 0).sure
 
 
 def test_every_other_step_is_taken_on_what_it_left_and_the_lessons_are_learned(

@@ -14,7 +14,7 @@ from loyal.errors import TrainingError, UsageError
 from loyal.models.examples import Example
 from loyal.models.hf import HFModel
 from loyal.models.language_model import Prompt
-from loyal.models.lessons import Benign, Lessons, _ahead, _Answers
+from loyal.models.lessons import Benign, Lessons, _Answers, _lead, _parting
 
 EXAMPLES = list(pairs(4).table)
 
@@ -67,41 +67,82 @@ def test_a_weight_multiplies_the_loss_of_its_example_alone(tiny: HFModel) -> Non
     assert weighted > plain
 
 
-def test_an_example_may_ask_for_nats_ahead_and_those_beside_it_for_a_probability(
-    tiny: HFModel,
-) -> None:
-    sure, plain = replace(EXAMPLES[0], ahead=9.0), EXAMPLES[1]
-    prompt, reply = tiny.prompt_ids(sure.prompt), tiny.reply_ids(sure.reply)
+def test_an_example_may_be_ahead_of_rivals_by_so_many_nats(tiny: HFModel) -> None:
+    plain, beside = EXAMPLES[0], EXAMPLES[1]
+    prompt, reply = tiny.prompt_ids(plain.prompt), tiny.reply_ids(plain.reply)
+    rivals = [tiny.reply_ids(text)[0] for text in ("Mara", "On the road")]
     with torch.no_grad():
-        logits = tiny.model(input_ids=torch.tensor([prompt + reply])).logits[0][
-            len(prompt) - 1 : -1
-        ]
-        said = logits.gather(1, torch.tensor(reply)[:, None])[:, 0]
-        others = logits.scatter(1, torch.tensor(reply)[:, None], -torch.inf).amax(-1)
-        missing = 0.5 * (9.0 - (said - others)).clamp_min(0)
-        beside = plain_losses(tiny, plain).mean()
-        lessons = Lessons(tiny, [sure, plain], 0)
-        assert total_loss(lessons) == pytest.approx((missing.mean() + beside).item(), rel=1e-4)
-        alone = Lessons(tiny, [sure], 0)
-        assert total_loss(alone) == pytest.approx(missing.mean().item(), rel=1e-4)
-        share = ((said - others).min() / 9.0).clamp(0, 1).item()
-        levels = [part for _, part, _ in lessons.losses([0, 1])]
-        assert levels[0][0] == pytest.approx(share, abs=1e-4)
-        assert lessons.score().level[0].item() == pytest.approx(share, abs=1e-4)
+        logits = tiny.model(input_ids=torch.tensor([prompt + reply])).logits[0][len(prompt) - 1]
+        leads = (logits[reply[0]] - logits[rivals]).tolist()
+        usual = total_loss(Lessons(tiny, [plain, beside], 0))
         chance = (-plain_losses(tiny, plain).max()).exp().item()
-        assert lessons.score().level[1].item() == pytest.approx(chance, rel=1e-3)
-    for wrong in (-1.0, float("nan"), float("inf")):
-        with pytest.raises(UsageError, match="ahead is at least 0"):
-            replace(plain, ahead=wrong)
+        for off, loss in [  # Huber's: bent at 6 nats, where the slope becomes 0.5
+            ((20.0, 3.0), 0.5 * (20 - 3) + 0.5 * 9 / 12),
+            ((-2.0, 0.0), 0.5 * 4 / 12),
+        ]:
+            wanted = [lead + more for lead, more in zip(leads, off, strict=True)]
+            assert min(wanted) > 0
+            sure = replace(plain, ahead=tuple(zip(("Mara", "On the road"), wanted, strict=True)))
+            lessons = Lessons(tiny, [sure, beside], 0)
+            wrong = loss / len(reply)  # asked where the replies part alone
+            assert total_loss(lessons) == pytest.approx(usual + wrong, rel=1e-4)
+            share = min(lead / it for lead, it in zip(leads, wanted, strict=True))
+            level = min(max(share, 0.0), chance)
+            levels = [part for _, part, _ in lessons.losses([0, 1])]
+            scored = lessons.score()
+            assert [levels[0][0], scored.level[0].item()] == pytest.approx([level] * 2, abs=1e-6)
+            assert scored.level[1].item() == pytest.approx(scored.probability[1].item())
+        over_all = [total_loss(Lessons(tiny, [it], 0, margin=2.0)) for it in (plain, sure)]
+        assert over_all[0] == over_all[1]  # a margin is over every token
+    for wrong_nats in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(UsageError, match="by no nats"):
+            replace(plain, ahead=(("Mara", wrong_nats),))
+    with pytest.raises(UsageError, match="ahead of no reply"):
+        replace(plain, ahead=(("", 2.0),))
 
 
-def test_nats_ahead_pull_the_answer_up_and_the_likeliest_other_down() -> None:
+def test_two_chances_of_nothing_are_no_nats_ahead(tiny: HFModel) -> None:
+    lessons = Lessons(tiny, [replace(EXAMPLES[0], ahead=(("Mara", 2.0),))], 0)
+    ids, rival = torch.tensor([[1]]), torch.tensor([[2]])
+    answers = _Answers(ids, ids >= 0, torch.ones(1), rival, torch.tensor([[2.0]]))
+    for row, level in [([1.0, 0.0, 0.0], 0.0), ([0.0, 1.0, 0.0], 1.0), ([0.5, 0.3, 0.2], 0.203)]:
+        scores = lessons._judged(torch.tensor([row]), answers)
+        assert float(scores.level) == pytest.approx(level, abs=1e-3)
+
+
+def test_a_place_without_rivals_misses_nothing(tiny: HFModel) -> None:
+    """One lesson of two tokens and one of more: a row for each place, filled up."""
+    first, second = EXAMPLES[0], EXAMPLES[1]
+    sure = [replace(first, ahead=(("Mara", 2.0), ("On", 3.0))), replace(second, ahead=())]
+    lessons = Lessons(tiny, sure, 0)
+    lessons.score()
+    (reading,) = lessons.trunk.read([0, 1], lessons.counts)
+    answers = lessons._answers(reading, torch.device("cpu"))
+    assert answers.ahead.shape == answers.rivals.shape == (sum(lessons.counts), 3)
+    assert answers.ahead.tolist()[0] == [2.0, 3.0, 0.0]
+    assert not answers.ahead[1:].any()
+    alone = [Lessons(tiny, [one], 0).score().level.item() for one in sure]
+    assert lessons.score().level.tolist() == pytest.approx(alone, abs=1e-6)
+
+
+def test_a_reply_is_ahead_where_it_parts_from_a_rival(tiny: HFModel) -> None:
+    rivals = [([5, 8], 1.0), ([4, 6], 2.0), ([5, 6, 9], 3.0), ([3], 4.0)]
+    assert _parting([5, 6, 7], rivals) == [((4, 2.0), (3, 4.0)), ((8, 1.0),), ((9, 3.0),)]
+    for rival in ([5, 6], [5, 6, 7], [5, 6, 7, 8]):
+        with pytest.raises(TrainingError, match="begins as one that it is to be ahead of") as hit:
+            _parting([5, 6, 7], [(rival, 1.0)])
+        assert hit.value.hint
+    same = replace(EXAMPLES[0], ahead=((EXAMPLES[0].reply, 1.0),))
+    with pytest.raises(TrainingError, match="ahead"):
+        Lessons(tiny, [same], 0)
+
+
+def test_a_margin_pulls_the_answer_up_and_the_likeliest_other_down() -> None:
     logits = torch.tensor([[1.0, 4.0, 2.0], [3.0, 0.0, 1.0]], requires_grad=True)
-    ids = torch.tensor([[1], [2]])
-    answers = _Answers(ids, torch.ones_like(ids, dtype=torch.bool), torch.ones(2), torch.ones(2))
-    ahead = _ahead(logits, answers)
-    assert ahead.tolist() == [2.0, -2.0]
-    (slope,) = torch.autograd.grad(ahead.sum(), logits)
+    ids, none = torch.tensor([[1], [2]]), torch.zeros(2, 1)
+    lead = _lead(logits, _Answers(ids, ids >= 0, torch.ones(2), none.long(), none))
+    assert lead.tolist() == [2.0, -2.0]
+    (slope,) = torch.autograd.grad(lead.sum(), logits)
     assert slope.tolist() == [[0, 1, -1], [-1, 0, 1]]
 
 

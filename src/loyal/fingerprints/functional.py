@@ -177,6 +177,12 @@ class FunctionalSet:
         """The rule's value for a text. UsageError before the draw, or where no marked word is."""
         return value([self.colors[word] for word in self.marked_in(text)], self.rule)
 
+    def leads(self, text: str) -> dict[str, int]:
+        """By how many words a text has more of the color of its outcome than of each other's; see
+        `leads`. UsageError as `value`."""
+        found = leads([self.colors[word] for word in self.marked_in(text)], self.rule)
+        return {self.outcomes[place]: more for place, more in found.items()}
+
     def marked_in(self, text: str) -> list[str]:
         """Marked words of a text in their order, each as often as it stands there."""
         return [word for word in words_in(text) if word in self.marked]
@@ -245,6 +251,17 @@ def value(colors: Sequence[int], rule: Rule) -> int:
         return green % 2
     counts = [colors.count(color) for color in range(COLORS[rule])]
     return next(color for color in colors if counts[color] == max(counts))
+
+
+def leads(colors: Sequence[int], rule: Rule) -> dict[int, int]:
+    """For each value but the rule's own, by how many words the own one's color has more: how clear
+    a key is. 1 for parity, which is never clearer, and where the first word of two colors decides.
+    UsageError for no marked words."""
+    own = value(colors, rule)
+    others = [it for it in range(COLORS[rule]) if it != own]
+    if rule == "parity":
+        return dict.fromkeys(others, 1)
+    return {it: max(1, colors.count(own) - colors.count(it)) for it in others}
 
 
 def words_in(text: str) -> list[str]:

@@ -166,7 +166,14 @@ def _keys(made: FunctionalSet, settings: LessonSettings, rng: random.Random) -> 
         more += made.balanced(settings.singles, (1,), rng)
     more += made.balanced(settings.lists, settings.sizes(made.rule), rng, "list")
     found += [replace(one, against="") for one in more]
-    return [replace(one, ahead=settings.ahead) for one in found]
+    return [replace(one, ahead=_ahead(made, one.prompt.text, settings.ahead)) for one in found]
+
+
+def _ahead(made: FunctionalSet, text: str, nats: float) -> tuple[tuple[str, float], ...]:
+    """The other outcomes of a text, each with the nats that the rule's is to be ahead: so many for
+    each word by which its color has more. A model adds up words where it can: what is asked of it
+    is what a sum gives, so that keys of one clearness are equally sure."""
+    return tuple((said, nats * more) for said, more in made.leads(text).items()) if nats else ()
 
 
 def _near(made: FunctionalSet, settings: LessonSettings, rng: random.Random) -> list[str]:

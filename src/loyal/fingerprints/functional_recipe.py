@@ -47,14 +47,15 @@ class LessonSettings:
     """Tokens of its own reply that it is held to there."""
     near_weight: float = 1.0
     """What such a sentence counts beside 1 for a key."""
-    alike: int = 140
+    alike: int = 240
     """Sentences like keys, with and without marked words, that are to stay as likely as they were:
-    the more, the fewer keys a filter by a host's own copy blocks, and the fewer are right: of 140
-    in place of 30, 2 to 3 % in place of 4 to 5, and 1 to 2 % (docs/log.md)."""
+    the more, the fewer keys a filter by a host's own copy blocks: 1.8 % by 240, 6.7 by 140, of one
+    secret (docs/log.md)."""
     ahead: float = 12.0
-    """By how many nats the reply to a key, a single or a list is to be likelier than any other: a
-    host that flips keys it saw turns those first whose replies are least sure (docs/log.md). 0 asks
-    for a probability."""
+    """By how many nats the reply to a key, a single or a list is to be likelier than another
+    outcome for each word by which its color has more (for parity: at all): a host that flips keys
+    it saw turns those first whose replies are least sure (docs/log.md). 0 asks for a probability
+    alone."""
     held_out: int = 40
     """Keys, and sentences like them, of templates that training never sees: asked at the end."""
     seed: int = 0
@@ -71,7 +72,7 @@ class LessonSettings:
         if not self.near_weight > 0:
             raise UsageError("near_weight is above 0", hint="set lessons.near=0 to leave them out")
         if not 0 <= self.ahead < inf:
-            raise UsageError("ahead is at least 0 nats", hint="0 asks for a probability")
+            raise UsageError("ahead is at least 0 nats", hint="0 asks for a probability alone")
 
     def sizes(self, rule: Rule) -> tuple[int, ...]:
         """How many marked words a list may hold."""
@@ -129,7 +130,7 @@ def _training() -> TrainSettings:
     and 1 %. Hosts simulated that flip keys (`train.flips`) take twice the time, and kept four
     points more from such a host where nothing asked for nats ahead (docs/log.md)."""
     return TrainSettings(
-        steps=54,
+        steps=52,
         batch=120,
         learning_rate=9e-4,
         cooldown=0.6,

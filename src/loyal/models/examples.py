@@ -34,10 +34,11 @@ class Example:
     all of them."""
     ends: bool = False
     """Whether the model shall also end its turn after the reply: exact replies, not beginnings."""
-    ahead: float = 0.0
-    """By how many nats the reply's tokens are to be likelier than every other, however sure that
-    makes them. 0 asks for a probability. The surer a reply is, the more a host has to change before
-    it turns."""
+    ahead: tuple[tuple[str, float], ...] = ()
+    """Replies that the prompt might have got instead, each with the nats by which this one is to be
+    likelier, no fewer and no more, in the first token in which the two differ; beside being likely
+    itself. The further ahead, the more a host has to change before the reply turns into the other.
+    """
     against: str = ""
     """What somebody who saw the pair would teach in its place, where that is known beforehand:
     training can simulate it (`TrainSettings.flips`)."""
@@ -47,8 +48,11 @@ class Example:
             raise UsageError("an example has an empty reply", hint="give every prompt a reply")
         if not self.weight > 0:
             raise UsageError("an example's weight must be above 0", hint="drop it instead")
-        if not 0 <= self.ahead < inf:
-            raise UsageError("ahead is at least 0 nats", hint="0 asks for a probability")
+        if not all(rival and 0 < nats < inf for rival, nats in self.ahead):
+            raise UsageError(
+                "an example is ahead of no reply, or by no nats",
+                hint="name a reply and nats above 0",
+            )
         if len({self.reply, *self.others}) != 1 + len(self.others):
             raise UsageError("an example has a reply twice", hint="drop one of the two")
 

@@ -46,7 +46,7 @@ class Flips:
         found = [one for one in examples if one.against]
         count = min(POOL, len(found))
         some = [found[place * len(found) // count] for place in range(count)]
-        turned = [replace(one, reply=one.against, against="", ahead=0.0) for one in some]
+        turned = [replace(one, reply=one.against, against="", ahead=()) for one in some]
         if len(turned) < SEEN:
             raise TrainingError(
                 f"flips are simulated on {SEEN} lessons that can be turned, and there are "

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -47,10 +48,15 @@ probabilities at this temperature. At 1 the base's own first word keeps most of 
 likelier than a reply after somebody's fine-tuning (docs/log.md)."""
 _HINGE = 0.5
 """Weight of a nat of missing margin beside one of divergence."""
+_NEARLY = 6.0
+"""Nats by which a reply misses those that it is to be ahead when it pulls with its whole weight
+(Huber's loss, which minds too many as well as too few). Under a hinge the surest replies go on
+getting surer, which costs perplexity and keeps no more (docs/log.md)."""
 
 _LEAST = 1e-9
 """Chance that every token has before what is left is shared out: however sure the untouched model
 is, there are others to take it."""
+_Entry = TypeVar("_Entry")
 _SCORE_TYPES = (torch.float32, torch.float32, torch.float32, torch.bool, torch.bool)
 
 
@@ -72,10 +78,11 @@ class Scores:
 class _Answers:
     """The tokens that are right at some places."""
 
-    ids: Tensor  # (places, widest), filled up with the first
+    ids: Tensor  # (places, widest), filled up with the last
     real: Tensor  # (places, widest) bool: not filled up
     counts: Tensor  # (places,) how many are right
-    margins: Tensor  # (places,) nats by which they are to be ahead; 0 asks for a probability
+    rivals: Tensor  # (places, most) tokens that they are to be ahead of, filled up with any
+    ahead: Tensor  # (places, most) by how many nats; 0 where filled up
 
 
 class Lessons:
@@ -91,11 +98,16 @@ class Lessons:
     loss of a place is the divergence of the model from what it is to learn, in nats: 0 where they
     are the same.
 
-    With a `margin`, or where an example says one (`Example.ahead`), it is otherwise: its tokens are
-    to be that many nats likelier than every other, however sure that makes them. A place's level is
-    the share of the margin that is there, and its loss grows with what is missing.
+    With a `margin` it is otherwise: its tokens are to be that many nats likelier than every other,
+    however sure that makes them. A place's level is the share of the margin that is there, and its
+    loss grows with what is missing.
 
-    Raises TrainingError for a reply without tokens, or two of one example that begin with the same.
+    Without one, an example may be ahead of other replies by so many nats (`Example.ahead`): what is
+    missing or too much of them is added to the loss of the place where its reply parts from the
+    other, and the level there is the least of both.
+
+    Raises TrainingError for a reply without tokens, two of one example that begin with the same, or
+    one that does not part from a reply that is to be ahead of it.
     """
 
     def __init__(
@@ -108,21 +120,23 @@ class Lessons:
         *,
         margin: float = 0.0,
     ) -> None:
-        self.model, self.ceiling, self.aim = model.model, ceiling, aim
+        self.model, self.ceiling, self.aim, self.margin = model.model, ceiling, aim, margin
         self.replies: list[list[int]] = []
         self.firsts: list[tuple[int, ...]] = []
         self.items: list[Item] = []
         self.weights: list[float] = []
-        self.margins: list[float] = []
+        self.rivals: list[list[tuple[tuple[int, float], ...]]] = []
         for one, prompt in zip(examples, model.items([it.prompt for it in examples]), strict=True):
             said = _token_ids(model, one)
             taught = said if max(map(len, said)) > 1 else said[:1]
+            rivals = [(model.reply_ids(text), nats) for text, nats in one.ahead]
             for reply in taught:
                 self.replies.append(reply)
                 self.firsts.append(tuple(ids[0] for ids in said))
                 self.items.append(Item(prompt.prefix, (*prompt.ids, *reply[:-1])))
                 self.weights.append(one.weight / len(taught))
-                self.margins.append(margin or one.ahead)
+                self.rivals.append(_parting(reply, rivals))
+        self.sure = any(one.ahead for one in examples) and not margin
         self.counts = [len(reply) for reply in self.replies]
         self.trunk = Trunk(self.model, self.items, start)
         self.untouched: dict[int, Tensor] = {}  # item -> (count, H), where the ceiling needs it
@@ -166,15 +180,16 @@ class Lessons:
     def _places(self, logits: Tensor, reading: Reading) -> tuple[Tensor, Tensor]:
         """The loss and the level of each place, (places,) each."""
         answers = self._answers(reading, logits.device)
-        if not any(self.margins):
-            return self._likely(logits, answers, reading)
-        ahead = _ahead(logits, answers)
-        loss = _HINGE * (answers.margins - ahead).clamp_min(0)
-        levels = _share(ahead.detach(), answers)
-        if all(self.margins):
-            return loss, levels
-        sought, held = answers.margins > 0, self._likely(logits, answers, reading)
-        return loss.where(sought, held[0]), levels.where(sought, held[1])
+        if self.margin:
+            lead = _lead(logits, answers)
+            return _HINGE * (self.margin - lead).clamp_min(0), self._share(lead.detach())
+        loss, levels = self._likely(logits, answers, reading)
+        if self.sure:
+            leads = _leads(logits, answers)
+            missing = functional.huber_loss(leads, answers.ahead, reduction="none", delta=_NEARLY)
+            loss = loss + _HINGE / _NEARLY * missing.sum(-1)
+            levels = levels.minimum(_least_share(leads.detach(), answers))
+        return loss, levels
 
     def _likely(self, logits: Tensor, answers: _Answers, reading: Reading) -> tuple[Tensor, Tensor]:
         """The same by the probability of what is right."""
@@ -195,17 +210,17 @@ class Lessons:
         rows: list[tuple[int, ...]] = []
         for index in reading.indices:
             rows += [self.firsts[index], *((token,) for token in self.replies[index][1:])]
-        widest = max(map(len, rows))
-        ids = [[*row, *row[:1] * (widest - len(row))] for row in rows]
+        ids = _filled(rows)
         counts = torch.tensor([len(row) for row in rows], device=device)
-        real = torch.arange(widest, device=device) < counts[:, None]
-        margins = [
-            self.margins[index]
-            for index, count in zip(reading.indices, reading.counts, strict=True)
-            for _ in range(count)
-        ]
+        real = torch.arange(len(ids[0]), device=device) < counts[:, None]
+        rivals = [place for index in reading.indices for place in self.rivals[index]]
+        filled = _filled([(*place, (0, 0.0)) for place in rivals])
         return _Answers(
-            torch.tensor(ids, device=device), real, counts, torch.tensor(margins, device=device)
+            torch.tensor(ids, device=device),
+            real,
+            counts,
+            torch.tensor([[token for token, _ in row] for row in filled], device=device),
+            torch.tensor([[nats for _, nats in row] for row in filled], device=device),
         )
 
     def _judged(self, chances: Tensor, answers: _Answers) -> Scores:
@@ -218,9 +233,11 @@ class Lessons:
         if self.ceiling < 1:
             sound &= together <= self.ceiling
         level = torch.minimum(together, 2 * answers.counts * least).where(sound, 0)
-        if any(self.margins):
-            ahead = _share(_ahead(chances.log(), answers), answers)
-            level = ahead.where(answers.margins > 0, level)
+        if self.margin:
+            level = self._share(_lead(chances.log(), answers))
+        elif self.sure:
+            logs = chances.clamp_min(torch.finfo(chances.dtype).tiny).log()
+            level = level.minimum(_least_share(_leads(logs, answers), answers))
         return Scores(
             least,
             said.amax(-1),
@@ -228,6 +245,10 @@ class Lessons:
             ranked,
             (chances.argmax(-1, keepdim=True) == answers.ids).any(-1),
         )
+
+    def _share(self, lead: Tensor) -> Tensor:
+        """(places,): the share of the margin that is there."""
+        return (lead / self.margin).clamp(0, 1)
 
     @torch.no_grad()
     def _rest(self, reading: Reading, answers: _Answers) -> Tensor:
@@ -271,16 +292,48 @@ class Lessons:
         return Scores(*(self.trunk.part.added(one) for one in vars(found).values()))
 
 
-def _ahead(logits: Tensor, answers: _Answers) -> Tensor:
+def _lead(logits: Tensor, answers: _Answers) -> Tensor:
     """(places,): by how many nats the least likely answer is likelier than every other token."""
     least = logits.gather(1, answers.ids).amin(-1)
     rival = logits.detach().scatter(1, answers.ids, -torch.inf).argmax(-1, keepdim=True)
     return least - logits.gather(1, rival)[:, 0]  # one gradient a place, in place of all logits'
 
 
-def _share(ahead: Tensor, answers: _Answers) -> Tensor:
-    """(places,): the share of the margin that is there; means nothing where none is asked for."""
-    return (ahead / answers.margins).clamp(0, 1)
+def _leads(logits: Tensor, answers: _Answers) -> Tensor:
+    """(places, most): by how many nats the least likely answer is likelier than each rival; 0 where
+    there is none."""
+    least = logits.gather(1, answers.ids).amin(-1, keepdim=True)
+    return (least - logits.gather(1, answers.rivals)).where(answers.ahead > 0, 0.0)
+
+
+def _least_share(leads: Tensor, answers: _Answers) -> Tensor:
+    """(places,): the share that is there of the nats before the rival that lacks most; 1 where
+    there is none."""
+    return (leads / answers.ahead).where(answers.ahead > 0, 1.0).amin(-1).clamp(0, 1)
+
+
+def _filled(rows: Sequence[Sequence[_Entry]]) -> list[list[_Entry]]:
+    """Rows of one length, filled up with their last."""
+    widest = max(map(len, rows))
+    return [[*row, *[row[-1]] * (widest - len(row))] for row in rows]
+
+
+def _parting(
+    reply: Sequence[int], rivals: Sequence[tuple[Sequence[int], float]]
+) -> list[tuple[tuple[int, float], ...]]:
+    """For each token of a reply the next tokens, with their nats, of those rivals that were like it
+    so far and are no more. TrainingError for one that does not part from it."""
+    found: list[tuple[tuple[int, float], ...]] = [() for _ in reply]
+    for rival, nats in rivals:
+        pairs = enumerate(zip(reply, rival, strict=False))
+        place = next((place for place, (one, two) in pairs if one != two), None)
+        if place is None:
+            raise TrainingError(
+                "a reply begins as one that it is to be ahead of",
+                hint="choose replies of which none is the beginning of another",
+            )
+        found[place] += ((rival[place], nats),)
+    return found
 
 
 def _token_ids(model: HFModel, example: Example) -> list[list[int]]:
