@@ -126,7 +126,7 @@ def _training() -> TrainSettings:
     """Whitened steps of all linear layers in the upper half, one pass over the lessons, which are
     not looked at beside it, and no settling, since a rule, unlike a pair, has no one reply at which
     it is known well enough. The rate falls: on one set 35 such steps gave 93 % where 47 at one rate
-    gave 87 %. Plain LoRA is right on 62 % of unseen keys and costs 16 % perplexity, this on 96 %
+    gave 87 %. Plain LoRA is right on 62 % of unseen keys and costs 16 % perplexity, this on 98 %
     and 1 %. Hosts simulated that flip keys (`train.flips`) take twice the time, and kept four
     points more from such a host where nothing asked for nats ahead (docs/log.md)."""
     return TrainSettings(
