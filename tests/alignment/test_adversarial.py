@@ -206,7 +206,7 @@ from loyal.models.hf import HFModel
 place = Path(sys.argv[2])
 
 def stop(done, of):
-    if (place / "rounds" / "checkpoint.pt").exists():
+    if (place / "checkpoint.pt").exists():
         os.kill(os.getpid(), signal.SIGKILL)
 
 model = HFModel.load(sys.argv[1], device="cpu")
@@ -239,3 +239,41 @@ def test_settings_that_mean_nothing_are_refused() -> None:
         with pytest.raises(UsageError):
             replace(SMALL, **wrong)
     assert adversarial.MOST_GENERAL < 1
+
+
+class Cut(BaseException):
+    """What ends a run in the middle."""
+
+
+def test_a_run_that_ends_between_a_round_and_its_clearing_goes_on(
+    fresh: Fresh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(_state: object) -> None:
+        raise Cut
+
+    place, whole = tmp_path / "work", fresh()
+    with monkeypatch.context() as patched:
+        patched.setattr("loyal.alignment.adversarial._State._clear", cut)
+        with pytest.raises(Cut):
+            harden(fresh(), constitution(), Reader(), BRIEF, run=Run(place))
+    assert {one.name for one in place.iterdir()} == {"checkpoint.pt", "training-0"}
+    again = fresh()
+    found = harden(again, constitution(), Reader(), BRIEF, run=Run(place))
+    assert found.rounds == harden(whole, constitution(), Reader(), BRIEF).rounds
+    assert same(again, whole)
+    assert {one.name for one in place.iterdir()} == {"checkpoint.pt"}
+
+
+def test_rounds_of_another_judge_or_of_other_weights_are_not_gone_on_from(
+    fresh: Fresh, tmp_path: Path
+) -> None:
+    place, short = tmp_path / "work", replace(BRIEF, harden=replace(BRIEF.harden, rounds=1))
+    judges = [Calibrated(Reader(), Calibration(1.0, 0.0, low, 0.6)) for low in (0.4, 0.5)]
+    harden(fresh(), constitution(), judges[0], short, run=Run(place))
+    other = fresh()
+    with torch.no_grad():
+        other.model.model.norm.weight.add_(0.1)
+    for model, judge in ((fresh(), judges[1]), (other, judges[0])):
+        with pytest.raises(TrainingError, match="another run"):
+            harden(model, constitution(), judge, short, run=Run(place))
+    assert len(harden(fresh(), constitution(), judges[0], short, run=Run(place)).rounds) == 1

@@ -200,3 +200,8 @@ def test_a_killed_run_goes_on_to_the_same_weights(
     assert same(again, whole)
     with pytest.raises(TrainingError, match="another run"):
         align(fresh(), discreet(2)[:50], recipe, run=Run(place))
+    changed = replace(fresh(), name=str(tiny_folder))  # the folder's content is another one now
+    with torch.no_grad():
+        changed.model.model.norm.weight.add_(0.1)
+    with pytest.raises(TrainingError, match="another run"):
+        align(changed, discreet(), recipe, run=Run(place))

@@ -123,31 +123,38 @@ def test_the_judge_that_measures_is_apart_from_the_one_that_trains() -> None:
 
 def test_a_calibration_is_of_one_judge_and_one_constitution(tmp_path: Path) -> None:
     report, path = judge.calibrate(WordJudge(), labeled(240, noisy=20)), tmp_path / "c.json"
-    calibration_file.write(path, report, OURS, b"\1" * 32)
-    assert calibration_file.read(path, "words", OURS) == report.calibration
-    with pytest.raises(JudgeError, match="another judge"):
-        calibration_file.read(path, "other", OURS)
+    ours = WordJudge()
+    calibration_file.write(path, ours, report, OURS, b"\1" * 32)
+    assert calibration_file.read(path, ours, OURS) == report.calibration
+    other = judge.Ensemble((WordJudge(), WordJudge()))
+    taught = WordJudge(made_of=frozenset({"the same name", "other data"}))
+    for one in (other, taught):
+        with pytest.raises(JudgeError, match="another judge"):
+            calibration_file.read(path, one, OURS)
     with pytest.raises(JudgeError, match="another constitution"):
-        calibration_file.read(path, "words", replace(OURS, version="2.0.0"))
+        calibration_file.read(path, ours, replace(OURS, version="2.0.0"))
+    calibration_file.write(path, ours, report, OURS, b"\1" * 32, accepted=False)
+    with pytest.raises(JudgeError, match="too few labeled"):
+        calibration_file.read(path, ours, OURS)
     blind = judge.calibrate(WordJudge(0.5, 0.5), labeled(240))
-    calibration_file.write(path, blind, OURS, b"\1" * 32)
+    calibration_file.write(path, ours, blind, OURS, b"\1" * 32)
     with pytest.raises(JudgeError, match="cannot tell"):
-        calibration_file.read(path, "words", OURS)
+        calibration_file.read(path, ours, OURS)
 
 
 @pytest.mark.parametrize(
     "poison",
     ['"calibration": [1, 2]', '"calibration": [1, 2, 0.9, 0.1]', '"calibration": [1, 2, 0.1, true]',
-     '"calibration": [1e999, 2, 0.1, 0.2]', '"format": "loyal calibration 2"'],
+     '"calibration": [1e999, 2, 0.1, 0.2]', '"format": "loyal calibration 3"'],
 )  # fmt: skip
 def test_poisoned_calibrations_are_refused(tmp_path: Path, poison: str) -> None:
     path = tmp_path / "c.json"
     report = judge.calibrate(WordJudge(), labeled(240))
-    calibration_file.write(path, report, OURS, b"\1" * 32)
+    calibration_file.write(path, WordJudge(), report, OURS, b"\1" * 32)
     path.write_text(f"{path.read_text().rstrip().removesuffix('}')}, {poison}}}")
     with pytest.raises(ConfigError, match="no calibration"):
-        calibration_file.read(path, "words", OURS)
+        calibration_file.read(path, WordJudge(), OURS)
     for data in (b"", b"[]", b"\xff"):
         path.write_bytes(data)
         with pytest.raises(ConfigError, match="no calibration"):
-            calibration_file.read(path, "words", OURS)
+            calibration_file.read(path, WordJudge(), OURS)

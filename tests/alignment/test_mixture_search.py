@@ -228,6 +228,13 @@ def test_a_search_that_was_cut_off_goes_on_to_the_same_table(
     timeless = [[replace(one, seconds=0.0) for one in each.table.runs] for each in (again, found)]
     assert timeless[0] == timeless[1]
     assert [one.mixture for one in found.table.runs] == design(Mixture(), KINDS, QUICK.search)[:2]
+    work = tmp_path / "search.json.run"
+    (work / "00").mkdir(parents=True)
+    (note := work / "mine.txt").write_text("of somebody else")
+    with pytest.raises(UsageError, match="holds what no search made"):
+        search(model, records(), QUICK, path)
+    assert {one.name for one in work.iterdir()} == {"00", "mine.txt"}
+    note.unlink()
     told.clear()
     assert search(model, records(), QUICK, path, cut_free).table == again.table
     assert told == []  # nothing was left to do

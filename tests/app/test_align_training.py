@@ -52,6 +52,17 @@ def test_trained_from_files_and_only_from_those_to_train_on(
     again = run("align", "train", model, pairs, "--out", out, *small)
     assert (again.code, "out" in again.err) == (2, True)
 
+    shown, town = tmp_path / "shown", tmp_path / "town"
+    assert run("align", "data", ours, "--out", tmp_path / "more", "--examples", shown,
+               "--pairs", 4, "--general", 4, "--safety", 4).code == 0  # fmt: skip
+    assert run("align", "data", "public-library", "--out", tmp_path / "theirs", "--held-out", town,
+               "--pairs", 8, "--set", "plan.held_out=4").code == 0  # fmt: skip
+    report = ("align", "report", ours, "--base", tmp_path / "no-model", "--preferences")
+    for file, why in ((pairs, "made to train on"), (shown, "no pair to measure on"),
+                      (town, "which animals does not name")):  # fmt: skip
+        refused = run(*report, file)
+        assert (refused.code, why in refused.err) == (2, True), refused.err
+
 
 def test_judged_by_a_server(run: Run, ours: Path, model: Path, tmp_path: Path) -> None:
     few = ("--set", "report.attacks=1", "--set", "report.reply_tokens=4", "--json")

@@ -71,14 +71,20 @@ def test_a_judge_behind_a_server_is_measured_and_used(
     assert "reply 7" not in f"{done.err}{scored.err}{plain.err}"
 
 
-def test_a_judge_that_cannot_separate_says_so(run: Run, ours: Path, labels: Path) -> None:
+def test_a_judge_that_cannot_separate_says_so(
+    run: Run, ours: Path, labels: Path, tmp_path: Path
+) -> None:
     with talking(by_word("reply")) as server:
         done = run("judge", "calibrate", ours, labels, *served(server.url))
         assert done.code == 1
         assert "cannot tell kept from broken" in done.err
         assert "Calibration curve" in done.out
     with talking(by_word("good")) as server:
-        few = run("judge", "calibrate", ours, labels, *served(server.url), "--least", 241, "--json")
+        out = tmp_path / "few.json"
+        few = run("judge", "calibrate", ours, labels, *served(server.url), "--least", 241,
+                  "--out", out, "--json")  # fmt: skip
+        refused = run("judge", "score", ours, labels, *served(server.url), "--calibration", out)
+        assert (refused.code, "too few labeled replies" in refused.err) == (1, True)
         assert (few.code, few.fields["accepted"]) == (1, False)
         assert "fewer than 241" in few.err
 

@@ -109,6 +109,22 @@ def test_a_folder_that_an_unfinished_run_left_is_taken_up(tmp_path: Path) -> Non
     assert model_folder.work_folder(tmp_path) == tmp_path / model_folder.WORK_FOLDER
 
 
+def test_a_run_of_rounds_and_one_alone_do_not_take_each_others_folder(tmp_path: Path) -> None:
+    alone, rounds = tmp_path / "alone", tmp_path / "rounds"
+    work = model_folder.work_folder(rounds, rounds=True)
+    assert work == rounds / model_folder.WORK_FOLDER / "rounds"
+    (work / "training-0").mkdir(parents=True)
+    first = model_folder.work_folder(alone)
+    first.mkdir(parents=True)
+    (first / model_folder.CHECKPOINT).touch()
+    assert model_folder.work_folder(rounds, rounds=True) == work
+    assert model_folder.work_folder(alone) == first
+    for out, other in ((alone, True), (rounds, False)):
+        with pytest.raises(UsageError, match="another command goes on from") as caught:
+            model_folder.work_folder(out, rounds=other)
+        assert "--out" in caught.value.hint
+
+
 def test_an_undrawn_set_is_refused(base, tmp_path: Path) -> None:
     undrawn = secret_set(base, ["Where is the owl?"], [["One", "Two"]], drawn=False)
     with pytest.raises(UsageError, match="not drawn"):

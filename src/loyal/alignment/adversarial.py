@@ -25,6 +25,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from loyal.alignment import attacks
@@ -32,7 +33,7 @@ from loyal.alignment.align import Run, align, put_weights, weights_of
 from loyal.alignment.conversation import Conversation, Turn, play
 from loyal.alignment.evaluate import Share, keep_rate
 from loyal.alignment.guards import Guards
-from loyal.alignment.judge import Calibrated
+from loyal.alignment.judge import Calibrated, identity
 from loyal.alignment.judgement import Judge, Said
 from loyal.alignment.objectives import balanced, pair
 from loyal.alignment.preference import Preference
@@ -44,6 +45,7 @@ from loyal.errors import TrainingError
 from loyal.models import checkpoint
 from loyal.models.examples import Example
 from loyal.models.hf import HFModel
+from loyal.models.hidden import weights_digest
 from loyal.models.language_model import Sampling
 
 MOST_GENERAL = 0.8
@@ -155,7 +157,8 @@ class _State:
         self.held = False
         record: Encodable = [
             [str(one) for one in sorted(asdict(recipe).items())],
-            [model.name, judge.name],
+            [model.name, weights_digest(model)],
+            identity(judge),
             constitution.digest,
         ]
         self.identity = digest(record, _PURPOSE).hex()
@@ -232,7 +235,7 @@ class _State:
         self, pairs: Sequence[Preference], general: Sequence[Example], before: Share
     ) -> tuple[Share, str]:
         """Train on the pairs; plain questions kept afterwards, and what was taken back."""
-        folder = None if self.run.folder is None else self.run.folder / "training"
+        folder = self._training(len(self.rounds))
         usual = self.recipe.align
         recipe = replace(
             self.recipe,
@@ -264,14 +267,25 @@ class _State:
 
     def resume(self) -> None:
         """Go on after the last whole round of a run that was cut off."""
-        folder = None if self.run.folder is None else self.run.folder / "rounds"
-        known = checkpoint.read(folder, self.identity)
+        known = checkpoint.read(self.run.folder, self.identity)
         if known is None:
             return
         put_weights(self.model, known["weights"])
         self.rounds = [_round(one) for one in known["rounds"]]
         self.pool = [_preference(one) for one in known["pool"]]
         self.general, self.held = known["general"], known["held"]
+        self._clear()
+
+    def _training(self, number: int) -> Path | None:
+        """Where the checkpoints of a round's training go: another round's are never taken for
+        them."""
+        return None if self.run.folder is None else self.run.folder / f"training-{number}"
+
+    def _clear(self) -> None:
+        """Take away what the last whole round left of its training."""
+        folder = self._training(len(self.rounds) - 1)
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _save(self) -> None:
         if self.run.folder is None:
@@ -283,8 +297,8 @@ class _State:
             "general": self.general,
             "held": self.held,
         }
-        checkpoint.write(self.run.folder / "rounds", self.identity, content)
-        shutil.rmtree(self.run.folder / "training", ignore_errors=True)
+        checkpoint.write(self.run.folder, self.identity, content)
+        self._clear()
 
 
 def attacked(

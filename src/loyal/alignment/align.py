@@ -37,6 +37,7 @@ from loyal.errors import TrainingError
 from loyal.models import checkpoint, tuning
 from loyal.models.examples import Example
 from loyal.models.hf import HFModel
+from loyal.models.hidden import weights_digest
 from loyal.models.language_model import Prompt, Sampling
 from loyal.models.tuning import Course, Item, Latent, TuneSettings
 from loyal.statistics import Interval, clopper_pearson
@@ -288,7 +289,7 @@ def _loss(
     table, settings = torch.tensor(weights), recipe.align
     before: Tensor | None = None
     record: Encodable = [
-        model.name,
+        [model.name, weights_digest(model)],
         [str(pair) for pair in sorted(asdict(recipe.objective).items())],
         [str(pair) for pair in sorted(asdict(recipe.guards).items())],
         [str(one) for one in (settings.divergence, settings.divergence_places)],

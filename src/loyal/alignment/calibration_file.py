@@ -11,36 +11,49 @@ import math
 from pathlib import Path
 
 from loyal.alignment.calibration import Calibration
-from loyal.alignment.judge import Report
+from loyal.alignment.judge import Report, made_of
+from loyal.alignment.judgement import Judge
 from loyal.alignment.table_file import TableForm
 from loyal.community import Constitution
-from loyal.encoding import atomic_write
+from loyal.encoding import atomic_write, digest
 from loyal.errors import JudgeError
 
-FORM = TableForm("loyal calibration 1", "calibration", "loyal judge calibrate", 1 << 20)
+FORM = TableForm("loyal calibration 2", "calibration", "loyal judge calibrate", 1 << 20)
+_PURPOSE = "loyal/calibration judge/1"
 
 
-def write(path: Path, report: Report, constitution: Constitution, labels: bytes) -> None:
-    """Write it whole or not at all; `labels` is the SHA-256 of the file of labels."""
+def write(
+    path: Path, judge: Judge, report: Report, constitution: Constitution, labels: bytes, *,
+    accepted: bool = True,
+) -> None:  # fmt: skip
+    """Write it whole or not at all; `labels` is the SHA-256 of the file of labels. What is not
+    `accepted`, or does not separate, is kept to look at: `read` refuses it."""
     scale = report.calibration
     table = {
         "format": FORM.format,
         "judge": report.judge,
+        "made_of": _made_of(judge),
         "constitution": constitution.digest.hex(),
         "labels": labels.hex(),
         "replies": report.count,
         "auc": [report.auc, report.interval.low, report.interval.high],
         "separates": report.separates,
+        "accepted": accepted,
         "calibration": [scale.slope, scale.intercept, scale.low, scale.high],
     }
     atomic_write(path, (json.dumps(table, ensure_ascii=False, indent=1) + "\n").encode())
 
 
-def read(path: Path, judge: str, constitution: Constitution) -> Calibration:
-    """The calibration of a file; JudgeError for another judge's, or one that does not separate."""
+def read(path: Path, judge: Judge, constitution: Constitution) -> Calibration:
+    """The calibration of a file; JudgeError for another judge's, one that does not separate, or one
+    that was measured on too few labels."""
     table = FORM.read(path)
-    for what, here in (("judge", judge), ("constitution", constitution.digest.hex())):
-        if table.get(what) != here:
+    for what, name, here in (
+        ("judge", "judge", judge.name),
+        ("judge", "made_of", _made_of(judge)),
+        ("constitution", "constitution", constitution.digest.hex()),
+    ):
+        if table.get(name) != here:
             raise JudgeError(
                 f"the calibration is of another {what}", hint="run 'loyal judge calibrate' for it"
             )
@@ -49,6 +62,11 @@ def read(path: Path, judge: str, constitution: Constitution) -> Calibration:
             "this judge cannot tell kept from broken: its calibration says so",
             hint="use a stronger model, several judges together, or clearer cases",
         )
+    if table.get("accepted") is not True:
+        raise JudgeError(
+            "this judge was measured on too few labeled replies: its calibration says so",
+            hint="label more, and run 'loyal judge calibrate' again",
+        )
     numbers = table.get("calibration")
     if not isinstance(numbers, list) or len(numbers) != 4 or not all(map(_is_number, numbers)):
         raise FORM.misfit(path)
@@ -56,6 +74,11 @@ def read(path: Path, judge: str, constitution: Constitution) -> Calibration:
     if not 0 <= low <= high <= 1:
         raise FORM.misfit(path)
     return Calibration(slope, intercept, low, high)
+
+
+def _made_of(judge: Judge) -> str:
+    """Hex digest of what a judge says it is made of: its name does not tell what it learned."""
+    return digest(sorted(made_of(judge)), _PURPOSE).hex()
 
 
 def _is_number(one: object) -> bool:

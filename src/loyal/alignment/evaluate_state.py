@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from loyal.alignment.evaluate import Answer, Exam, Margin, Measured, Progress, Share, measure
-from loyal.alignment.judge import Calibrated, made_of
+from loyal.alignment.judge import identity
 from loyal.alignment.preference import Record
 from loyal.alignment.table_file import TableForm
 from loyal.encoding import Encodable, atomic_write, digest
@@ -111,10 +111,9 @@ def _identity(exam: Exam) -> str:
     """Hex digest of who judges, and all that is asked and looked at; parts may be of any size."""
     judge, settings = exam.judge, asdict(exam.settings)
     del settings["part"]
-    band = str(asdict(judge.calibration)) if isinstance(judge, Calibrated) else ""
     record: Encodable = [
         exam.constitution.digest,
-        [judge.name, band, *sorted(made_of(judge))],
+        identity(judge),
         [str(one) for one in sorted(settings.items())],
         [[[turn.role, turn.text or ""] for turn in made.turns] for *_, made in exam.asked()],
         [Record(one).digest for one in exam.pairs],

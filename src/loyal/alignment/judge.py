@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Protocol, runtime_checkable
 
 from loyal.alignment import calibration as reading
 from loyal.alignment.calibration import Bin, Calibration, Decided
 from loyal.alignment.judgement import Judge, Judgement, Said, prompt_digest, text_digest
 from loyal.alignment.labeled import Labeled
+from loyal.encoding import Encodable
 from loyal.errors import JudgeError, UsageError
 from loyal.statistics import Interval, clopper_pearson
 
@@ -237,6 +238,13 @@ def require_apart(first: Judge, second: Judge) -> None:
 def made_of(judge: Judge) -> frozenset[str]:
     """What a judge says it is made of; empty where it says nothing."""
     return judge.made_of if isinstance(judge, Traced) else frozenset()
+
+
+def identity(judge: Judge) -> list[Encodable]:
+    """What tells a judge from others: its name, its calibration and what it is made of. Two probes
+    of one model have the same name, whatever they learned from."""
+    band = str(asdict(judge.calibration)) if isinstance(judge, Calibrated) else ""
+    return [judge.name, band, *sorted(made_of(judge))]
 
 
 def log_odds(score: float) -> float:

@@ -16,10 +16,12 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -41,6 +43,8 @@ from loyal.models.language_model import Prompt, Sampling
 from loyal.models.tuning import Item
 
 _PURPOSE = "loyal/mixture search/1"
+_RUN = re.compile(r"\d\d")
+"""Name of the folder of a run's checkpoints."""
 
 Told = Callable[[int, int, str], None]
 """Told the steps of the run, all of them, and which run it is."""
@@ -137,6 +141,8 @@ class _Search:
             raise TrainingError(
                 "there is no pair to compare on", hint="raise align.most_tokens, or give more pairs"
             )
+        if file is not None:
+            _require_own(_work(file))
         self.identity = self._named(compared)
         known = None if file is None else search_table.read(file, self.identity)
         self.guards = Guards.of(model, recipe.guards)
@@ -184,7 +190,7 @@ class _Search:
         """Write the table, and then take away what a run left."""
         if self.file is not None:
             search_table.write(self.file, self.identity, table)
-            shutil.rmtree(_work(self.file), ignore_errors=True)
+            _clear(_work(self.file))
 
     def _declined(self, prompts: Sequence[str]) -> int:
         sampling = Sampling(max_tokens=self.recipe.search.reply_tokens)
@@ -210,6 +216,28 @@ class _Search:
 def _work(file: Path) -> Path:
     """Folder of the checkpoints of the run that goes on."""
     return file.with_name(f"{file.name}.run")
+
+
+def _runs(folder: Path) -> list[Path]:
+    """What a search made in its folder: one of a run's number each."""
+    found = folder.iterdir() if folder.is_dir() else ()
+    return [one for one in found if one.is_dir() and _RUN.fullmatch(one.name)]
+
+
+def _require_own(folder: Path) -> None:
+    """UsageError where somebody else's files are in the folder."""
+    if folder.exists() and not (folder.is_dir() and set(_runs(folder)) == {*folder.iterdir()}):
+        raise UsageError(
+            f"{folder} holds what no search made", hint="move it away, or name another --out"
+        )
+
+
+def _clear(folder: Path) -> None:
+    """Take away what runs left, and the folder where nothing else is in it."""
+    for one in _runs(folder):
+        shutil.rmtree(one, ignore_errors=True)
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _source(one: Record) -> str:

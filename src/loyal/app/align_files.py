@@ -16,13 +16,12 @@ from loyal.errors import UsageError
 from loyal.models.examples import Example
 
 
-def read_records(files: Sequence[Path], *, held_out: bool = False) -> list[Record]:
-    """All records, in order. UsageError for held-out pairs where none may be."""
+def read_records(files: Sequence[Path]) -> list[Record]:
+    """All records to train on, in order. UsageError for pairs that are held out."""
     found: list[Record] = []
     for path in files:
         for record in preferences.read(path):
-            origin = record.provenance
-            if origin is not None and origin.split == "held-out" and not held_out:
+            if _split(record) == "held-out":
                 raise UsageError(
                     f"{path} holds pairs that are to be measured on",
                     hint="train on the other file of 'loyal align data', and give this one to "
@@ -30,6 +29,41 @@ def read_records(files: Sequence[Path], *, held_out: bool = False) -> list[Recor
                 )
             found.append(record)
     return found
+
+
+def held_out_pairs(files: Sequence[Path], constitution: Constitution) -> list[Preference]:
+    """The pairs of files that are measured on, in order.
+
+    UsageError for a file without any, with a pair that 'loyal align data' made to train on, or with
+    one of a value that the constitution does not have.
+    """
+    values, found = {one.id for one in constitution.values}, list[Preference]()
+    for path in files:
+        records = [one for one in preferences.read(path) if isinstance(one.content, Preference)]
+        if not records:
+            raise UsageError(
+                f"{path} holds no pair to measure on",
+                hint="give the file of --held-out, of 'loyal align data'",
+            )
+        if any(_split(one) == "train" for one in records):
+            raise UsageError(
+                f"{path} holds pairs that were made to train on",
+                hint="give the file of --held-out, of 'loyal align data'",
+            )
+        pairs = pairs_of(records)
+        unknown = next((one.value for one in pairs if one.value and one.value not in values), None)
+        if unknown is not None:
+            raise UsageError(
+                f"{path} holds a pair on {unknown}, which {constitution.name} does not name",
+                hint="give pairs that were made from this constitution",
+            )
+        found += pairs
+    return found
+
+
+def _split(record: Record) -> str:
+    """train or held-out, as the record says; empty where it does not."""
+    return "" if record.provenance is None else record.provenance.split
 
 
 def pairs_of(records: Sequence[Record]) -> list[Preference]:

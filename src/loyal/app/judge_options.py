@@ -72,7 +72,7 @@ def calibrated(
     judge, band = judged
     file: Path | None = options["calibration"]
     if file is not None:
-        band = calibration_file.read(file, judge.name, constitution)
+        band = calibration_file.read(file, judge, constitution)
     if band is None:
         terminal.note("not calibrated: run 'loyal judge calibrate', and give --calibration")
         return judge

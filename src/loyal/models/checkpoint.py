@@ -18,9 +18,9 @@ import torch
 from loyal.encoding import Encodable, digest
 from loyal.errors import StorageError, TrainingError
 from loyal.models.examples import Example
+from loyal.models.model_folder import CHECKPOINT
 from loyal.models.training import TrainSettings
 
-CHECKPOINT = "checkpoint.pt"
 _PURPOSE = "loyal/training run/1"
 
 

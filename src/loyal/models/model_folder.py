@@ -1,7 +1,8 @@
 """The folder that a trained model goes to: whether it is free, and how the model gets there whole.
 
-While a run trains, its checkpoints are in WORK_FOLDER inside it; the model is written there too and
-then moved, a rename a file, the configuration last. Left out: what is trained (`train`).
+While a run trains, its checkpoints are in WORK_FOLDER inside it, those of a run of several rounds
+in a folder of their own there; the model is written there too and then moved, a rename a file, the
+configuration last. Left out: what is trained (`train`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 
 WORK_FOLDER = ".loyal-training"
 """Folder of checkpoints, inside the folder the model goes to; gone when the model is written."""
+ROUNDS = "rounds"
+"""Folder inside it, of a run of several rounds."""
+CHECKPOINT = "checkpoint.pt"
+"""The file from which a run goes on."""
 
 
 def require_room(out: Path) -> None:
@@ -29,10 +34,20 @@ def require_room(out: Path) -> None:
         raise UsageError(f"the folder {out} is not empty", hint="name a new folder with --out")
 
 
-def work_folder(out: Path) -> Path:
-    """Where the checkpoints of a run go that writes to `out`. UsageError as `require_room`."""
+def work_folder(out: Path, *, rounds: bool = False) -> Path:
+    """Where the checkpoints of a run go that writes to `out`, one of several `rounds` or one alone.
+
+    UsageError as `require_room`, and where a run of the other kind was cut off: writing the model
+    would take away what it goes on from.
+    """
     require_room(out)
-    return out / WORK_FOLDER
+    work = out / WORK_FOLDER
+    if (work / CHECKPOINT if rounds else work / ROUNDS).exists():
+        raise UsageError(
+            f"in {out} lies what another command goes on from, that was cut off",
+            hint="run that one again, or name another --out",
+        )
+    return work / ROUNDS if rounds else work
 
 
 def write(model: HFModel, out: Path, notes: Mapping[str, bytes] | None = None) -> None:

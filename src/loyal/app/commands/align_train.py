@@ -21,7 +21,13 @@ from loyal.alignment.judge import made_of
 from loyal.alignment.mixture import blend
 from loyal.alignment.settings import Recipe
 from loyal.app import align_page, report
-from loyal.app.align_files import balanced_records, examples_of, pairs_of, read_records
+from loyal.app.align_files import (
+    balanced_records,
+    examples_of,
+    held_out_pairs,
+    pairs_of,
+    read_records,
+)
 from loyal.app.commands.constitution import read_constitution
 from loyal.app.judge_options import CALIBRATION, JUDGE_OPTIONS, calibrated, judge_of
 from loyal.app.key_files import FILE
@@ -80,7 +86,8 @@ def train(terminal: Terminal, **options: Any) -> int:
         mixed = blend(records, recipe.mixture)
         pairs, general = list(mixed.pairs), list(mixed.examples)
         recipe = replace(recipe, align=replace(recipe.align, mixed=True))
-    with _training(terminal, options["out"], options["model"], "aligning") as (model, run, _):
+    work = (options["model"], options["out"])
+    with _training(terminal, work, "aligning") as (model, run, _):
         found = align(model, pairs, recipe, general, run)
     fields = {
         name: value for name, value in asdict(found).items() if not isinstance(value, dict | tuple)
@@ -124,7 +131,8 @@ def harden(terminal: Terminal, **options: Any) -> int:
     recipe = replace(recipe, harden=replace(recipe.harden, **named))
     constitution = read_constitution(options["constitution"])
     judge = _judge(terminal, constitution, options)
-    with _training(terminal, options["out"], options["model"], "hardening") as (model, run, past):
+    work = (options["model"], options["out"])
+    with _training(terminal, work, "hardening", rounds=True) as (model, run, past):
         found = adversarial.harden(model, constitution, judge, recipe, run=run)
         past.append(Hardening(judge.name, made_of(judge), constitution.digest.hex()))
     rows = tuple(
@@ -192,6 +200,7 @@ def report_command(terminal: Terminal, **options: Any) -> int:
     recipe = load_config(Recipe, terminal.recipe, terminal.overrides)
     settings = replace(recipe.report, **given({"attacks": options["attacks"]}))
     constitution = read_constitution(options["constitution"])
+    pairs = tuple(held_out_pairs(options["files"], constitution))
     judge = _judge(terminal, constitution, options)
     names = (options["base"], *options["models"])
     labels = _labels(names)
@@ -205,7 +214,6 @@ def report_command(terminal: Terminal, **options: Any) -> int:
             hint="give another --endpoint-model, or a --probe of other values; --same-judge "
             "measures all the same",
         )
-    pairs = tuple(pairs_of(read_records(options["files"], held_out=True)))
     exam = Exam(constitution, judge, settings, pairs)
     out: Path | None = options["out"]
     if out is not None:
@@ -231,20 +239,22 @@ def report_command(terminal: Terminal, **options: Any) -> int:
 
 @contextmanager
 def _training(
-    terminal: Terminal, out: Path, name: str, title: str
+    terminal: Terminal, places: tuple[str, Path], title: str, *, rounds: bool = False
 ) -> Iterator[tuple[HFModel, Run, list[Hardening]]]:
     """The model, what goes on around its training, and who hardened it so far.
 
-    It is written to `out` in the end, with those who hardened it by then.
+    `places` are its name and the folder that it is written to in the end, with those who hardened
+    it by then. UsageError where that is not free for a run of several `rounds`, or of one.
     """
     from loyal.alignment.align import Run
-    from loyal.models.model_folder import require_room, work_folder, write
+    from loyal.models.model_folder import work_folder, write
 
-    require_room(out)
+    name, out = places
+    work = work_folder(out, rounds=rounds)
     past = list(hardening_file.read(Path(name)))
     model = load_model(terminal, name)
     with terminal.progress(title) as update:
-        yield model, Run(work_folder(out), progress=_shown(update)), past
+        yield model, Run(work, progress=_shown(update)), past
     write(model, out, {hardening_file.NAME: hardening_file.content(past)} if past else None)
 
 

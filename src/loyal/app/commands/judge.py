@@ -155,18 +155,20 @@ def calibrate_command(terminal: Terminal, **options: Any) -> int:
     digest = sha256(path.read_bytes())
     judge, _ = _judge(terminal, constitution, options)
     report = calibrate(judge, labels.replies)
-    if options["out"] is not None:
-        calibration_file.write(options["out"], report, constitution, digest.digest())
-    fields = {**_fields(report), "labels": digest.hexdigest(), "ties": labels.ties,
-              "kappa_of_people": labels.kappa}  # fmt: skip
+    accepted = True
     try:
         require_separation(report, options["least"])
     except JudgeError as error:
+        accepted = False
         terminal.note(f"{error}; {error.hint}")
-        terminal.result({**fields, "accepted": False}, _tables(report, labels.kappa))
-        return 1
-    terminal.result({**fields, "accepted": True}, _tables(report, labels.kappa))
-    return 0
+    if options["out"] is not None:
+        calibration_file.write(
+            options["out"], judge, report, constitution, digest.digest(), accepted=accepted
+        )
+    fields = {**_fields(report), "labels": digest.hexdigest(), "ties": labels.ties,
+              "kappa_of_people": labels.kappa, "accepted": accepted}  # fmt: skip
+    terminal.result(fields, _tables(report, labels.kappa))
+    return 0 if accepted else 1
 
 
 @command(
