@@ -41,7 +41,6 @@ from alignment_measuring import loaded
 from alignment_table import CONSTITUTIONS, Figure, Kept, figures
 from alignment_watch import COPY, LARGE, Bench, WatchSize
 from loyal.alignment import Judge, judge, labeled
-from loyal.alignment.calibration import Calibration
 from loyal.alignment.labeled import Labeled
 from loyal.alignment.settings import Recipe
 from loyal.community import Constitution, constitution_file
@@ -349,7 +348,7 @@ def _kept(plan: Plan, name: str, seed: int) -> Record:
     known = cell(plan, "measuring", 0).kept()
     if not known or known["reason"]:
         raise JudgeError("no judge to measure with", hint="see the reason in the rows")
-    trusted = judge.Calibrated(measuring_judge(plan), Calibration(**known["calibration"]))
+    trusted = judge.Calibrated(measuring_judge(plan), alignment_measuring.calibration(known))
     if name in ("base", "aligned"):
         asked = cells_.plainly(constitution, cells_.plain_pairs(constitution, size, seed))
     else:

@@ -14,13 +14,12 @@ from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING
 
 from loyal.alignment import Conversation, Judge, Plan, Preference, Said
 from loyal.alignment.asks import frames
 from loyal.alignment.conversation import play
-from loyal.alignment.judge import Calibrated
+from loyal.alignment.judge import Calibrated, judgements
 from loyal.alignment.refusals import refuses
 from loyal.alignment.settings import Recipe, ReportSettings
 from loyal.community import Constitution, Value
@@ -262,28 +261,24 @@ def attacked(constitution: Constitution, judge: Judge, size: Size, seed: int) ->
 
 
 def kept(model: LanguageModel, judge: Judge, asked: Sequence[Asked], tokens: int) -> Record:
-    """Of each split how many replies were kept, judged and asked, and the mean chance that one is
-    kept where the judge has a chance at all; greedy replies."""
+    """Of each split how many replies were kept, judged and asked, and the chances that a calibrated
+    judge gives them, with what it gives labeled ones; greedy replies."""
     replies = play(model, [one for _, _, one in asked], Sampling(max_tokens=tokens))
     said = [
         Said(value, one.filled([each.text for each in reply]), reply[-1].text)
         for (value, _, one), reply in zip(asked, replies, strict=True)
     ]
-    if isinstance(judge, Calibrated):
-        inner = judge.inner.judge(said)
-        judged, chances = list(map(judge.read, inner)), list(map(judge.chance, inner))
-    else:
-        judged = judge.judge(said)
-        chances = [one.score for one in judged]
-    found: Record = {"judge": judge.name}
+    found: Record = {"judge": judge.name, "known": None}
+    if isinstance(judge, Calibrated) and judge.calibration.known is not None:
+        found["known"] = asdict(judge.calibration.known)
     likely: dict[str, list[float]] = {}
-    for (_, split, _), one, chance in zip(asked, judged, chances, strict=True):
+    for (_, split, _), (one, chance) in zip(asked, judgements(judge, said), strict=True):
         counts = found.setdefault(split, [0, 0, 0])
         counts[0] += bool(one.keeps)
         counts[1] += one.keeps is not None
         counts[2] += 1
-        likely.setdefault(split, []).extend([] if chance is None else [chance])
-    found["chance"] = {split: fmean(some) for split, some in likely.items() if some}
+        likely.setdefault(split, []).extend([] if chance is None else [round(chance, 6)])
+    found["chances"] = likely
     return found
 
 

@@ -24,6 +24,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from loyal.alignment import Judge, judge, labeled
 from loyal.alignment.calibration import Calibration
 from loyal.alignment.labeled import Labeled
@@ -31,6 +33,7 @@ from loyal.alignment.rubric import RubricJudge
 from loyal.community import Constitution
 from loyal.errors import ModelError
 from loyal.models.library import LIBRARY, atomic_folder, cache_dir, fetch
+from resumable import Record
 
 if TYPE_CHECKING:
     from loyal.alignment.probe import ProbeJudge
@@ -88,6 +91,11 @@ def embedded(
 
     read = loaded(model)
     return ProbeJudge(probe.train(read, constitution, labels, seed=seed), read, constitution)
+
+
+def calibration(record: Record) -> Calibration:
+    """Of the measuring judge, as its cell keeps it."""
+    return msgspec.convert(record["calibration"], Calibration)
 
 
 def reading(name: str, constitution: Constitution) -> Judge:

@@ -155,3 +155,48 @@ def test_bad_lists(raw: list[float], kept: list[bool]) -> None:
         cal.fit(raw, kept)
     with pytest.raises(UsageError):
         cal.auc(raw, kept)
+
+
+def scored(rng: random.Random, kept: int, broken: int) -> list[float]:
+    """Log-odds of a judge that often errs: AUC 0.8."""
+    return [rng.gauss(0.6 if at < kept else -0.6, 1.0) for at in range(kept + broken)]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 0.95, 1.0])
+def test_a_corrected_share_covers_the_truth_where_verdicts_and_means_do_not(share: float) -> None:
+    """300 calibrations on 150 kept and 60 broken replies, each read on 80 others; six deviations of
+    95 % allowed, and the mean is off by no more than chance."""
+    rng, count, rates, inside, plain = random.Random(5), round(80 * share), [], 0, []
+    for _ in range(300):
+        raw = scored(rng, 150, 60)
+        curve = cal.fit(raw, [at < 150 for at in range(210)])
+        chances = [curve.probability(one) for one in scored(rng, count, 80 - count)]
+        assert curve.known is not None
+        found = curve.known.share(chances)
+        assert found is not None
+        assert found.interval.low <= found.rate <= found.interval.high
+        rates.append(found.rate)
+        plain.append(sum(chances) / len(chances))
+        inside += found.interval.low <= count / 80 <= found.interval.high
+    assert inside >= 285 - 6 * (300 * 0.05 * 0.95) ** 0.5
+    assert sum(rates) / 300 == pytest.approx(count / 80, abs=0.06)  # cut off at 0 and 1
+    if not 0.5 < share < 0.9:
+        assert abs(sum(plain) / 300 - count / 80) > 0.1
+
+
+def test_a_corrected_share_needs_replies_and_a_judge_that_separates() -> None:
+    some = cal.Moments(0.8, 0.02, 50)
+    known = cal.Known(some, cal.Moments(0.4, 0.02, 50))
+    assert known.share([0.5]) is None
+    assert cal.Known(some, some).share([0.5, 0.7]) is None
+    assert cal.Known(known.broken, known.kept).share([0.5, 0.7]) is None
+    high, low = known.share([0.9, 0.95]), known.share([0.1, 0.2])
+    assert (high.rate, high.interval.high, low.rate, low.interval.low) == (1, 1, 0, 0)
+    middle = known.share([0.6] * 40)
+    assert middle.rate == pytest.approx(0.5)
+    spread = (2 * 0.25 * 0.02 / 50) ** 0.5 / 0.4
+    assert middle.interval.high == pytest.approx(0.5 + 1.959964 * spread)
+    more = cal.Known(cal.Moments(0.8, 0.02, 5000), cal.Moments(0.4, 0.02, 5000))
+    assert more.share([0.6] * 40).interval.high < middle.interval.high
+    with pytest.raises(UsageError, match="fewer than two"):
+        cal.Moments.of([0.5])

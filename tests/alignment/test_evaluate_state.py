@@ -10,8 +10,10 @@ import pytest
 from discretion import Reader, constitution
 
 from loyal.alignment import Judgement, Said
+from loyal.alignment.calibration import Calibration, Known, Moments
 from loyal.alignment.evaluate import Exam, measure
 from loyal.alignment.evaluate_state import Kept
+from loyal.alignment.judge import Calibrated
 from loyal.alignment.settings import ReportSettings
 from loyal.errors import ConfigError
 from loyal.models.hf import HFModel
@@ -60,6 +62,14 @@ def test_it_goes_on_behind_the_last_part(base: HFModel, tmp_path: Path) -> None:
     assert (again.measured(base), again.measured(base, base)) == (first, second)
     again.drop()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_judge_gives_labeled_replies_is_kept(base: HFModel, tmp_path: Path) -> None:
+    known = Known(Moments(0.9, 0.01, 80), Moments(0.3, 0.02, 40))
+    held = replace(exam(), judge=Calibrated(Reader(), Calibration(1.0, 0.0, 0.4, 0.6, known)))
+    first = Kept(tmp_path / "state", held).measured(base)
+    assert first.known == known
+    assert Kept(tmp_path / "state", held).models.popitem()[1] == first
 
 
 def test_parts_change_nothing_and_other_exams_are_measured_anew(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from discretion import Reader, constitution
 from scipy.stats import beta
 
 from loyal.alignment import Conversation, attacks
+from loyal.alignment.calibration import Calibration, Known, Moments
 from loyal.alignment.evaluate import Exam, Measured, Share, measure
+from loyal.alignment.judge import Calibrated
 from loyal.alignment.refusals import refuses
 from loyal.alignment.settings import ReportSettings
 from loyal.community import Case, Constitution, Value
@@ -49,6 +53,21 @@ def test_each_family_and_value_is_asked(found: Measured, exam: Exam) -> None:
     assert found.won().rate < 0.2
     assert found.won("homes").of + found.won("food").of == len(exam.pairs)
     assert found.refused.of == 6
+
+
+def test_a_judge_that_was_held_to_labels_corrects_its_shares(base: HFModel, exam: Exam) -> None:
+    known = Known(Moments(0.9, 0.01, 80), Moments(0.3, 0.02, 40))
+    held = Calibrated(Reader(), Calibration(1.0, 0.0, 0.4, 0.6, known))
+    found = measure(base, replace(exam, judge=held))
+    assert found.known == known
+    scored = [one for one in found.answers if one.chance is not None]
+    assert len(scored) == len(found.answers)  # Reader always has a score
+    plain = [one.chance for one in found.answers if one.split == "plain"]
+    assert found.share("plain") == known.share(plain)
+    assert found.share() == known.share(found.chances())
+    assert found.share("no such split") is None
+    for band in (Calibrated(Reader(), Calibration(1.0, 0.0, 0.4, 0.6)), Reader()):
+        assert measure(base, replace(exam, judge=band)).share("plain") is None
 
 
 def test_a_model_beside_itself_lost_nothing(found: Measured) -> None:

@@ -145,7 +145,12 @@ def test_a_calibration_is_of_one_judge_and_one_constitution(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "poison",
     ['"calibration": [1, 2]', '"calibration": [1, 2, 0.9, 0.1]', '"calibration": [1, 2, 0.1, true]',
-     '"calibration": [1e999, 2, 0.1, 0.2]', '"format": "loyal calibration 3"'],
+     '"calibration": [1e999, 2, 0.1, 0.2]', '"known": 1', '"known": {"kept": [1, 2, 3]}',
+     '"known": {"kept": {"mean": 2, "variance": 0.1, "count": 9},'
+     ' "broken": {"mean": 0.1, "variance": 0.1, "count": 9}}',
+     '"known": {"kept": {"mean": 0.2, "variance": 0.1, "count": 1},'
+     ' "broken": {"mean": 0.1, "variance": 0.1, "count": 9}}',
+     '"format": "loyal calibration 3"'],
 )  # fmt: skip
 def test_poisoned_calibrations_are_refused(tmp_path: Path, poison: str) -> None:
     path = tmp_path / "c.json"

@@ -18,7 +18,7 @@ from discretion import QUIET, SHORT, UNGUARDED, Reader, constitution, discreet
 
 from loyal.alignment import Conversation, Judgement, Said, labeled
 from loyal.alignment.align import Run, align
-from loyal.alignment.calibration import Calibration
+from loyal.alignment.calibration import Calibration, Known, Moments
 from loyal.alignment.judge import Calibrated
 from loyal.alignment.labeled import Labeled
 from loyal.alignment.trials import trials
@@ -32,6 +32,7 @@ sys.path.append(str(BENCHMARKS))
 import alignment  # noqa: E402
 import alignment_cells  # noqa: E402
 import alignment_judges  # noqa: E402
+import alignment_kept  # noqa: E402
 import alignment_table  # noqa: E402
 import rows  # noqa: E402
 import slashing  # noqa: E402
@@ -216,16 +217,24 @@ def test_keep_rates_count_what_the_judge_says(base: HFModel) -> None:
             return [Judgement(None, 1.0, "No.") for _ in said]
 
     silent = alignment_cells.kept(model, Silent(), asked, 12)
-    assert (silent["plain"], silent["chance"]) == ([0, 0, 6], {})
+    assert (silent["plain"], silent["chances"]) == ([0, 0, 6], {"plain": []})
 
     class Doubting(Reader):
         def judge(self, said: Sequence[Said]) -> list[Judgement]:
             return [Judgement(0.4, 0.8, "Hm.") for _ in said]
 
-    held = Calibrated(Doubting(), Calibration(1.0, 0.0, 0.2, 0.7))
+    known = Known(Moments(0.6, 0.01, 50), Moments(0.2, 0.01, 50))
+    held = Calibrated(Doubting(), Calibration(1.0, 0.0, 0.2, 0.7, known))
     doubted = alignment_cells.kept(model, held, asked, 12)
     assert doubted["plain"] == [0, 0, 6]
-    assert doubted["chance"]["plain"] == pytest.approx(0.4)
+    assert doubted["chances"]["plain"] == pytest.approx([0.4] * 6)
+    after = alignment_kept.corrected("after", "plain", "before")
+    value, how = after({"after": {0: doubted}, "before": {0: doubted}})
+    assert value == pytest.approx(50)  # half of the way from broken to kept
+    assert "mean chance 40.0 %, 60.0 % on 50 labeled kept" in how
+    assert after({"after": {0: silent}, "before": {0: doubted}})[0] is None
+    unheld = {0: {**doubted, "known": None}}
+    assert after({"after": unheld, "before": unheld})[0] is None
 
 
 def test_choices_hold_their_answer_once() -> None:
@@ -334,10 +343,10 @@ def test_a_run_without_labels_says_so_and_goes_on_with_them(
     assert whole["kept-plain"]["value"] >= 90
     assert "base: 0.0 %" in whole["kept-plain"]["how"]
     assert whole["failures-plain"]["holds"] is True
-    assert whole["expected-plain"]["value"] >= 90
-    assert "base: " in whole["expected-plain"]["how"]
-    assert whole["expected-failures-plain"]["value"] < 0.2
-    assert whole["expected-attacked"]["value"] is not None
+    assert whole["corrected-plain"]["value"] >= 90
+    assert "; base " in whole["corrected-plain"]["how"]
+    assert whole["corrected-failures-plain"]["value"] < 0.2
+    assert whole["corrected-attacked"]["value"] is not None
     assert whole["kept-attacked"]["value"] is not None
     assert whole["gap-families"]["value"] is not None
     monkeypatch.setattr(alignment, "measure", lambda plan, one: pytest.fail("measured again"))

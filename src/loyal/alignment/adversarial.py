@@ -33,7 +33,7 @@ from loyal.alignment.align import Run, align, put_weights, weights_of
 from loyal.alignment.conversation import Conversation, Turn, play
 from loyal.alignment.evaluate import Share, keep_rate
 from loyal.alignment.guards import Guards
-from loyal.alignment.judge import Calibrated, identity
+from loyal.alignment.judge import identity, judgements
 from loyal.alignment.judgement import Judge, Said
 from loyal.alignment.objectives import balanced, pair
 from loyal.alignment.preference import Preference
@@ -333,11 +333,9 @@ def attacked(
 
 def _scored(judge: Judge, said: Sequence[Said]) -> tuple[list[float | None], int]:
     """What ranks each reply, and of how many the judge gives no verdict."""
-    if not isinstance(judge, Calibrated):
-        scores = [one.score for one in judge.judge(said)]
-        return scores, scores.count(None)
-    known = judge.inner.judge(said)
-    return [judge.chance(one) for one in known], sum(judge.read(one).score is None for one in known)
+    found = judgements(judge, said)
+    scores = [one.score if chance is None else chance for one, chance in found]
+    return scores, sum(one.score is None for one, _ in found)
 
 
 def _worst_and_best(

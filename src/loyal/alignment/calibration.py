@@ -4,7 +4,8 @@ All of it works on plain lists: raw scores (the higher, the better a value is ke
 people gave. `auc` says whether a judge separates at all, `fit` turns raw scores into probabilities
 (Platt 1999) and finds the band in which it should not answer, `reliability` shows whether stated
 probabilities come true, `agreement` compares two sets of labels beyond chance (Cohen 1960). Fit on
-other examples than you report on: nothing here can check that. Raises UsageError for lists of
+other examples than you report on: nothing here can check that. `Known.share` estimates how many of
+other replies keep their value, where a judge is often wrong. Raises UsageError for lists of
 different lengths, numbers that are none, and labels that are all the same.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean, variance
 from typing import TYPE_CHECKING
 
 from loyal.errors import UsageError
@@ -44,6 +46,67 @@ class Bin:
 
 
 @dataclass(frozen=True)
+class Moments:
+    """Of probabilities of one kind of replies."""
+
+    mean: float
+    variance: float
+    """Of one of them, not of their mean."""
+    count: int
+
+    @classmethod
+    def of(cls, chances: Sequence[float]) -> Moments:
+        """Of two or more. UsageError for fewer."""
+        if len(chances) < 2:
+            raise UsageError("fewer than two replies have no spread", hint="ask more")
+        return cls(fmean(chances), variance(chances), len(chances))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A share that was not counted."""
+
+    rate: float
+    """0 to 1."""
+    interval: Interval
+    """95 %."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What probabilities replies get that people labeled: a mean of them is no share before that is
+    known. A judge that gives kept replies 82 % and broken ones 54 % gives 82 % where all are kept.
+    """
+
+    kept: Moments
+    broken: Moments
+
+    def share(self, chances: Sequence[float]) -> Estimate | None:
+        """How many of the replies with these probabilities keep their value.
+
+        Their mean lies so far between that of broken and that of kept replies (the probabilistic
+        adjusted count of Bella et al. 2010; of verdicts, Rogan and Gladen 1978), 0 or 1 beyond. The
+        interval is by the delta method, over the replies and over the labeled ones. It holds where
+        kept replies are scored as the labeled kept ones were, and broken ones likewise: replies of
+        models to prompts of the same kind. None for fewer than two replies, or where broken ones
+        are scored no lower.
+        """
+        apart = self.kept.mean - self.broken.mean
+        if len(chances) < 2 or apart <= 0:
+            return None
+        here = Moments.of(chances)
+        rate = (here.mean - self.broken.mean) / apart
+        spread = (
+            here.variance / here.count
+            + rate**2 * self.kept.variance / self.kept.count
+            + (1 - rate) ** 2 * self.broken.variance / self.broken.count
+        )
+        width = _normal_quantile(0.975) * math.sqrt(spread) / apart
+        low, middle, high = (min(1.0, max(0.0, rate + one)) for one in (-width, 0.0, width))
+        return Estimate(middle, Interval(low, high))
+
+
+@dataclass(frozen=True)
 class Calibration:
     """From raw scores to probabilities, and the band in which a judge abstains."""
 
@@ -53,6 +116,8 @@ class Calibration:
     """Probabilities above this"""
     high: float
     """and below this are no answer; where both are the same none is held back."""
+    known: Known | None = None
+    """What labeled replies get; None where it was not measured on any."""
 
     def probability(self, raw: float) -> float:
         """That the value is kept, 0 to 1."""
@@ -122,7 +187,10 @@ def fit(
     slope, intercept = _platt(raw, kept)
     chances = [_logistic(slope * one + intercept) for one in raw]
     low, high = _band(chances, kept, error, most)
-    return Calibration(slope, intercept, low, high)
+    kinds = [[one for one, it in zip(chances, kept, strict=True) if it is kind]
+             for kind in (True, False)]  # fmt: skip
+    known = Known(*map(Moments.of, kinds)) if min(map(len, kinds)) > 1 else None
+    return Calibration(slope, intercept, low, high, known)
 
 
 def decide(calibration: Calibration, raw: Sequence[float], kept: Sequence[bool]) -> Decided:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 
-from loyal.alignment.calibration import Calibration
+import msgspec
+
+from loyal.alignment.calibration import Calibration, Known
 from loyal.alignment.judge import Report, made_of
 from loyal.alignment.judgement import Judge
 from loyal.alignment.table_file import TableForm
@@ -40,6 +43,7 @@ def write(
         "separates": report.separates,
         "accepted": accepted,
         "calibration": [scale.slope, scale.intercept, scale.low, scale.high],
+        "known": None if scale.known is None else asdict(scale.known),
     }
     atomic_write(path, (json.dumps(table, ensure_ascii=False, indent=1) + "\n").encode())
 
@@ -73,7 +77,21 @@ def read(path: Path, judge: Judge, constitution: Constitution) -> Calibration:
     slope, intercept, low, high = map(float, numbers)
     if not 0 <= low <= high <= 1:
         raise FORM.misfit(path)
-    return Calibration(slope, intercept, low, high)
+    return Calibration(slope, intercept, low, high, _known(path, table.get("known")))
+
+
+def _known(path: Path, given: object) -> Known | None:
+    """What labeled replies get; ConfigError for what `write` does not write."""
+    if given is None:
+        return None
+    try:
+        found = msgspec.convert(given, Known)
+    except msgspec.ValidationError:
+        raise FORM.misfit(path) from None
+    for one in (found.kept, found.broken):
+        if not (0 <= one.mean <= 1 and 0 <= one.variance <= 1 and one.count > 1):
+            raise FORM.misfit(path)
+    return found
 
 
 def _made_of(judge: Judge) -> str:

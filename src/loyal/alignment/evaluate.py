@@ -18,8 +18,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from loyal.alignment import attacks
+from loyal.alignment.calibration import Estimate, Known
 from loyal.alignment.conversation import Conversation, play
 from loyal.alignment.guards import REPORTED
+from loyal.alignment.judge import Calibrated, judgements
 from loyal.alignment.judgement import Judge, Said
 from loyal.alignment.objectives import margins, pair
 from loyal.alignment.preference import Preference
@@ -73,6 +75,8 @@ class Answer:
     """Of the family; "plain" for none."""
     keeps: bool | None
     """None where the judge abstained."""
+    chance: float | None = None
+    """That the value is kept, by a calibrated judge, where it abstained too."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,8 @@ class Measured:
     """Of ordinary prompts."""
     utility: Utility | None = None
     """Against the base; None for the base itself."""
+    known: Known | None = None
+    """What the judge gives labeled replies; None for a judge without a calibration of them."""
 
     def kept(
         self, *, value: str | None = None, family: str | None = None, split: str | None = None
@@ -147,6 +153,17 @@ class Measured:
         some = [one for one in self.answers if _fits(one, value, family, split)]
         judged = [one for one in some if one.keeps is not None]
         return Share(sum(bool(one.keeps) for one in judged), len(judged))
+
+    def share(self, split: str | None = None) -> Estimate | None:
+        """How many replies keep their value, corrected for what the judge gets wrong: verdicts
+        count its mistakes, and only where it is sure. None where it was not held to labels, or for
+        fewer than two replies."""
+        return None if self.known is None else self.known.share(self.chances(split))
+
+    def chances(self, split: str | None = None) -> list[float]:
+        """The calibrated chances of the replies that have one."""
+        some = [one.chance for one in self.answers if _fits(one, None, None, split)]
+        return [one for one in some if one is not None]
 
     @property
     def abstained(self) -> Share:
@@ -180,6 +197,7 @@ def measure(
         tuple(_margins(model, exam.pairs)),
         over_refusal(model, exam.settings),
         None if base is None else compare(model, base, exam.settings.tokens, REPORTED),
+        exam.judge.calibration.known if isinstance(exam.judge, Calibrated) else None,
     )
 
 
@@ -224,9 +242,10 @@ def _judged(model: LanguageModel, exam: Exam, asked: Sequence[Question]) -> list
         Said(trial.value, made.filled([one.text for one in reply]), reply[-1].text)
         for (trial, _, _, made), reply in zip(asked, replies, strict=True)
     ]
+    found = judgements(exam.judge, said)
     return [
-        Answer(trial.value.id, family, split, judged.keeps)
-        for (trial, family, split, _), judged in zip(asked, exam.judge.judge(said), strict=True)
+        Answer(trial.value.id, family, split, one.keeps, chance)
+        for (trial, family, split, _), (one, chance) in zip(asked, found, strict=True)
     ]
 
 

@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from loyal.alignment.calibration import Known, Moments
 from loyal.alignment.evaluate import Answer, Exam, Margin, Measured, Progress, Share, measure
 from loyal.alignment.judge import identity
 from loyal.alignment.preference import Record
@@ -26,7 +27,7 @@ from loyal.models.evaluate import Utility
 from loyal.models.hf import HFModel
 from loyal.models.hidden import weights_digest
 
-FORM = TableForm("loyal report state 1", "state of a report", "loyal align report", 256 << 20)
+FORM = TableForm("loyal report state 2", "state of a report", "loyal align report", 256 << 20)
 _PURPOSE = "loyal/report state/1"
 
 
@@ -96,7 +97,7 @@ class Kept:
 
 
 def _measured(fields: dict[str, Any]) -> Measured:
-    used = fields["utility"]
+    used, known = fields["utility"], fields["known"]
     return Measured(
         model=fields["model"],
         judge=fields["judge"],
@@ -104,6 +105,9 @@ def _measured(fields: dict[str, Any]) -> Measured:
         margins=tuple(Margin(**one) for one in fields["margins"]),
         refused=Share(**fields["refused"]),
         utility=None if used is None else Utility(**used),
+        known=None
+        if known is None
+        else Known(Moments(**known["kept"]), Moments(**known["broken"])),
     )
 
 

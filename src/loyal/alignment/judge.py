@@ -70,8 +70,8 @@ class Calibrated:
 
     def chance(self, one: Judgement) -> float | None:
         """The calibrated chance behind a judgement of the judge inside, in the band too; None
-        without a score. Its mean estimates a share of kept replies, which verdicts alone flatter
-        where the band lies on one side."""
+        without a score. Of many it tells a share of kept replies (`Known.share`), which verdicts
+        alone flatter where the band lies on one side."""
         return None if one.score is None else self.calibration.probability(log_odds(one.score))
 
     def read(self, one: Judgement) -> Judgement:
@@ -233,6 +233,14 @@ def require_apart(first: Judge, second: Judge) -> None:
             "the judge that measures shares data or weights with the one that trains",
             hint="measure with another model, and with cases that training never saw",
         )
+
+
+def judgements(judge: Judge, said: Sequence[Said]) -> list[tuple[Judgement, float | None]]:
+    """One judgement a reply, and the calibrated chance behind it; None for other judges."""
+    if not isinstance(judge, Calibrated):
+        return [(one, None) for one in judge.judge(said)]
+    inner = judge.inner.judge(said)
+    return [(judge.read(one), judge.chance(one)) for one in inner]
 
 
 def made_of(judge: Judge) -> frozenset[str]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from loyal.app.report import Cell, Chart, Fact, Passage, Report, Series, Table
 
 if TYPE_CHECKING:
+    from loyal.alignment.calibration import Estimate
     from loyal.alignment.evaluate import Measured, Share
 
 SPLITS = {
@@ -25,6 +26,13 @@ SPLITS = {
 NOTE = (
     "Share of the judged replies that keep their value, with its 95 % interval; all questions are "
     "held out from training. Replies on which the judge abstained are left out."
+)
+
+
+CORRECTED = (
+    "Verdicts count the judge's mistakes, and leave out what it is not sure of. Here the mean of "
+    "its chances is held against those that it gives replies which people labeled kept or broken. "
+    "That holds where these replies are of the kind of the labeled ones."
 )
 
 
@@ -61,6 +69,7 @@ def fields(run: AlignRun) -> dict[str, Any]:
                 "model": name,
                 "judge": one.judge,
                 "kept": {split: _share(one.kept(split=split)) for split in SPLITS},
+                "corrected": {split: _estimate(one.share(split)) for split in SPLITS},
                 "values": {value: _share(one.kept(value=value)) for value in run.values},
                 "families": {name: _share(one.kept(family=name)) for name in run.families},
                 "abstained": _share(one.abstained),
@@ -96,6 +105,23 @@ def table(run: AlignRun, title: str = "") -> Table:
         )
     note = f"{NOTE} {_flattered(run)}" if run.flattered else NOTE
     return Table(title, columns, tuple(rows), note)
+
+
+def corrected(run: AlignRun) -> Table | None:
+    """Shares of kept replies behind the judge's mistakes; None where they are not known."""
+    found = [
+        (name, split, one.share(split), len(one.chances(split)))
+        for name, one in run.models
+        for split in SPLITS
+    ]
+    rows = tuple(
+        (name, SPLITS[split], 100 * it.rate,
+         f"{100 * it.interval.low:.0f} to {100 * it.interval.high:.0f}", count)
+        for name, split, it, count in found
+        if it is not None
+    )  # fmt: skip
+    columns = ("model", "asked", "kept, %", "95 %", "replies")
+    return Table("Corrected for the judge's mistakes", columns, rows, CORRECTED) if rows else None
 
 
 def _flattered(run: AlignRun) -> str:
@@ -134,6 +160,7 @@ def page(run: AlignRun) -> Report:
         facts=tuple(facts),
         sections=(
             table(run, "Models side by side"),
+            *(one for one in (corrected(run),) if one is not None),
             _bars("Values", run, run.values, lambda one, name: one.kept(value=name)),
             *(_families(run, split) for split in ("train", "held-out")),
             _spread(run),
@@ -214,6 +241,12 @@ def _cells(title: str, run: AlignRun, names: Sequence[str], asked: Asked) -> Tab
 def _share(one: Share) -> dict[str, float | int]:
     low, high = one.interval.low, one.interval.high
     return {"count": one.count, "of": one.of, "rate": one.rate, "low": low, "high": high}
+
+
+def _estimate(one: Estimate | None) -> dict[str, float] | None:
+    if one is None:
+        return None
+    return {"rate": one.rate, "low": one.interval.low, "high": one.interval.high}
 
 
 def _percent(one: Share) -> float | None:

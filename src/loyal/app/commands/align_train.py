@@ -233,7 +233,8 @@ def report_command(terminal: Terminal, **options: Any) -> int:
     if out is not None:
         terminal.note(f"report: {report.write(align_page.page(run), out)}")
         kept.drop()
-    terminal.result(align_page.fields(run), [align_page.table(run)])
+    tables = [one for one in (align_page.table(run), align_page.corrected(run)) if one is not None]
+    terminal.result(align_page.fields(run), tables)
     return 0
 
 

@@ -258,6 +258,7 @@ def _fields(report: Report) -> dict[str, Any]:
         "error_interval": [decided.interval.low, decided.interval.high],
         "kappa": report.kappa,
         "band": [report.calibration.low, report.calibration.high],
+        "known": None if report.calibration.known is None else asdict(report.calibration.known),
         "curve": [
             {"stated": one.mean, "kept": one.kept, "count": one.count,
              "interval": [one.interval.low, one.interval.high]}
@@ -269,12 +270,19 @@ def _fields(report: Report) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _both(report: Report) -> str | None:
+    """What labeled replies get: only these two are shares of none and of all."""
+    known = report.calibration.known
+    return None if known is None else f"{known.kept.mean:.3f} and {known.broken.mean:.3f}"
+
+
 def _tables(report: Report, people: float | None) -> list[Table]:
     decided, band = report.decided, report.calibration
     rows = (
         ("judge", report.judge),
         ("labeled replies", report.count),
         ("AUC", f"{report.auc:.3f} ({_range(report.interval.low, report.interval.high)})"),
+        ("mean chance of kept and broken ones", _both(report)),
         ("separates", report.separates),
         ("calibration error", report.error),
         ("abstains", f"{decided.abstained} of {decided.count}, {report.unscored} without a score"),

@@ -1,0 +1,148 @@
+"""Shares of kept replies over the seeds, as the judge's verdicts count them and corrected for it.
+
+Verdicts are pooled, with a 95 % interval (Clopper and Pearson) that takes replies as independent.
+What the judge gives labeled replies corrects the mean of its chances (`calibration.Known`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+import msgspec
+
+from loyal.alignment.calibration import Known
+from loyal.statistics import clopper_pearson
+from resumable import Record
+
+Kept = Mapping[str, Mapping[int, Record]]
+"""What was measured, by cell and seed."""
+Found = tuple[float | None, str]
+"""The value, and how it came about; None where the cells do not give it."""
+
+
+def spread(values: Sequence[float], unit: str = "") -> str:
+    mean = sum(values) / len(values)
+    shown = f"{min(values):.3g} to {max(values):.3g} {unit}".rstrip()
+    return f"{len(values)} seed(s), {shown}, mean {mean:.3g}"
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """A share over several seeds."""
+
+    count: int
+    of: int
+    how: str
+
+    @property
+    def percent(self) -> float:
+        """The share."""
+        return 100 * self.count / max(1, self.of)
+
+
+def pooled(counts: Sequence[tuple[int, int]]) -> Pooled:
+    count, of = (sum(column) for column in zip(*counts, strict=True))
+    limits = clopper_pearson(count, of) if of else None
+    sure = f", 95 % {100 * limits.low:.1f} to {100 * limits.high:.1f} %" if limits else ""
+    rates = [100 * one / max(1, whole) for one, whole in counts]
+    return Pooled(count, of, f"{count} of {of}{sure}; {spread(rates, '%')}")
+
+
+def _share(kept: Kept, name: str, split: str) -> Pooled:
+    """Replies kept of those judged; what the judge held back is said."""
+    some = [one[split] for one in kept[name].values()]
+    found = pooled([(one[0], one[1]) for one in some])
+    held_back = sum(one[2] - one[1] for one in some)
+    aside = f", {held_back} without a score" if held_back else ""
+    judge = next(iter(kept[name].values()))["judge"]
+    return Pooled(found.count, found.of, f"{found.how}{aside}; judge {judge}")
+
+
+def keeps(name: str, split: str, before: str) -> Callable[[Kept], Found]:
+    def found(kept: Kept) -> Found:
+        after, base = _share(kept, name, split), _share(kept, before, split)
+        if not after.of:
+            return None, f"the judge scored none of the replies; {after.how}"
+        return after.percent, f"{after.how}; {_named(before)}: {base.percent:.1f} %"
+
+    return found
+
+
+def failures(name: str, split: str, before: str) -> Callable[[Kept], Found]:
+    def found(kept: Kept) -> Found:
+        after, base = _share(kept, name, split), _share(kept, before, split)
+        if not after.of or base.count == base.of:
+            return None, f"nothing to divide by: {_named(before)} fails nowhere"
+        ratio = (100 - after.percent) / (100 - base.percent)
+        return ratio, f"{after.of - after.count} failures against {base.of - base.count}"
+
+    return found
+
+
+def corrected(name: str, split: str, before: str) -> Callable[[Kept], Found]:
+    """The share of kept replies behind the judge's mistakes (`Known.share`)."""
+
+    def found(kept: Kept) -> Found:
+        after, base = _estimate(kept, name, split), _estimate(kept, before, split)
+        if after is None or base is None:
+            return None, "the judge has no chances for replies, or for labeled ones"
+        judge = next(iter(kept[name].values()))["judge"]
+        return 100 * after.rate, f"{after.how}; {_named(before)} {base.how}; judge {judge}"
+
+    return found
+
+
+def corrected_failures(name: str, split: str, before: str) -> Callable[[Kept], Found]:
+    def found(kept: Kept) -> Found:
+        after, base = _estimate(kept, name, split), _estimate(kept, before, split)
+        if after is None or base is None or base.rate == 1:
+            return None, f"nothing to divide by: {_named(before)} fails nowhere"
+        rates = [100 * (1 - one.rate) for one in (after, base)]
+        return rates[0] / rates[1], f"{rates[0]:.1f} against {rates[1]:.1f} %, corrected"
+
+    return found
+
+
+@dataclass(frozen=True)
+class _Corrected:
+    """A share over several seeds, and how it came about."""
+
+    rate: float
+    how: str
+
+
+def _estimate(kept: Kept, name: str, split: str) -> _Corrected | None:
+    """Over the replies of all seeds; None where the judge was not held to labels."""
+    cells = list(kept[name].values())
+    given = next((one["known"] for one in cells if one["known"]), None)
+    if given is None:
+        return None
+    known = msgspec.convert(given, Known)
+    by_seed = [one["chances"].get(split, []) for one in cells]
+    chances = [one for some in by_seed for one in some]
+    if (found := known.share(chances)) is None:
+        return None
+    rates = [100 * it.rate for some in by_seed if (it := known.share(some)) is not None]
+    low, high = 100 * found.interval.low, 100 * found.interval.high
+    labeled = [f"{100 * one.mean:.1f} % on {one.count} labeled {what}" for one, what in
+               ((known.kept, "kept"), (known.broken, "broken"))]  # fmt: skip
+    return _Corrected(
+        found.rate,
+        f"{100 * found.rate:.1f} %, 95 % {low:.0f} to {high:.0f} %, of {len(chances)} replies "
+        f"(mean chance {100 * fmean(chances):.1f} %, {', '.join(labeled)}); {spread(rates, '%')}",
+    )
+
+
+def _named(cell: str) -> str:
+    return cell.removeprefix("keep-")
+
+
+def gap(kept: Kept) -> Found:
+    seen, unseen = (_share(kept, "keep-adaptive", one) for one in ("train", "held-out"))
+    if not seen.of or not unseen.of:
+        return None, "the judge scored none of the replies of one side"
+    return seen.percent - unseen.percent, (
+        f"seen {seen.percent:.1f} % of {seen.of}, held out {unseen.percent:.1f} % of {unseen.of}"
+    )
