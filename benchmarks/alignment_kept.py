@@ -23,6 +23,7 @@ Found = tuple[float | None, str]
 
 
 def spread(values: Sequence[float], unit: str = "") -> str:
+    """How many seeds, from the least to the most, and their mean."""
     mean = sum(values) / len(values)
     shown = f"{min(values):.3g} to {max(values):.3g} {unit}".rstrip()
     return f"{len(values)} seed(s), {shown}, mean {mean:.3g}"
@@ -43,6 +44,7 @@ class Pooled:
 
 
 def pooled(counts: Sequence[tuple[int, int]]) -> Pooled:
+    """So many of so many, a pair a seed."""
     count, of = (sum(column) for column in zip(*counts, strict=True))
     limits = clopper_pearson(count, of) if of else None
     sure = f", 95 % {100 * limits.low:.1f} to {100 * limits.high:.1f} %" if limits else ""
@@ -61,6 +63,8 @@ def _share(kept: Kept, name: str, split: str) -> Pooled:
 
 
 def keeps(name: str, split: str, before: str) -> Callable[[Kept], Found]:
+    """Replies kept, in percent of those with a verdict."""
+
     def found(kept: Kept) -> Found:
         after, base = _share(kept, name, split), _share(kept, before, split)
         if not after.of:
@@ -71,6 +75,8 @@ def keeps(name: str, split: str, before: str) -> Callable[[Kept], Found]:
 
 
 def failures(name: str, split: str, before: str) -> Callable[[Kept], Found]:
+    """The share that is not, over that of `before`."""
+
     def found(kept: Kept) -> Found:
         after, base = _share(kept, name, split), _share(kept, before, split)
         if not after.of or base.count == base.of:
@@ -82,7 +88,7 @@ def failures(name: str, split: str, before: str) -> Callable[[Kept], Found]:
 
 
 def corrected(name: str, split: str, before: str) -> Callable[[Kept], Found]:
-    """The share of kept replies behind the judge's mistakes (`Known.share`)."""
+    """The share of kept replies behind the judge's mistakes (`Known.share`), in percent."""
 
     def found(kept: Kept) -> Found:
         after, base = _estimate(kept, name, split), _estimate(kept, before, split)
@@ -95,6 +101,8 @@ def corrected(name: str, split: str, before: str) -> Callable[[Kept], Found]:
 
 
 def corrected_failures(name: str, split: str, before: str) -> Callable[[Kept], Found]:
+    """The share that is not kept, over that of `before`, both corrected."""
+
     def found(kept: Kept) -> Found:
         after, base = _estimate(kept, name, split), _estimate(kept, before, split)
         if after is None or base is None or base.rate == 1:
@@ -140,6 +148,7 @@ def _named(cell: str) -> str:
 
 
 def gap(kept: Kept) -> Found:
+    """Points by which families of attacks seen in training are kept better than held-out ones."""
     seen, unseen = (_share(kept, "keep-adaptive", one) for one in ("train", "held-out"))
     if not seen.of or not unseen.of:
         return None, "the judge scored none of the replies of one side"
