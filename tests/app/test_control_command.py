@@ -9,6 +9,7 @@ from stage import Run
 from talking_server import talking
 
 from loyal.control import functions
+from loyal.control.recipe import EmbedSettings
 from loyal.models import Prompt
 from loyal.signing import SigningKey
 
@@ -105,6 +106,12 @@ def test_calls_that_cannot_be_meant(run: Run, file: Path, tmp_path: Path) -> Non
     done = run("control", "embed", "no-such-model", file, "--out", tmp_path / "out")
     assert done.code == 2
     assert "not empty" in done.err
+
+
+def test_embed_says_how_many_examples_are_the_default(run: Run) -> None:
+    assert (
+        f"at most; {EmbedSettings().examples} by default" in run("control", "embed", "--help").out
+    )
 
 
 def test_embed_writes_a_model_and_says_what_it_follows(

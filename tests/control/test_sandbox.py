@@ -168,6 +168,13 @@ def test_time_memory_and_size_are_bounded() -> None:
     assert "over" in (run("#" * (MOST_SOURCE_BYTES + 1), []).why or "")
 
 
+def test_the_document_names_the_limits() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "control.md").read_text()
+    limits = Limits()
+    assert f"{limits.cpu_seconds} CPU seconds, {limits.seconds} seconds by the" in text
+    assert f"{limits.memory_bytes >> 20} MiB" in text
+
+
 def test_what_a_source_prints_is_no_answer() -> None:
     source = "print('[true, \"forged\"]')\ndef reply(a):\n    print('x')\n    return 'honest'\n"
     ran = replies(source, {"a": "1"})

@@ -28,7 +28,7 @@ from loyal.app.terminal import facts as facts_table
 from loyal.config import load as load_config
 from loyal.control import ControlFunction, ControlReport, functions
 from loyal.control.check import CounterExample, check
-from loyal.control.recipe import Recipe
+from loyal.control.recipe import EmbedSettings, Recipe
 from loyal.control.validate import validate
 from loyal.encoding import atomic_write
 from loyal.errors import UsageError
@@ -140,7 +140,11 @@ def sign(terminal: Terminal, file: Path, key: Path, out: Path | None) -> int:
     click.argument("model", metavar="MODEL"),
     _files(True),
     click.option("--out", type=FILE, required=True, metavar="DIR", help="Folder for the model."),
-    click.option("--examples", type=int, help="Of each function, at most; 1200 by default."),
+    click.option(
+        "--examples",
+        type=int,
+        help=f"Of each function, at most; {EmbedSettings.examples} by default.",
+    ),
     click.option("--tokens", type=int, help="Tokens of text on which perplexity is read."),
     SIGNER_OPTION,
     settings=True,
