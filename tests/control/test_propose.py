@@ -129,7 +129,8 @@ def test_a_changed_certificate_is_refused_and_a_forged_one_fails(certificate: Ce
         assert before in text
         with pytest.raises(ControlError, match="no certificate"):
             Certificate.from_json(text.replace(before, after))
-    for other in ("", "[]", "{}", "{", text.replace("x * x", "\\ud800")):
+    twice = text.replace('"task": ', '"task": "another", "task": ', 1)
+    for other in ("", "[]", "{}", "{", twice, text.replace("x * x", "\\ud800")):
         with pytest.raises(ControlError, match="no certificate"):
             Certificate.from_json(other)
     forged = Certificate.from_json(replace(certificate, candidate=ONE).to_json())

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from loyal.encoding import read_json
 from loyal.errors import ConfigError
 
 
@@ -27,7 +27,7 @@ class TableForm:
         try:
             if path.stat().st_size > self.most_bytes:
                 raise self.misfit(path)
-            table = json.loads(path.read_text(encoding="utf-8"))
+            table = read_json(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError(
                 f"cannot read {path}: {error.strerror}", hint=f"name what '{self.command}' wrote"

@@ -112,7 +112,7 @@ class Certificate:
     def from_json(cls, text: str) -> Certificate:
         """ControlError for text that is no certificate, or one that was changed."""
         try:
-            match json.loads(text):
+            match encoding.read_json(text):
                 case {
                     "task": str(task), "checker": dict(spec), "candidate": str(candidate),
                     "reason": str(reason), "digest": str(digest),
