@@ -40,6 +40,15 @@ def test_a_broken_one_is_refused(tmp_path: Path, rows: object) -> None:
         hardening_file.read(tmp_path)
 
 
+def test_a_name_that_stands_twice_and_the_next_step(tmp_path: Path) -> None:
+    """What is not ours is not to be written again, which a command refuses: it is moved away."""
+    text = hardening_file.content(SOME).decode()
+    (tmp_path / NAME).write_text(text.replace('"hardenings":', '"hardenings": [], "hardenings":'))
+    with pytest.raises(ConfigError, match="no record of a hardening") as caught:
+        hardening_file.read(tmp_path)
+    assert "name another file, or move it away" in caught.value.hint
+
+
 def test_likeness_to_the_authors_says_what_it_is_made_of() -> None:
     one = CaseJudge(constitution())
     assert text_digest(constitution().values[0].cases[0].breaks) in judge.made_of(one)

@@ -41,5 +41,6 @@ class TableForm:
     def misfit(self, path: Path) -> ConfigError:
         """The error for a file of another form."""
         return ConfigError(
-            f"{path} is no {self.what}", hint=f"write it again with '{self.command}'"
+            f"{path} is no {self.what}, or it is damaged",
+            hint=f"name another file, or move it away and run '{self.command}'",
         )
