@@ -66,7 +66,8 @@ def write(folder: Path, identity: str, content: Mapping[str, Any]) -> None:
             part.unlink(missing_ok=True)
         raise StorageError(
             f"cannot write the checkpoint {path}",
-            hint="free some disk and run again: training goes on from the last checkpoint",
+            hint="free some disk, or let the folder be written to, and run again: training goes on "
+            "from the last checkpoint",
         ) from error
 
 
@@ -89,7 +90,7 @@ def read(folder: Path | None, identity: str) -> dict[str, Any] | None:
     if not same:
         raise TrainingError(
             f"the checkpoint {path} belongs to another run",
-            hint="run with the old settings and vault, or name another --out",
+            hint="repeat the call that began it, or name another --out",
         )
     return content
 
