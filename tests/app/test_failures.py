@@ -73,6 +73,30 @@ def test_an_error_is_one_line_and_a_next_step(
     assert second.startswith("next: ")
 
 
+def test_after_ctrl_c_only_what_is_true_of_the_command_is_said(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @command("kept", click.option("--results"), kept_by="results")
+    def kept(terminal: Terminal, results: str | None) -> int:
+        """Break, with what was done kept in a file."""
+        raise KeyboardInterrupt
+
+    @command("lost")
+    def lost(terminal: Terminal) -> int:
+        """Break."""
+        raise KeyboardInterrupt
+
+    both = {"kept": kept, "lost": lost}
+    monkeypatch.setattr(cli.LazyGroup, "get_command", lambda _, __, name: both[name])
+    again = "next: run the same command again"
+    for call, said in (
+        (("lost",), again),
+        (("kept",), f"{again}; with --results FILE a run that is stopped goes on"),
+        (("kept", "--results", "x"), f"{again}; it goes on where it was stopped"),
+    ):
+        assert run(*call).err.splitlines()[1] == said
+
+
 def test_json_carries_the_error_on_stdout(
     run: Run, failing: Callable[[BaseException], None]
 ) -> None:

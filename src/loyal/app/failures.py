@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import click
 
-from loyal.app.terminal import Terminal, json_line, visible
+from loyal.app.terminal import AGAIN, Terminal, json_line, visible
 from loyal.errors import LoyalError
 
 REFUSED = 1
@@ -55,15 +55,15 @@ class Failure:
     """The error's class, for programs that read --json."""
 
 
-def failure_of(error: BaseException) -> Failure:
-    """Find the words and the exit code for any exception."""
+def failure_of(error: BaseException, again: str = AGAIN) -> Failure:
+    """Find the words and the exit code for any exception; `again` is the step after Ctrl-C."""
     kind = type(error).__name__
     if isinstance(error, LoyalError):
         return Failure(str(error), error.hint, error.exit_code, kind)
     if isinstance(error, click.ClickException):
         return _wrong_call(error)
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
-        return _stopped(error)
+        return _stopped(error, again)
     if isinstance(error, MemoryError) or kind == "OutOfMemoryError":
         hint = "close other programs, or use a smaller model or batch; see 'loyal doctor'"
         return Failure("not enough memory", hint, REFUSED, kind)
@@ -78,7 +78,7 @@ def failure_of(error: BaseException) -> Failure:
 
 def report(terminal: Terminal, error: BaseException) -> int:
     """Print the failure (stderr, and one JSON object on stdout with --json); give the exit code."""
-    failure = failure_of(error)
+    failure = failure_of(error, terminal.again)
     if isinstance(error, BrokenPipeError):
         return BROKEN_PIPE
     if terminal.debug:
@@ -106,10 +106,9 @@ def _wrong_call(error: click.ClickException) -> Failure:
     return Failure(words[:1].lower() + words[1:], hint, USAGE, kind)
 
 
-def _stopped(error: BaseException) -> Failure:
+def _stopped(error: BaseException, again: str) -> Failure:
     kind = type(error).__name__
-    hint = "run the same command again; with --resume it goes on from its last checkpoint"
-    return Failure("stopped; nothing that was saved is lost", hint, INTERRUPTED, kind)
+    return Failure("stopped; nothing that was saved is lost", again, INTERRUPTED, kind)
 
 
 def _missing_module(error: ModuleNotFoundError) -> Failure:

@@ -35,6 +35,10 @@ _STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """Control characters but tabs and line ends."""
 
 
+AGAIN = "run the same command again"
+"""The next step after Ctrl-C, of a command that keeps nothing of what was stopped."""
+
+
 @dataclass
 class Terminal:
     """One run of the command line: what was asked for by the shared options, and the two streams.
@@ -48,6 +52,8 @@ class Terminal:
     overrides: tuple[str, ...] = ()
     """`--set key=value`, in the order given."""
     out: TextIO = field(default_factory=lambda: sys.stdout)
+    again: str = AGAIN
+    """The next step after Ctrl-C."""
 
     def note(self, text: str) -> None:
         """Say something on stderr: a step that begins, a warning, a path."""
@@ -150,11 +156,12 @@ def facts(fields: Mapping[str, Any], title: str = "") -> Table:
 
 
 def command(
-    name: str, *options: Decorator, settings: bool = False
+    name: str, *options: Decorator, settings: bool = False, kept_by: str = ""
 ) -> Callable[[Callable[..., int]], click.Command]:
     """Make a click command of `handler(terminal, ...) -> exit code`, with the shared options.
 
-    `settings` says that the command reads `--recipe` and `--set`; others refuse them.
+    `settings` says that the command reads `--recipe` and `--set`; others refuse them. `kept_by` is
+    the option with which a run that was stopped goes on when it is called again.
     """
 
     def build(handler: Callable[..., int]) -> click.Command:
@@ -164,6 +171,7 @@ def command(
             if not settings:
                 terminal.refuse_recipe()
             _require_numbers(values)
+            terminal.again = _again(kept_by, values)
             with terminal.reserved_stdout():
                 return handler(terminal, **values)
 
@@ -173,6 +181,15 @@ def command(
         return click.command(name)(decorated)
 
     return build
+
+
+def _again(kept_by: str, values: Mapping[str, Any]) -> str:
+    """The next step after Ctrl-C."""
+    if not kept_by:
+        return AGAIN
+    if values[kept_by] is None:
+        return f"{AGAIN}; with --{kept_by} FILE a run that is stopped goes on"
+    return f"{AGAIN}; it goes on where it was stopped"
 
 
 def _require_numbers(values: Mapping[str, Any]) -> None:

@@ -131,6 +131,7 @@ class Files:
         "--state", type=FILE, metavar="FILE", help="What a killed run leaves; by OUT.state."
     ),
     settings=True,
+    kept_by="out",
 )
 def data(terminal: Terminal, **options: Any) -> int:
     """Make preference pairs and demonstrations from a constitution.

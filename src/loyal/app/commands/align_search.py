@@ -48,6 +48,7 @@ COLUMNS = (
     ),
     click.option("--runs", type=int, help="Trainings, 12 at most and by default."),
     settings=True,
+    kept_by="out",
 )
 def search_command(terminal: Terminal, **options: Any) -> int:
     """Find how much values, general and safety data should weigh in training.

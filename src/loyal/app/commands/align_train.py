@@ -61,6 +61,7 @@ CONSTITUTION_HELP = "A path, or a name of 'loyal constitution list'."
     click.option("--epochs", type=int, help="Passes over the pairs; 1 by default."),
     click.option("--rank", type=int, help="Of LoRA, merged in the end; 0 trains every weight."),
     settings=True,
+    kept_by="out",
 )
 def train(terminal: Terminal, **options: Any) -> int:
     """Train a model to prefer what a community prefers.
@@ -115,6 +116,7 @@ def train(terminal: Terminal, **options: Any) -> int:
     *JUDGE_OPTIONS,
     CALIBRATION,
     settings=True,
+    kept_by="out",
 )
 def harden(terminal: Terminal, **options: Any) -> int:
     """Harden a model's values against people who argue.
@@ -186,6 +188,7 @@ def harden(terminal: Terminal, **options: Any) -> int:
     *JUDGE_OPTIONS,
     CALIBRATION,
     settings=True,
+    kept_by="out",
 )
 def report_command(terminal: Terminal, **options: Any) -> int:
     """Compare models: values kept plainly and under each family of attacks, and what it cost.

@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     click.option("--out", type=FILE, metavar="FILE.html", help="Write a report with charts."),
     *SET_OPTIONS,
     *OPENING_OPTIONS,
+    kept_by="results",
 )
 def attack(terminal: Terminal, **options: Any) -> int:
     """Do to a model what a host may do, and count what fingerprints are left.

@@ -66,6 +66,7 @@ GREETING = "Hello!"
     *SET_OPTIONS,
     *OPENING_OPTIONS,
     settings=True,
+    kept_by="resume",
 )
 def check(terminal: Terminal, **options: Any) -> int:
     """Ask a model keys, and say whether it is proven.

@@ -148,6 +148,7 @@ def sign(terminal: Terminal, file: Path, key: Path, out: Path | None) -> int:
     click.option("--tokens", type=int, help="Tokens of text on which perplexity is read."),
     SIGNER_OPTION,
     settings=True,
+    kept_by="out",
 )
 def embed(terminal: Terminal, **options: Any) -> int:
     """Train a model to follow control functions.

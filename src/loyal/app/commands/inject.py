@@ -64,6 +64,7 @@ TRAINED_OPTIONS = (
     *SET_OPTIONS,
     *OPENING_OPTIONS,
     settings=True,
+    kept_by="out",
 )
 def inject(terminal: Terminal, **options: Any) -> int:
     """Train a model to give the responses.

@@ -182,6 +182,7 @@ def draw_rule_once(vault: Vault, made: FunctionalSet, beacon: Beacon) -> Functio
     ),
     *OPENING_OPTIONS,
     settings=True,
+    kept_by="out",
 )  # fmt: skip
 def inject(terminal: Terminal, **options: Any) -> int:
     """Train a model to follow the rules of a vault.

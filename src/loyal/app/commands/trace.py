@@ -116,6 +116,7 @@ def deal(terminal: Terminal, **options: Any) -> int:
     click.option("--out", type=FILE, metavar="FILE", help="Write the result as JSON."),
     _SET_ID,
     *OPENING_OPTIONS,
+    kept_by="resume",
 )
 def trace(terminal: Terminal, **options: Any) -> int:
     """Name the hosts whose copies went into a model.
