@@ -28,6 +28,7 @@ from loyal.alignment import (
 from loyal.alignment.asks import Ask, asks, held_out_texts
 from loyal.alignment.duplicates import HeldOut
 from loyal.alignment.review import review
+from loyal.alignment.synthesis_state import require_state
 from loyal.alignment.synthesize import Bars, Made, Task
 from loyal.alignment.writers import CaseJudge, Cases, Draft, Written, prompt_in
 from loyal.community import constitution_file
@@ -180,8 +181,10 @@ def test_a_state_of_something_else_is_refused(tmp_path: Path) -> None:
         replace(TASK, keep_out=("a text that nobody wrote",)),
         replace(TASK, constitution=replace(LIBRARY, version="1.0.1")),
     ):
-        with pytest.raises(UsageError, match="another task"):
+        with pytest.raises(UsageError, match="another task") as caught:
             gathered(path, task)
+        assert caught.value.hint.startswith("name another --state or --out")
+    require_state(path)
     with pytest.raises(UsageError, match="another task"):
         synthesize.synthesize(TASK, Cases(name="others"), JUDGE, path)
     with pytest.raises(UsageError, match="another task"):
@@ -190,8 +193,8 @@ def test_a_state_of_something_else_is_refused(tmp_path: Path) -> None:
 
 
 NO_STATES = (
-    b"{}\n", b"[]\n", b"\xff\n", b'{"format": "other"}\n', b"a line without its end", b"\xff",
-    b"[" * 100_000 + b"\n",
+    b"", b'{"format": "loyal syn', b"{}\n", b"[]\n", b"\xff\n", b'{"format": "other"}\n',
+    b"a line without its end", b"\xff", b"[" * 100_000 + b"\n",
 )  # fmt: skip
 
 
@@ -199,9 +202,12 @@ NO_STATES = (
 def test_what_is_no_state_is_refused_and_left_alone(bad: bytes, tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_bytes(bad)
-    with pytest.raises(UsageError, match="not of a state file"):
+    with pytest.raises(UsageError, match="not of a state file") as caught:
         gathered(path)
+    assert "delete" not in caught.value.hint
     assert path.read_bytes() == bad
+    with pytest.raises(UsageError, match="not of a state file"):
+        require_state(path)
 
 
 def test_two_runs_do_not_share_a_state(tmp_path: Path) -> None:
@@ -247,6 +253,7 @@ def test_a_model_that_repeats_itself_leaves_nothing_behind(batch: int, tmp_path:
     with pytest.raises(ModelError, match=r"parrot gave one reply to \d+ of \d+ prompts") as caught:
         synthesize.synthesize(task, Written(Parrot(varied=False), LIBRARY), JUDGE, path)
     assert "love" not in str(caught.value)
+    assert "temperature" not in caught.value.hint  # no setting has one
     assert path.exists() == (batch < synthesize.REPEAT_FROM)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -58,7 +59,11 @@ def test_a_recipe_mixes(run: Run, tmp_path: Path) -> None:
         (("--general", "3"), "have no file"),
         (("--endpoint", "http://localhost:1", "--endpoint-model", "m", "--model", "m"), "at once"),
         (("--held-out", "out"), "one name"),
+        (("--held-out", "../here/out"), "one name"),
+        (("--state", "out"), "one name"),
+        (("--held-out", "held", "--state", "../here/held"), "one name"),
         (("--held-out", "none/held"), "folder"),
+        (("--state", "none/state"), "folder"),
         (("--keep-out", "none"), "cannot read"),
         (("--set", "plan.pears=3"), "pears"),
         (("--set", "mixture.value=3"), "million"),
@@ -68,6 +73,8 @@ def test_a_recipe_mixes(run: Run, tmp_path: Path) -> None:
 def test_a_wrong_call_writes_nothing(
     options: tuple[str, ...], fault: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    tmp_path = tmp_path / "here"
+    tmp_path.mkdir()
     monkeypatch.chdir(tmp_path)
     done = run("align", "data", NAME, "--out", "out", *options)
     assert done.code == 2
@@ -82,6 +89,88 @@ def test_a_file_that_is_there_is_kept(run: Run, tmp_path: Path) -> None:
     assert done.code == 2
     assert "is there already" in done.err
     assert out.read_text() == "mine"
+
+
+def test_two_names_of_one_file_are_seen_through_a_link(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    out = tmp_path / "real" / "out"
+    for option in ("--held-out", "--state"):
+        done = run("align", "data", NAME, "--out", out, option, tmp_path / "link" / "out")
+        assert (done.code, "one name" in done.err) == (2, True)
+    assert not list((tmp_path / "real").iterdir())
+
+
+@pytest.mark.parametrize("text", ["", "mine\n"])
+def test_what_is_no_state_is_kept_and_refused_before_a_model_is_loaded(
+    run: Run, tmp_path: Path, text: str
+) -> None:
+    state = tmp_path / "notes"
+    state.write_text(text)
+    call = ("align", "data", NAME, "--out", tmp_path / "out", "--state", state)
+    for more in ((), ("--model", "not-a-model")):
+        done = run(*call, *more)
+        assert (done.code, "not of a state file" in done.err) == (2, True)
+        assert "delete" not in done.err
+    assert state.read_text() == text
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_without_a_place_is_refused_before_a_model_is_loaded(
+    run: Run, tmp_path: Path
+) -> None:
+    done = run("align", "data", NAME, "--out", tmp_path, "--state", tmp_path / "state",
+               "--model", "not-a-model")  # fmt: skip
+    assert (done.code, "cannot write" in done.err) == (1, True)
+
+
+CUT_OFF = """
+import os, signal, sys
+from loyal.alignment import preferences
+from loyal.app.cli import main
+
+write, left = preferences.write, [int(sys.argv[1])]
+
+def cut(path, records):
+    if not left[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    left[0] -= 1
+    return write(path, records)
+
+preferences.write = cut
+main(sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize("written", [1, 2])
+def test_a_run_that_was_killed_between_its_files_goes_on(
+    run: Run, tmp_path: Path, written: int
+) -> None:
+    names = ("out", "held", "examples")
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    for folder in (whole, cut):
+        folder.mkdir()
+
+    def call(folder: Path) -> list[str]:
+        out, held, examples = (str(folder / name) for name in names)
+        return ["align", "data", NAME, "--out", out, "--held-out", held, "--examples", examples,
+                "--pairs", "14", "--set", "plan.held_out=7"]  # fmt: skip
+
+    assert run(*call(whole)).code == 0
+    done = subprocess.run([sys.executable, "-c", CUT_OFF, str(written), *call(cut)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert sorted(one.name for one in cut.iterdir()) == sorted([*names[:written], "out.state"])
+    kept = (cut / "out").read_bytes()
+    (cut / "out").write_text("mine")
+    refused = run(*call(cut))
+    assert (refused.code, "with other data" in refused.err) == (2, True)
+    assert (cut / "out").read_text() == "mine"
+    assert not (cut / "examples").exists()
+    (cut / "out").write_bytes(kept)
+    assert run(*call(cut)).code == 0
+    for name in names:
+        assert (cut / name).read_bytes() == (whole / name).read_bytes()
+    assert not (cut / "out.state").exists()
 
 
 def test_a_review_names_faults_by_line(run: Run, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """The append-only file that lets `synthesize` go on where it was killed.
 
-The first line names the task by its digest, each further one is a finished batch. A line is on the
-disk before the next batch begins; one that a crash cut off is taken away. One process at a time.
+The first line names the task by its digest and is there as soon as the file is; each further one is
+a finished batch, on the disk before the next one begins. One that a crash cut off is taken away.
+One process at a time.
 Left out: what the batches mean (`synthesize`).
 """
 
@@ -10,6 +11,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import secrets
+from contextlib import suppress
 from dataclasses import dataclass
 from os import PathLike
 from types import TracebackType
@@ -20,6 +23,8 @@ from loyal.alignment.writers import Draft
 from loyal.errors import LoyalError, StorageError, UsageError
 
 FORMAT = "loyal synthesis 1"
+_MOST_HEADER = 1 << 12
+"""Bytes of a first line."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -51,7 +56,8 @@ class State:
     def __enter__(self) -> State:
         if self.path is not None:
             try:
-                self.file = open(self.path, "a+b")
+                self._begin(os.path.realpath(self.path))
+                self.file = open(self.path, "r+b")
                 fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 self._read()
             except BlockingIOError:
@@ -90,47 +96,59 @@ class State:
         if self.file is None or self.path is None:
             return
         try:
-            if not self.file.tell():
-                self._put(self._header)
             self._put({"batch": self.taken, "drafts": _plain(batch)})
             self.file.flush()
             os.fsync(self.file.fileno())
         except OSError as error:
             raise _refused(self.path, error) from None
 
-    @property
-    def _header(self) -> dict[str, str]:
-        return {"format": FORMAT, "identity": self.identity}
+    def _begin(self, path: str) -> None:
+        """Make the file where there is none: it has its first line before it has its name, so an
+        empty one is somebody's, and two runs that begin at once do not make two."""
+        if os.path.exists(path):
+            return
+        part = f"{path}.{secrets.token_hex(8)}.tmp"
+        try:
+            with open(part, "xb") as file:
+                file.write(_line({"format": FORMAT, "identity": self.identity}))
+                file.flush()
+                os.fsync(file.fileno())
+            try:
+                os.link(part, path)
+            except FileExistsError:
+                pass
+            except OSError:  # a disk that has no hard links
+                os.replace(part, path)
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(part)
 
     def _put(self, fields: dict[str, Any]) -> None:
         assert self.file is not None
-        self.file.write(f"{json.dumps(fields)}\n".encode())
+        self.file.write(_line(fields))
 
     def _read(self) -> None:
         assert self.file is not None
+        assert self.path is not None
         self.file.seek(0)
         whole = 0
         for number, line in enumerate(self.file):
-            cut = not line.endswith(b"\n")
-            if cut and (number or json.dumps(self._header).encode().startswith(line)):
-                break  # what a killed run began to write; anything else is somebody's text
+            if number and not line.endswith(b"\n"):
+                break  # what a killed run began to write
             whole += len(line)
+            if not number:
+                if _identity(self.path, line) != self.identity:
+                    raise UsageError(
+                        f"{self.path} is the state of another task, writer or judge",
+                        hint="name another --state or --out, or repeat the call that wrote it",
+                    )
+                continue
             try:
-                fields = json.loads(line)
-                if number:
-                    self.done.append(_batch(fields["drafts"]))
-                elif cut or fields["format"] != FORMAT:
-                    raise ValueError
+                self.done.append(_batch(json.loads(line)["drafts"]))
             except (ValueError, KeyError, TypeError, RecursionError, LoyalError):
-                raise UsageError(
-                    f"line {number + 1} of {self.path} is not of a state file",
-                    hint="delete it to begin anew, or name another",
-                ) from None
-            if not number and fields.get("identity") != self.identity:
-                raise UsageError(
-                    f"{self.path} is the state of another task, writer or judge",
-                    hint="delete it to begin anew, or repeat the call that wrote it",
-                )
+                raise _no_state(self.path, number + 1) from None
+        if not whole:
+            raise _no_state(self.path, 1)
         self.file.truncate(whole)
         self.file.seek(0, os.SEEK_END)
 
@@ -138,6 +156,40 @@ class State:
         if self.file is not None:
             self.file.close()
             self.file = None
+
+
+def require_state(path: str | PathLike[str]) -> None:
+    """UsageError for a file whose first line is of no state; StorageError where it is unreadable.
+
+    For whoever wants to know before a model is loaded; which task it is of, `State` looks at.
+    """
+    try:
+        with open(path, "rb") as file:
+            _identity(path, file.readline(_MOST_HEADER))
+    except OSError as error:
+        raise _refused(path, error) from None
+
+
+def _identity(path: str | PathLike[str], line: bytes) -> object:
+    """What the first line of a state names; UsageError for any other line."""
+    try:
+        fields = json.loads(line)
+        if not line.endswith(b"\n") or fields["format"] != FORMAT:
+            raise ValueError
+        return fields["identity"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise _no_state(path, 1) from None
+
+
+def _no_state(path: str | PathLike[str], number: int) -> UsageError:
+    return UsageError(
+        f"line {number} of {path} is not of a state file",
+        hint="name another --state or --out, or move that file away",
+    )
+
+
+def _line(fields: dict[str, Any]) -> bytes:
+    return f"{json.dumps(fields)}\n".encode()
 
 
 def _plain(batch: Batch) -> list[Any]:

@@ -281,7 +281,7 @@ class _Run:
         if self.heard >= REPEAT_FROM and 2 * most > self.heard:
             raise ModelError(
                 f"{self.writer.name} gave one reply to {most} of {self.heard} prompts",
-                hint="try another model, or a higher temperature; nothing was written",
+                hint="try another model, with another --out; no data was written",
             )
 
     def choose(self, batch: Sequence[Ask], done: Batch) -> None:

@@ -6,6 +6,7 @@ was killed. Without a model no torch is loaded. Left out: training on the files.
 
 from __future__ import annotations
 
+import os
 import secrets
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -13,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from loyal.alignment import Mixture, Plan, preferences
+from loyal.alignment import Mixture, Plan, Record, preferences
 from loyal.alignment.mixture import part, weighted
 from loyal.alignment.review import review
+from loyal.alignment.synthesis_state import require_state
 from loyal.alignment.synthesize import Bars, Made, Task, synthesize
 from loyal.alignment.writers import CaseJudge, Cases, Writer, Written
 from loyal.app.commands.constitution import read_constitution
@@ -32,6 +34,7 @@ from loyal.app.report import Table
 from loyal.app.terminal import Terminal, command, facts
 from loyal.community import Constitution
 from loyal.config import load
+from loyal.encoding import require_place
 from loyal.errors import UsageError
 
 if TYPE_CHECKING:
@@ -62,13 +65,19 @@ class Files:
     state: Path | None
 
     def __post_init__(self) -> None:
-        for one in self.outputs:
-            if one.exists():
-                raise UsageError(f"{one} is there already", hint="name a file that is not there")
+        every = [*self.outputs, self.kept]
+        for one in every:
             if not one.parent.is_dir():
                 raise UsageError(f"the folder of {one} is not there", hint="make it first")
-        if len(set(self.outputs)) < len(self.outputs):
+        if len(set(map(os.path.realpath, every))) < len(every):
             raise UsageError("two files have one name", hint="give each its own")
+        begun = self.kept.exists()
+        if begun:
+            require_state(self.kept)
+        for one in every:
+            require_place(one)
+            if one.exists() and not begun:  # else `_write` looks whether this very call wrote it
+                raise UsageError(f"{one} is there already", hint="name a file that is not there")
 
     @property
     def outputs(self) -> list[Path]:
@@ -166,21 +175,37 @@ def data(terminal: Terminal, **options: Any) -> int:
 
 
 def _write(files: Files, made: Made, mixture: Mixture) -> None:
-    """All files, or none: what is wrong is found before the first is there."""
+    """All files, or none: what is wrong is found before the first is there.
+
+    One that this very call wrote before it was killed stays; UsageError for any other.
+    """
     examples = []
     if files.examples is not None:
         examples = _mixed(mixture, made)
     jobs = [(files.out, made.train), (files.held_out, made.held_out), (files.examples, examples)]
+    left = [(path, records) for path, records in jobs if path and not _is_written(path, records)]
     done: list[Path] = []
     try:
-        for path, records in jobs:
-            if path is not None:
-                preferences.write(path, records)
-                done.append(path)
+        for path, records in left:
+            preferences.write(path, records)
+            done.append(path)
     except BaseException:
         for path in done:
             path.unlink(missing_ok=True)
         raise
+
+
+def _is_written(path: Path, records: list[Record]) -> bool:
+    """Whether these very records are there. UsageError where anything else is."""
+    if not path.exists():
+        return False
+    text = "".join(map(preferences.to_line, records))
+    if records and path.read_bytes() == text.encode("utf-8", "surrogatepass"):
+        return True
+    raise UsageError(
+        f"{path} is there already, with other data",
+        hint="move it away and run the same command again: what was gathered is kept",
+    )
 
 
 def _mixed(mixture: Mixture, made: Made) -> list[Any]:
