@@ -52,6 +52,10 @@ def test_a_signed_function_is_taken_from_its_signer_alone(
     signed = Path(done.fields["out"])
     assert signed.name == "doors.toml.signed"
     assert key.seed().hex() not in done.out + done.err
+    kept = signed.read_bytes()
+    over = run("control", "sign", signed, "--key", seed, "--out", signed)
+    assert (over.code, "files that are read" in over.err) == (2, True)
+    assert signed.read_bytes() == kept
     good = run("control", "check", signed, "--signer", key.public.hex(), "--json")
     assert (good.code, good.fields["functions"][0]["name"]) == (0, "doors")
     other = SigningKey.generate().public.hex()

@@ -9,13 +9,19 @@ Left out: drawing (charts.py), and what the numbers mean (the rooms that hand th
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
-from loyal import encoding
+from loyal.app.out_files import require_out
 from loyal.encoding import atomic_write
+from loyal.errors import UsageError
+
+MARK = '<meta name="generator" content="loyal">'
+"""Stands near the top of each report, so that a new one replaces it and no other page."""
+_HEAD_BYTES = 1 << 10
 
 Cell = str | int | float | bool | None
 
@@ -162,16 +168,25 @@ def render(report: Report) -> str:
     page = environment.from_string((here / "pages/report.html").read_text(encoding="utf-8"))
     return page.render(
         report=report,
+        mark=MARK,
         style=(here / "static/report.css").read_text(encoding="utf-8"),
         sections=[_view(section) for section in report.sections],
         charts_missing=CHARTS_MISSING,
     )
 
 
-def require_place(path: Path) -> None:
-    """Make the folders of a report that is to come; StorageError where `write` would fail."""
+def require_place(path: Path, inputs: Iterable[str | Path | None] = ()) -> None:
+    """Make the folders of a report that is to come; StorageError where `write` would fail,
+    UsageError for one of the `inputs`, and for a file that is no report."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    encoding.require_place(path)
+    require_out(path, inputs, _require_report)
+
+
+def _require_report(path: Path) -> None:
+    """UsageError for a file that `write` did not write."""
+    with path.open("rb") as file:
+        if MARK.encode() not in file.read(_HEAD_BYTES):
+            raise UsageError(f"{path} is no report of loyal", hint="name another file")
 
 
 def write(report: Report, path: Path) -> Path:

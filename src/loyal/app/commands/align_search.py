@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from loyal.alignment import search_table
 from loyal.alignment.mixture import Mixture
 from loyal.alignment.search_table import Outcome
 from loyal.alignment.settings import Goal, Recipe
@@ -18,10 +19,10 @@ from loyal.app.commands.align_train import CONSTITUTION_HELP
 from loyal.app.commands.constitution import read_constitution
 from loyal.app.key_files import FILE
 from loyal.app.model_options import given, load_model
+from loyal.app.out_files import require_out
 from loyal.app.report import Cell, Table
 from loyal.app.terminal import Terminal, command, facts
 from loyal.config import load as load_config
-from loyal.errors import UsageError
 
 COLUMNS = (
     "run", "value, %", "general, %", "safety, %", "score", "pairs won, %", "margin, nats a token",
@@ -59,10 +60,10 @@ def search_command(terminal: Terminal, **options: Any) -> int:
     goal.alignment=2 says what counts how much (goal.capability, goal.safety), --set
     search.records=200 makes runs short. Nothing is written but the table; MODEL stays as it is.
     """
+    read = (*options["files"], options["constitution"], terminal.recipe)
+    require_out(options["out"], read, search_table.FORM.read)
     from loyal.alignment.search import search
 
-    if not options["out"].parent.is_dir():
-        raise UsageError(f"the folder of {options['out']} is not there", hint="make it first")
     recipe = load_config(Recipe, terminal.recipe, terminal.overrides)
     recipe = replace(recipe, search=replace(recipe.search, **given({"runs": options["runs"]})))
     records = read_records(options["files"])

@@ -32,6 +32,7 @@ from loyal.app.commands.constitution import read_constitution
 from loyal.app.judge_options import CALIBRATION, JUDGE_OPTIONS, calibrated, judge_of
 from loyal.app.key_files import FILE
 from loyal.app.model_options import MODEL_HELP, given, load_model
+from loyal.app.out_files import require_folder
 from loyal.app.report import Table
 from loyal.app.terminal import Terminal, command, facts
 from loyal.community import Constitution
@@ -126,6 +127,7 @@ def harden(terminal: Terminal, **options: Any) -> int:
     unseen, for 'loyal align report'. The same command again goes on where it was cut off. Which
     judge it was stands in the folder: the same one is not to measure what it trained.
     """
+    require_folder(options["out"])  # before a probe's model is loaded
     from loyal.alignment import adversarial
 
     recipe = load_config(Recipe, terminal.recipe, terminal.overrides)
@@ -178,7 +180,12 @@ def harden(terminal: Terminal, **options: Any) -> int:
         help="Held-out pairs, in place of the constitution's own.",
     ),
     click.option("--attacks", type=int, help="Of each family; 4 by default."),
-    click.option("--out", type=FILE, metavar="FILE.html", help="Write a report with charts."),
+    click.option(
+        "--out",
+        type=FILE,
+        metavar="FILE.html",
+        help="Write a report with charts; an older one is replaced.",
+    ),
     click.option(
         "--same-judge",
         is_flag=True,
@@ -202,6 +209,10 @@ def report_command(terminal: Terminal, **options: Any) -> int:
 
     recipe = load_config(Recipe, terminal.recipe, terminal.overrides)
     settings = replace(recipe.report, **given({"attacks": options["attacks"]}))
+    out: Path | None = options["out"]
+    if out is not None:
+        read = (options[name] for name in ("constitution", "probe", "calibration"))
+        report.require_place(out, (*read, *options["files"], terminal.recipe))
     constitution = read_constitution(options["constitution"])
     pairs = tuple(held_out_pairs(options["files"], constitution))
     judge = _judge(terminal, constitution, options)
@@ -218,9 +229,6 @@ def report_command(terminal: Terminal, **options: Any) -> int:
             "measures all the same",
         )
     exam = Exam(constitution, judge, settings, pairs)
-    out: Path | None = options["out"]
-    if out is not None:
-        report.require_place(out)
     kept = Kept(None if out is None else out.with_name(f"{out.name}.state"), exam)
     if kept.replaced:
         terminal.note(f"{kept.path} is of another exam: everything is measured anew")
@@ -254,6 +262,7 @@ def _training(
     from loyal.models.model_folder import work_folder, write
 
     name, out = places
+    require_folder(out)
     work = work_folder(out, rounds=rounds)
     past = list(hardening_file.read(Path(name)))
     model = load_model(terminal, name)

@@ -72,7 +72,12 @@ if TYPE_CHECKING:
         metavar="FILE",
         help="Keep the rows in this JSON file as they come, and go on from it.",
     ),
-    click.option("--out", type=FILE, metavar="FILE.html", help="Write a report with charts."),
+    click.option(
+        "--out",
+        type=FILE,
+        metavar="FILE.html",
+        help="Write a report with charts; an older one is replaced.",
+    ),
     *SET_OPTIONS,
     *OPENING_OPTIONS,
     kept_by="results",
@@ -88,7 +93,7 @@ def attack(terminal: Terminal, **options: Any) -> int:
     """
     access = Access.take(options)
     if options["out"] is not None:
-        report.require_place(options["out"])
+        report.require_place(options["out"], (options["vault"], options["results"]))
     vault = open_vault(options["vault"], access)
     fingerprints = chosen(vault, options["kind"], options["set_id"])
     if not fingerprints.drawn:

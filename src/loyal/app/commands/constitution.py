@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from loyal.app.key_files import FILE, KEY_OPTION, file_bytes, hex_id, signing_key
+from loyal.app.out_files import require_unread
 from loyal.app.report import Table
 from loyal.app.terminal import Decorator, Terminal, command, facts
 from loyal.community import Approvals, Constitution, Difference, Finding, constitution_file, lint
@@ -61,8 +62,8 @@ def new(terminal: Terminal, **options: Any) -> int:
     markdown = out is not None and out.suffix.lower() in (".md", ".markdown")
     form = options["form"] or ("markdown" if markdown else "toml")
     made = constitution_file.template(options["name"])
-    if out is not None and out.exists():
-        raise UsageError(f"{out} is there already", hint="name a file that is not there")
+    if out is not None:
+        _require_absent(out)
     return _give(terminal, made, form, out)
 
 
@@ -97,14 +98,20 @@ def check(terminal: Terminal, **options: Any) -> int:
     click.option(
         "--form", type=click.Choice(tuple(FORMS)), help="Print the whole file in this form."
     ),
-    click.option("--out", type=FILE, metavar="FILE", help="Write what --form prints there."),
+    click.option(
+        "--out", type=FILE, metavar="FILE", help="Write what --form prints to a new file."
+    ),
 )
 def show(terminal: Terminal, **options: Any) -> int:
     """Show a constitution and its digest, or print it in the other form."""
+    out: Path | None = options["out"]
+    if out is not None:
+        require_unread(out, (options["file"],))
+        _require_absent(out)
     one = read_constitution(options["file"])
     if options["form"] is not None:
-        return _give(terminal, one, options["form"], options["out"])
-    if options["out"] is not None:
+        return _give(terminal, one, options["form"], out)
+    if out is not None:
         raise UsageError("--out without --form has nothing to write", hint="add --form toml")
     columns = ("value", "weight bps", "keep", "break", "pairs", "statement")
     rows = tuple(
@@ -220,6 +227,12 @@ def read_constitution(file: str) -> Constitution:
     if not Path(file).exists() and file in constitution_file.bundled_names():
         return constitution_file.bundled(file)
     return constitution_file.read(file)
+
+
+def _require_absent(out: Path) -> None:
+    """A constitution is written by people too, so none is ever replaced."""
+    if out.exists():
+        raise UsageError(f"{out} is there already", hint="name a file that is not there")
 
 
 def _outline(one: Constitution) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from loyal.app.model_options import (
     given,
     load_model,
 )
+from loyal.app.out_files import require_folder, require_unread
 from loyal.app.report import Table
 from loyal.app.terminal import Decorator, Terminal, command
 from loyal.app.terminal import facts as facts_table
@@ -128,6 +129,7 @@ def sign(terminal: Terminal, file: Path, key: Path, out: Path | None) -> int:
     validate([function])
     if out.suffix != ".signed":
         raise UsageError("a signed file ends in .signed", hint="change --out")
+    require_unread(out, (file,))
     signer = signing_key(key, "--key")
     atomic_write(out, functions.sign(function, signer))
     fields = {**_record(function), "signer": signer.public.hex(), "out": str(out)}
@@ -157,7 +159,6 @@ def embed(terminal: Terminal, **options: Any) -> int:
     same command again goes on from the last checkpoint.
     """
     from loyal.control.embed import embed as train_in
-    from loyal.models.model_folder import require_room
     from loyal.models.processes import writes
 
     out, name, files = options.pop("out"), options.pop("model"), options.pop("files")
@@ -165,7 +166,7 @@ def embed(terminal: Terminal, **options: Any) -> int:
     recipe = load_config(Recipe, terminal.recipe, terminal.overrides)
     recipe = replace(recipe, embed=replace(recipe.embed, **given(options)))
     validate(found)
-    require_room(out)
+    require_folder(out)
     model = load_model(terminal, name)
     with terminal.progress("embedding") as update:
 

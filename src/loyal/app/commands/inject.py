@@ -15,6 +15,7 @@ import click
 
 from loyal.app.commands.evidence import BEACON_OPTION, BINDS_NOBODY, draw_once
 from loyal.app.model_options import MODEL_OPTION, load_model, read_recipe
+from loyal.app.out_files import require_folder
 from loyal.app.terminal import Terminal, command
 from loyal.app.vaults import (
     FILE,
@@ -77,12 +78,11 @@ def inject(terminal: Terminal, **options: Any) -> int:
     then be drawn, and the passphrase come from a file or the environment.
     """
     from loyal.fingerprints.inject import require_fit
-    from loyal.models.model_folder import require_room
     from loyal.models.processes import launched, writes
 
     access, recipe = Access.take(options), read_recipe(terminal)
     beacon = Beacon.from_hex(options["beacon"]) if options["beacon"] else None
-    require_room(options["out"])  # before a draw is settled; `inject` itself looks again
+    require_folder(options["out"])  # before a draw is settled; `inject` itself looks again
     vault = open_vault(options["vault"], access)
     fingerprints = chosen(vault, options["kind"], options["set_id"])
     if launched() > 1 and (beacon is not None or not fingerprints.drawn):

@@ -30,10 +30,10 @@ from loyal.app.commands.constitution import read_constitution
 from loyal.app.judge_options import CALIBRATION, JUDGE_OPTIONS, calibrated, judge_of
 from loyal.app.key_files import FILE
 from loyal.app.model_options import MODEL_HELP, MODEL_OPTION, load_model
+from loyal.app.out_files import require_out
 from loyal.app.report import Table
 from loyal.app.terminal import Decorator, Terminal, command, facts
 from loyal.community import Constitution
-from loyal.encoding import require_place
 from loyal.errors import JudgeError, UsageError
 
 CONSTITUTION: Decorator = click.argument("constitution", metavar="CONSTITUTION")
@@ -64,7 +64,13 @@ WHICH_JUDGE: tuple[Decorator, ...] = (
     "train",
     CONSTITUTION,
     MODEL_OPTION,
-    click.option("--out", type=FILE, required=True, metavar="FILE", help="Where the probe goes."),
+    click.option(
+        "--out",
+        type=FILE,
+        required=True,
+        metavar="FILE",
+        help="Where the probe goes; an older one is replaced.",
+    ),
     click.option(
         "--train-labels",
         "labels",
@@ -104,7 +110,8 @@ def train(terminal: Terminal, **options: Any) -> int:
     from loyal.alignment import probe as probes
     from loyal.alignment import probe_file
 
-    require_place(options["out"])
+    read = (options["constitution"], options["labels"])
+    require_out(options["out"], read, probe_file.FORM.read)
     constitution = read_constitution(options["constitution"])
     labels = _labels(constitution, options)
     model = load_model(terminal, options["model"])
@@ -139,7 +146,12 @@ def train(terminal: Terminal, **options: Any) -> int:
         metavar="N",
         help="Labeled replies below which a judge is not taken.",
     ),
-    click.option("--out", type=FILE, metavar="FILE", help="Keep the calibration for 'score'."),
+    click.option(
+        "--out",
+        type=FILE,
+        metavar="FILE",
+        help="Keep the calibration for 'score'; an older one is replaced.",
+    ),
 )
 def calibrate_command(terminal: Terminal, **options: Any) -> int:
     """Measure a judge on replies that people labeled: AUC, calibration curve, agreement.
@@ -148,7 +160,8 @@ def calibrate_command(terminal: Terminal, **options: Any) -> int:
     are too few labels to say.
     """
     if options["out"] is not None:
-        require_place(options["out"])
+        read = (options["constitution"], options["labeled"], options["probe"])
+        require_out(options["out"], read, calibration_file.FORM.read)
     constitution = read_constitution(options["constitution"])
     path: Path = options["labeled"]
     labels = labeled.read(path, constitution)

@@ -17,6 +17,7 @@ import click
 from loyal.app.commands.evidence import BEACON_OPTION, BINDS_NOBODY
 from loyal.app.commands.inject import TRAINED_OPTIONS
 from loyal.app.model_options import MODEL_OPTION, load_model, read_rule_recipe
+from loyal.app.out_files import require_folder
 from loyal.app.report import Table
 from loyal.app.terminal import Terminal, command, facts
 from loyal.app.vaults import (
@@ -193,13 +194,12 @@ def inject(terminal: Terminal, **options: Any) -> int:
     nobody. The same command again goes on from the last checkpoint.
     """
     from loyal.fingerprints.functional_inject import require_tokenizer
-    from loyal.models.model_folder import require_room
     from loyal.models.processes import launched, writes
 
     access, recipe = Access.take(options), read_rule_recipe(terminal)
     beacon = Beacon.from_hex(options["beacon"]) if options["beacon"] else None
     out: Path = options["out"]
-    require_room(out)  # before a draw is settled
+    require_folder(out)  # before a draw is settled
     vault = open_vault(options["vault"], access)
     rules = chosen_rules(vault, options["rule_ids"])
     if launched() > 1 and (beacon is not None or not all(one.drawn for one in rules)):

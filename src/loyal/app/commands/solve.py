@@ -23,13 +23,14 @@ from loyal.app.model_options import (
     given,
     load_model,
 )
+from loyal.app.out_files import require_out
 from loyal.app.report import Table
 from loyal.app.terminal import Terminal, command
 from loyal.control import functions
 from loyal.control.checkers import Spec, checker
 from loyal.control.propose import Budget, Certificate, Proposal, propose
 from loyal.control.propose import recheck as check_again
-from loyal.encoding import atomic_write, require_place
+from loyal.encoding import atomic_write
 from loyal.errors import ControlError, UsageError
 from loyal.models import LanguageModel
 
@@ -52,7 +53,12 @@ _HINT = "docs/control.md shows a whole task file"
         default=None,
         help="Draft the model's likeliest replies in their order, none twice: for short answers.",
     ),
-    click.option("--out", type=FILE, metavar="FILE", help="Write the certificate here."),
+    click.option(
+        "--out",
+        type=FILE,
+        metavar="FILE",
+        help="Write the certificate here; an older one is replaced.",
+    ),
 )
 def solve(terminal: Terminal, task: Path, out: Path | None, **options: Any) -> int:
     """Let a model draft answers to a task until its checker accepts one.
@@ -65,7 +71,7 @@ def solve(terminal: Terminal, task: Path, out: Path | None, **options: Any) -> i
         raise UsageError("say which model drafts", hint="give --model NAME or --endpoint URL")
     budget = Budget(**given(options))
     if out is not None:
-        require_place(out)
+        require_out(out, (task,), lambda path: Certificate.from_json(_text(path)))
     text, spec, examples = read_task(task)
     checker(spec)  # before a model is loaded for it
     model: LanguageModel = connect(endpoint) if endpoint is not None else load_model(terminal, name)
