@@ -61,6 +61,7 @@ def test_a_recipe_mixes(run: Run, tmp_path: Path) -> None:
         (("--held-out", "out"), "one name"),
         (("--held-out", "../here/out"), "one name"),
         (("--state", "out"), "one name"),
+        (("--out", "."), "folder"),
         (("--held-out", "held", "--state", "../here/held"), "one name"),
         (("--held-out", "none/held"), "folder"),
         (("--state", "none/state"), "folder"),

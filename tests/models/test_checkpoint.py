@@ -192,6 +192,16 @@ def test_a_checkpoint_of_another_run_is_refused(
     assert checkpoint.read_bytes() == before
 
 
+def test_a_checkpoint_of_other_weights_under_the_same_name_is_refused(
+    fresh: Fresh, checkpoint: Path
+) -> None:
+    model = fresh()
+    with torch.no_grad():
+        model.model.model.norm.weight.add_(0.1)
+    with pytest.raises(TrainingError, match="belongs to another run"):
+        train(model, PAIRS, SETTINGS, folder=checkpoint.parent)
+
+
 @pytest.fixture(scope="module")
 def written(tiny: HFModel, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The bytes of a checkpoint of SETTINGS."""

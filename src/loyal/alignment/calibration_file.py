@@ -21,7 +21,7 @@ from loyal.community import Constitution
 from loyal.encoding import atomic_write, digest
 from loyal.errors import JudgeError
 
-FORM = TableForm("loyal calibration 2", "calibration", "loyal judge calibrate", 1 << 20)
+FORM = TableForm("loyal calibration 1", "calibration", "loyal judge calibrate", 1 << 20)
 _PURPOSE = "loyal/calibration judge/1"
 
 

@@ -18,6 +18,8 @@ import torch
 from loyal.encoding import Encodable, digest
 from loyal.errors import StorageError, TrainingError
 from loyal.models.examples import Example
+from loyal.models.hf import HFModel
+from loyal.models.hidden import weights_digest
 from loyal.models.model_folder import CHECKPOINT
 from loyal.models.training import TrainSettings
 
@@ -25,12 +27,13 @@ _PURPOSE = "loyal/training run/1"
 
 
 def identity(
-    name: str, examples: Sequence[Example], settings: TrainSettings, alike: Sequence[str] = ()
+    model: HFModel, examples: Sequence[Example], settings: TrainSettings, alike: Sequence[str] = ()
 ) -> str:
-    """Names a run of the model called `name`, so that no other one goes on from what it left."""
+    """Names a run of a model as it is before the first step, so that no other one goes on from what
+    it left: not even one of the same name, whose folder holds other weights by now."""
     record: Encodable = [
         [str(pair) for pair in sorted(asdict(settings).items())],
-        name,
+        [model.name, weights_digest(model)],
         [
             [
                 *(one.prompt.text, one.prompt.system, one.prompt.raw, *one.prompt.history),

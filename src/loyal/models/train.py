@@ -164,7 +164,7 @@ class _Run:
             self.lessons = Lessons(model, examples, self.start, settings.ceiling, settings.aim)
             self.flips = Flips(model, examples, self.start) if settings.flips else None
         self.examples = examples
-        self.identity = checkpoint.identity(model.name, examples, settings, alike)
+        self.identity = checkpoint.identity(model, examples, settings, alike)
         kept = folder / INNER_RUNS / self.identity[:16] if folder is not None else None
         self.inner = InnerRuns(model, settings.bilevel, settings.seed, kept)
         self.known_worlds: dict[int, World] = {}

@@ -65,6 +65,8 @@ class Files:
     state: Path | None
 
     def __post_init__(self) -> None:
+        if not self.out.name:
+            raise UsageError(f"{self.out} is a folder", hint="name a file inside it")
         every = [*self.outputs, self.kept]
         for one in every:
             if not one.parent.is_dir():
