@@ -13,7 +13,7 @@ replies that a model wrote is the measure. Left out: files of probes (`probe_fil
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -75,7 +75,7 @@ class Probe:
     middles: Mapping[str, Floats]
     """(H,) by value's id: a state of even odds."""
     calibration: Calibration
-    """Fitted on cases that were left out."""
+    """Fitted on cases that were left out; what authors' replies get says nothing of a model's."""
     auc: float
     """On cases that were left out, as their prompts stand; flattering, as it chose settings."""
     interval: Interval
@@ -139,7 +139,7 @@ def train(
         reading=chosen,
         directions={one.id: directions.get(one.id, directions[""]) for one in constitution.values},
         middles={one.id: middles.get(one.id, middles[""]) for one in constitution.values},
-        calibration=reading.fit(raw, taught.kept),
+        calibration=replace(reading.fit(raw, taught.kept), known=None),
         auc=reading.auc(*plain),
         interval=reading.auc_interval(*plain),
         lessons=len(taught.lessons),
