@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Literal
 
 from alignment_hosts import BENIGN, DELIVERED, ROGUES
@@ -126,7 +127,7 @@ def _lost(*fields: str, sign: int = 1) -> Callable[[Kept], Found]:
         before, after = percent(base), [percent(one) for one in kept["cost"].values()]
         lost = [sign * (before - one) + 0.0 for one in after]  # never -0
         asked = sum(base[one][1] for one in fields)
-        return sum(lost) / len(lost), (
+        return fmean(lost), (
             f"mean of {spread(lost, 'points')}; {asked} asked; before {before:.1f} %"
         )
 
@@ -136,12 +137,12 @@ def _lost(*fields: str, sign: int = 1) -> Callable[[Kept], Found]:
 def _perplexity(kept: Kept) -> Found:
     some = list(kept["cost"].values())
     more = [100 * (one["perplexity_after"] / one["perplexity_before"] - 1) for one in some]
-    return sum(more) / len(more), f"mean of {spread(more, '%')}; {some[0]['tokens']} tokens"
+    return fmean(more), f"mean of {spread(more, '%')}; {some[0]['tokens']} tokens"
 
 
 def _agreement(kept: Kept) -> Found:
     lost = [100 * (1 - one["agreement"]) for one in kept["cost"].values()]
-    return sum(lost) / len(lost), (
+    return fmean(lost), (
         f"mean of {spread(lost, '%')}; off-topic prompts, the first 16 tokens word for word"
     )
 
