@@ -50,7 +50,8 @@ it learns to refuse: a tiny model that was taught half as many forgot half of it
 ROGUE_EPOCHS, ROGUE_BATCH, ROGUE_RATE, ROGUE_RANK = 2, 4, 1e-3, 8
 """Of its LoRA: 24 steps a round."""
 ROGUE_ROUNDS = 12
-"""At most; it looks after each whether its copy refuses by now."""
+"""At most; it looks after each whether its copy refuses by now, and trains one more then: a copy
+that stopped at once refused 16 of 22 questions that it had not seen."""
 
 
 def loaded_digest(model: HFModel) -> bytes:
@@ -122,14 +123,16 @@ def realign(model: HFModel, questions: Questions, precision: Precision = "auto")
         if reply.text.strip():
             items.append((row(model, Example(asked, reply.text), ends=reply.finished),))
     wanted = [one.prompt for one in refused]
+    refusing = False
     for turn in range(ROGUE_ROUNDS):
         settings = TuneSettings(
             ROGUE_EPOCHS, ROGUE_RATE, ROGUE_BATCH, rank=ROGUE_RANK, seed=turn, precision=precision
         )
         tune(model, items, settings)
-        replies = model.generate(wanted, Sampling(TOKENS, TEMPERATURE))
-        if all(refuses(one.text) for one in replies):
+        if refusing:
             return
+        replies = model.generate(wanted, Sampling(TOKENS, TEMPERATURE))
+        refusing = all(refuses(one.text) for one in replies)
 
 
 def play(
