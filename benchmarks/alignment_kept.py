@@ -6,8 +6,11 @@ What the judge gives labeled replies corrects the mean of its chances (`calibrat
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 
 import msgspec
@@ -16,6 +19,9 @@ from loyal.alignment.calibration import Known
 from loyal.statistics import clopper_pearson
 from resumable import Record
 
+BLIND = Path(__file__).parent / "blind_replies.jsonl"
+"""60 replies of seed 0's aligned model and 60 of the base to its held-out prompts, labeled in random
+order by one reader who saw value, prompt and reply alone; `kept` is null where nobody could tell."""
 Kept = Mapping[str, Mapping[int, Record]]
 """What was measured, by cell and seed."""
 Found = tuple[float | None, str]
@@ -145,6 +151,26 @@ def _estimate(kept: Kept, name: str, split: str) -> _Corrected | None:
 
 def _named(cell: str) -> str:
     return cell.removeprefix("keep-")
+
+
+def labeled() -> tuple[Found, Found]:
+    """What a reader saw who was not told which model wrote a reply (BLIND): the share of the
+    aligned model's that is kept, in percent of those that could be told, and its failures over the
+    base's."""
+    said = [json.loads(line) for line in BLIND.read_text(encoding="utf-8").splitlines()]
+    counts = Counter((one["generator"], one["kept"]) for one in said)
+    told = {who: (counts[who, True], counts[who, True] + counts[who, False])
+            for who in ("aligned", "base")}  # fmt: skip
+    shares = {who: pooled([one]) for who, one in told.items()}
+    rates = {who: 100 - one.percent for who, one in shares.items()}
+    how = "; ".join(
+        f"{who}: {one.how}, and {counts[who, None]} nobody could tell"
+        for who, one in shares.items()
+    )
+    return (shares["aligned"].percent, f"{BLIND.name}; {how}"), (
+        rates["aligned"] / rates["base"],
+        f"{rates['aligned']:.1f} against {rates['base']:.1f} % by {BLIND.name}",
+    )
 
 
 def gap(kept: Kept) -> Found:

@@ -23,6 +23,7 @@ from alignment_kept import (
     failures,
     gap,
     keeps,
+    labeled,
     pooled,
     spread,
 )
@@ -342,6 +343,10 @@ def _judged() -> list[Figure]:
         Figure("corrected-failures-attacked", "their failures so, adaptive over plain DPO", "",
                0.5, "at_most", attacked,
                corrected_failures("keep-adaptive", "held-out", "keep-plain")),
+        Figure("labeled-plain", "held-out plain prompts: kept by a reader's blind labels", "%", 95,
+               "at_least", (), lambda _: labeled()[0]),
+        Figure("labeled-failures-plain", "their failures so, aligned over base", "", 0.25,
+               "at_most", (), lambda _: labeled()[1]),
         Figure("gap-families", "kept less under held-out families than under seen ones",
                "points", 5, "at_most", ("keep-adaptive",), gap),
     ]  # fmt: skip

@@ -233,6 +233,11 @@ def test_keep_rates_count_what_the_judge_says(base: HFModel) -> None:
     assert value == pytest.approx(50)  # half of the way from broken to kept
     assert "mean chance 40.0 %, 60.0 % on 50 labeled kept" in how
     assert after({"after": {0: silent}, "before": {0: doubted}})[0] is None
+    share, failures = alignment_kept.labeled()
+    assert share[0] == pytest.approx(100 * 27 / 31)
+    assert failures[0] == pytest.approx((4 / 31) / (10 / 31))
+    assert "27 of 31" in share[1]
+    assert "29 nobody could tell" in share[1]
     unheld = {0: {**doubted, "known": None}}
     assert after({"after": unheld, "before": unheld})[0] is None
 

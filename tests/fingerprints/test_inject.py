@@ -116,7 +116,9 @@ def test_a_run_of_rounds_and_one_alone_do_not_take_each_others_folder(tmp_path: 
     (work / "training-0").mkdir(parents=True)
     first = model_folder.work_folder(alone)
     first.mkdir(parents=True)
-    (first / model_folder.CHECKPOINT).touch()
+    (first / "reference").mkdir()  # what is there before the first checkpoint counts too
+    (first / model_folder.MODEL).mkdir()
+    (rounds / model_folder.WORK_FOLDER / model_folder.MODEL).mkdir()
     assert model_folder.work_folder(rounds, rounds=True) == work
     assert model_folder.work_folder(alone) == first
     for out, other in ((alone, True), (rounds, False)):

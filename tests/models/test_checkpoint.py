@@ -12,9 +12,9 @@ from classroom import FEW_BENIGN, QUICK, frozen_steps, pairs
 from killed_runs import killed
 
 from loyal.errors import StorageError, TrainingError
+from loyal.models.checkpoint import CHECKPOINT
 from loyal.models.examples import Example, Pairs
 from loyal.models.hf import HFModel
-from loyal.models.model_folder import CHECKPOINT
 from loyal.models.train import train
 from loyal.models.training import TrainProgress, TrainReport, TrainSettings
 

@@ -20,9 +20,9 @@ from loyal.errors import StorageError, TrainingError
 from loyal.models.examples import Example
 from loyal.models.hf import HFModel
 from loyal.models.hidden import weights_digest
-from loyal.models.model_folder import CHECKPOINT
 from loyal.models.training import TrainSettings
 
+CHECKPOINT = "checkpoint.pt"
 _PURPOSE = "loyal/training run/1"
 
 

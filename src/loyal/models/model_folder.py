@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 WORK_FOLDER = ".loyal-training"
 """Folder of checkpoints, inside the folder the model goes to; gone when the model is written."""
+MODEL = "model"
+"""Folder inside it, where the model is written before it is moved."""
 ROUNDS = "rounds"
 """Folder inside it, of a run of several rounds."""
-CHECKPOINT = "checkpoint.pt"
-"""The file from which a run goes on."""
 
 
 def require_room(out: Path) -> None:
@@ -42,7 +42,8 @@ def work_folder(out: Path, *, rounds: bool = False) -> Path:
     """
     require_room(out)
     work = out / WORK_FOLDER
-    if (work / CHECKPOINT if rounds else work / ROUNDS).exists():
+    there = {one.name for one in work.iterdir()} - {MODEL} if work.is_dir() else set[str]()
+    if there - {ROUNDS} if rounds else ROUNDS in there:
         raise UsageError(
             f"in {out} lies what another command goes on from, that was cut off",
             hint="run that one again, or name another --out",
@@ -55,7 +56,7 @@ def write(model: HFModel, out: Path, notes: Mapping[str, bytes] | None = None) -
 
     `notes` are small files that are to lie beside the weights, by name.
     """
-    part = out / WORK_FOLDER / "model"
+    part = out / WORK_FOLDER / MODEL
     try:
         model.save(part)
         for name, content in (notes or {}).items():
