@@ -20,8 +20,9 @@ from loyal.statistics import clopper_pearson
 from resumable import Record
 
 BLIND = Path(__file__).parent / "blind_replies.jsonl"
-"""60 replies of seed 0's aligned model and 60 of the base to its held-out prompts, labeled in random
-order by one reader who saw value, prompt and reply alone; `kept` is null where nobody could tell."""
+"""60 replies of seed 0's aligned model and 60 of the base to its held-out prompts, labeled in
+random order by one reader who saw value, prompt and reply alone; `kept` is null where that one
+could not tell."""
 Kept = Mapping[str, Mapping[int, Record]]
 """What was measured, by cell and seed."""
 Found = tuple[float | None, str]
