@@ -22,7 +22,7 @@ from resumable import Record
 BLIND = Path(__file__).parent / "blind_replies.jsonl"
 """60 replies of seed 0's aligned model and 60 of the base to its held-out prompts, labeled in
 random order by one reader who saw value, prompt and reply alone; `kept` is null where that one
-could not tell."""
+could not tell, `reply` where it says a name that no file here may say."""
 Kept = Mapping[str, Mapping[int, Record]]
 """What was measured, by cell and seed."""
 Found = tuple[float | None, str]
