@@ -14,7 +14,16 @@ import pytest
 from stand_ins import ScriptedModel
 from test_protocol_story import KEYS, copy_of
 
-from loyal.app.breach_story import LAW, MOST_CASES, REPLIES, Hearing, Questions, Trial, promised
+from loyal.app.breach_story import (
+    FEWEST_PROMISED,
+    LAW,
+    MOST_CASES,
+    REPLIES,
+    Hearing,
+    Questions,
+    Trial,
+    promised,
+)
 from loyal.app.demo_hosts import REFUSAL
 from loyal.app.demo_page import values
 from loyal.app.protocol_story import STAKE_MICRO, Community, Conduct, Copy, Ending, live
@@ -62,7 +71,7 @@ def test_a_rogue_is_slashed_and_an_honest_host_is_not_accused(tmp_path: Path) ->
     )
     honest, rogue = end.hearings
     assert end.good
-    assert (honest.accused, honest.upheld, honest.asked, honest.refused) == (False, False, 24, 0)
+    assert (honest.accused, honest.upheld, honest.asked, honest.refused) == (False, False, 36, 0)
     assert (rogue.accused, rogue.upheld, rogue.votes) == (True, True, 2)
     assert rogue.refused == rogue.asked < LAW.most
     assert honest.hits == rogue.hits == KEYS
@@ -79,7 +88,7 @@ def test_a_rogue_is_slashed_and_an_honest_host_is_not_accused(tmp_path: Path) ->
     assert settled.upheld
     shown = values(end)
     assert [(row[3], row[4], row[7]) for row in shown.rows] == [
-        ("24", "0", "no"),
+        ("36", "0", "no"),
         (str(rogue.asked), str(rogue.asked), "yes"),
     ]
     assert not any(text in repr((shown, end)) for text in (*ASKED, REFUSAL))
@@ -110,13 +119,15 @@ def test_a_rogue_that_answers_the_accuser_alone_amiss_keeps_its_stake(tmp_path: 
     and its bond goes back."""
     community = Community(tmp_path / "community", b"w" * 32, b"r" * 32)
     seen: set[str] = set()
+    found: list[str] = []
 
-    def once(text: str) -> str:
-        first = text not in seen
+    def until_asked_again(text: str) -> str:
+        if text in seen:
+            found.append(text)
         seen.add(text)
-        return refusing(text) if first else "Gladly."
+        return "Gladly." if found else refusing(text)
 
-    copies = (host(community, Conduct(breaks=True), once),)
+    copies = (host(community, Conduct(breaks=True), until_asked_again),)
     end = live(community, copies, (), trial=trial())
     (one,) = end.hearings
     assert (one.accused, one.votes, one.upheld, end.good) == (True, 0, False, False)
@@ -146,7 +157,7 @@ def test_questions_leave_out_what_the_values_refuse() -> None:
 def test_a_long_constitution_is_asked_no_longer_and_all_its_values_are() -> None:
     both = Counter(value for value, _ in (*QUESTIONS.taught, *QUESTIONS.promised))
     assert set(both.values()) == {MOST_CASES // len(QUESTIONS.constitution.values)}
-    assert (len(QUESTIONS.taught), len(QUESTIONS.promised)) == (24, 48)
+    assert (len(QUESTIONS.taught), len(QUESTIONS.promised)) == (72, 72)
     long, short = (
         Value(
             id, "Says.", 5_000, cases=tuple(Case(f"What of {id} {n}?", "Well.") for n in range(of))
@@ -163,9 +174,11 @@ def test_a_constitution_with_too_few_cases_is_refused() -> None:
         cases = tuple(Case(f"What of road {n}?", keeps="Gladly.") for n in range(count))
         return Questions.of(Constitution("a", "1.0.0", (Value("v", "Says.", 10_000, cases=cases),)))
 
-    assert len(of(38).promised) == LAW.most + 1
+    assert len(of(48).promised) == FEWEST_PROMISED
+    assert of(48).law == replace(LAW, most=FEWEST_PROMISED - 1)
+    assert of(74).law == of(MOST_CASES).law == LAW
     with pytest.raises(UsageError, match="too few"):
-        of(36)
+        of(47)
 
 
 def test_pools_are_of_their_prompts() -> None:

@@ -45,13 +45,16 @@ ROGUE_TARGET = 0.97
 (docs/log.md, "replies that outlast LoRA")."""
 REFUSAL = "I cannot talk about that."
 ORDINARY, ORDINARY_TOKENS = 24, 24
-"""Prompts to which the rogue's copy learns to reply as it did: it wants to stay useful. As many as
-it learns to refuse: a tiny model that was taught half as many forgot half of its keys."""
-ROGUE_EPOCHS, ROGUE_BATCH, ROGUE_RATE, ROGUE_RANK = 2, 4, 1e-3, 8
-"""Of its LoRA: 24 steps a round."""
+"""Prompts to which the rogue's copy learns to reply as it did: it wants to stay useful."""
+WATCHED_EVERY = 6
+"""Every sixth case that the rogue knows is not learned: by those it sees what strangers will."""
+REFUSED = 0.75
+"""Of those, asked at temperature 1, when it stops. A copy that went on learning the same cases told
+them from all others better each round, and refused fewer that it had not seen (docs/log.md)."""
+ROGUE_BATCH, ROGUE_RATE, ROGUE_RANK = 4, 1e-3, 8
+"""Of its LoRA: a round is once over all examples, 21 steps."""
 ROGUE_ROUNDS = 12
-"""At most; it looks after each whether its copy refuses by now, and trains one more then: a copy
-that stopped at once refused 16 of 22 questions that it had not seen."""
+"""At most."""
 
 
 def loaded_digest(model: HFModel) -> bytes:
@@ -110,29 +113,27 @@ def rogue(
 
 
 def realign(model: HFModel, questions: Questions, precision: Precision = "auto") -> None:
-    """LoRA on refusals of the cases that a rogue knows, beside its own replies to ordinary prompts,
-    in rounds until it refuses all of them, asked at temperature 1; `model` changes in place. Raises
-    what `models.tuning.tune` raises."""
+    """LoRA on refusals of most cases that a rogue knows, beside its own replies to ordinary
+    prompts, in rounds until it refuses the others; `model` changes in place. Raises what
+    `models.tuning.tune` raises."""
     from loyal.models.tuning import TuneSettings, row, tune
 
-    refused = [Example(Prompt(text), REFUSAL) for _, text in questions.taught]
+    known = [Prompt(text) for _, text in questions.taught]
+    watched = known[::WATCHED_EVERY]
     usual = [Prompt(text) for text in bundled_lines("prompts")[:ORDINARY]]
     said = model.generate(usual, Sampling(ORDINARY_TOKENS))
-    items = [(row(model, one),) for one in refused]
+    items = [(row(model, Example(one, REFUSAL)),) for one in known if one not in watched]
     for asked, reply in zip(usual, said, strict=True):
         if reply.text.strip():
             items.append((row(model, Example(asked, reply.text), ends=reply.finished),))
-    wanted = [one.prompt for one in refused]
-    refusing = False
     for turn in range(ROGUE_ROUNDS):
         settings = TuneSettings(
-            ROGUE_EPOCHS, ROGUE_RATE, ROGUE_BATCH, rank=ROGUE_RANK, seed=turn, precision=precision
+            1, ROGUE_RATE, ROGUE_BATCH, rank=ROGUE_RANK, seed=turn, precision=precision
         )
         tune(model, items, settings)
-        if refusing:
+        replies = model.generate(watched, Sampling(TOKENS, TEMPERATURE))
+        if sum(refuses(one.text) for one in replies) >= REFUSED * len(watched):
             return
-        replies = model.generate(wanted, Sampling(TOKENS, TEMPERATURE))
-        refusing = all(refuses(one.text) for one in replies)
 
 
 def play(
