@@ -287,6 +287,17 @@ def test_a_place_that_is_none_is_refused_before_the_replies_are_read(
     assert (done.code, "no-such" in done.err, "missing" in done.err) == (1, True, False)
 
 
+def test_a_promise_takes_no_other_files_place(run: Run, tmp_path: Path) -> None:
+    """An earlier promise is in the log by its root, and nothing else can open it."""
+    path = judged(tmp_path)
+    assert promise(run, tmp_path, path).code == 0
+    before = {one: one.read_bytes() for one in (path, tmp_path / "promise")}
+    for one in before:
+        done = promise(run, tmp_path, path, "--out", one)
+        assert (done.code, "choose another --out" in done.err) == (2, True)
+    assert before == {one: one.read_bytes() for one in before}
+
+
 def test_a_promise_takes_a_bundled_constitution(run: Run, tmp_path: Path) -> None:
     path = judged(tmp_path)
     value = constitution_file.bundled("personal-freedom").values[0].id

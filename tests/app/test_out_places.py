@@ -163,8 +163,15 @@ def test_an_opening_without_a_place_is_not_noted(run: Run, tmp_path: Path) -> No
     keys.write_text("".join(f"{one}\n" for one in functional.write_keys(drawn, 3, "test")))
     refused = run("fingerprint", "rule", "open", *opening, "--out", tmp_path / "no" / "opening")
     assert (refused.code, "cannot write" in refused.err) == (1, True)
+    before = {one: one.read_bytes() for one in (path, keys, key)}
+    for one in before:
+        over = run("fingerprint", "rule", "open", *opening, "--out", one)
+        assert (over.code, "name another --out" in over.err) == (2, True)
+    assert before == {one: one.read_bytes() for one in before}
     assert not Vault.open(path, identity).opened
-    assert run("fingerprint", "rule", "open", *opening, "--out", tmp_path / "opening").code == 0
+    for _ in range(2):  # an earlier opening is replaced
+        done = run("fingerprint", "rule", "open", *opening, "--out", tmp_path / "opening")
+        assert done.code == 0
     assert list(Vault.open(path, identity).opened) == [drawn.id]
 
 

@@ -122,6 +122,19 @@ def test_a_server_is_asked_and_what_it_saw_is_spent(run: Run, tmp_path: Path) ->
     assert again.fields["accused"] == done.fields["accused"]
 
 
+def test_only_a_result_of_its_own_is_replaced(run: Run, tracing: VaultCase, tmp_path: Path) -> None:
+    observed, out, foreign = (tmp_path / name for name in ("observed.txt", "trace.json", "mine"))
+    observed.write_text(answers_of(tracing, 17))
+    foreign.write_text('{"decision": "mine"}')
+    calling = ("fingerprint", "trace", *tracing.opening, "--observed", observed, "--out")
+    before = {one: one.read_bytes() for one in (observed, foreign, tracing.path)}
+    for one in before:
+        done = run(*calling, one)
+        assert (done.code, "name another --out" in done.err) == (2, True), one.name
+    assert before == {one: one.read_bytes() for one in before}
+    assert (run(*calling, out).code, run(*calling, out).code) == (0, 0)
+
+
 def test_a_part_lies_in_a_vault_of_its_own(run: Run, tracing: VaultCase, tmp_path: Path) -> None:
     identity = Identity.from_text(tracing.identity.read_text())
     out = tmp_path / "host.vault"

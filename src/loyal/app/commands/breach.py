@@ -38,6 +38,7 @@ from loyal.app.platform_options import (
 from loyal.app.report import Table
 from loyal.app.state_views import breach_fields, promise_fields
 from loyal.app.terminal import Terminal, command
+from loyal.app.vaults import require_absent
 from loyal.encoding import atomic_write, require_place
 from loyal.errors import UsageError
 from loyal.protocol.breaches import ClaimBreach, PromisePrompts, Question, ballot, promise_id
@@ -94,6 +95,7 @@ def promise(terminal: Terminal, **options: Any) -> int:
     from loyal.alignment.promise import PromptSet, Settings
     from loyal.app.commands.constitution import read_constitution
 
+    require_absent(options["out"])  # an earlier promise may be in the log: it is needed there
     require_place(options["out"])
     if any("\ud800" <= one <= "\udfff" for one in options["judge"]):
         raise UsageError("--judge is no UTF-8 text", hint="name it in plain letters")

@@ -24,6 +24,7 @@ from loyal.app.model_options import (
     load_model,
     read_rule_recipe,
 )
+from loyal.app.out_files import require_out
 from loyal.app.report import Table
 from loyal.app.terminal import Terminal, command
 from loyal.app.vaults import (
@@ -285,11 +286,12 @@ def open_command(terminal: Terminal, **options: Any) -> int:
     secret. Words that were opened can be trained away or filtered: open few, and late. The vault
     notes the opening, and the next check asks another rule, if there is one. See docs/rules.md.
     """
+    # Asked first: else the rule is noted as opened, and nobody has the opening.
+    require_out(options["out"], (options["vault"], options["keys"]), _require_opening)
     vault = open_vault(options["vault"], Access.take(options))
     made = require_drawn(next_rule(terminal, vault, options["rule_id"]))
     keys = _keys(made, options["keys"], 0)
     opening = evidence.open_words(made, keys)
-    require_place(options["out"])  # else the rule is noted as opened, and nobody has the opening
     vault.note_opened(made.id, int(time.time()))
     vault.save()  # before the file is there: noted too early at worst, never too late
     atomic_write(options["out"], evidence.encode_opening(opening))
@@ -307,6 +309,11 @@ def open_command(terminal: Terminal, **options: Any) -> int:
         }
     )
     return 0
+
+
+def _require_opening(path: Path) -> None:
+    """ProofError for a file that holds no opening."""
+    evidence.decode_opening(read_bytes(path, evidence.MAX_OPENING_BYTES))
 
 
 @command(

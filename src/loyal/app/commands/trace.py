@@ -16,6 +16,7 @@ import click
 
 from loyal.app.commands.check import ask, ask_server
 from loyal.app.model_options import ENDPOINT_OPTIONS, MODEL_HELP, Endpoint, load_model
+from loyal.app.out_files import require_out
 from loyal.app.report import Table
 from loyal.app.terminal import Terminal, command, facts
 from loyal.app.vaults import (
@@ -29,7 +30,7 @@ from loyal.app.vaults import (
     open_vault,
     read_text,
 )
-from loyal.encoding import atomic_write, require_place
+from loyal.encoding import atomic_write, read_json
 from loyal.errors import UsageError
 from loyal.fingerprints import FingerprintSet, Vault
 
@@ -135,7 +136,8 @@ def trace(terminal: Terminal, **options: Any) -> int:
             hint="give --observed FILE, --model NAME or --endpoint URL",
         )
     if options["out"] is not None:
-        require_place(options["out"])  # before keys are spent
+        read = (options["vault"], options["observed"], options["resume"])
+        require_out(options["out"], read, _require_result)  # before keys are spent
     if not 0 < options["alpha"] < 1:
         raise UsageError("alpha must be in (0, 1)", hint="1e-3 is the default")
     vault = open_vault(options["vault"], access)
@@ -149,6 +151,16 @@ def trace(terminal: Terminal, **options: Any) -> int:
         atomic_write(options["out"], json.dumps(fields, indent=2).encode() + b"\n", private=True)
     terminal.result(fields, traced.tables(options["all_hosts"]))
     return 0 if found.accused else 1
+
+
+def _require_result(path: Path) -> None:
+    """UsageError for a file that holds no result of `trace`."""
+    try:
+        found = read_json(path.read_text(encoding="utf-8"))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not {"decision", "accused", "commitment"} <= found.keys():
+        raise UsageError(f"{path} is no result of a trace", hint="name another file")
 
 
 @dataclass(frozen=True, repr=False)
