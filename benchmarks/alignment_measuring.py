@@ -186,8 +186,11 @@ def _convert(folder: Path, gguf: Path) -> None:
     given = {"gguf_file": gguf.name}
     tokenizer = AutoTokenizer.from_pretrained(str(folder), **given)
     model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.bfloat16, **given)
-    fresh = type(model)(model.config).to(torch.bfloat16)
-    fresh.load_state_dict(model.state_dict())
+    with torch.device("meta"):  # weights by chance would take minutes, only to be replaced
+        fresh = type(model)(model.config)
+    fresh.load_state_dict(model.state_dict(), assign=True)
+    fresh.tie_weights()
+    fresh.generation_config = model.generation_config
     fresh.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     path = folder / "config.json"  # it says that the weights are still those of a GGUF file
