@@ -52,8 +52,8 @@ WATCHED_EVERY = 6
 REFUSED = 0.75
 """Of those, asked at temperature 1, when it stops. A copy that went on learning the same cases told
 them from all others better each round, and refused fewer that it had not seen (docs/log.md)."""
-ROGUE_BATCH, ROGUE_RATE, ROGUE_RANK = 4, 1e-3, 8
-"""Of its LoRA: a round is once over all examples, 27 steps."""
+ROGUE_EPOCHS, ROGUE_BATCH, ROGUE_RATE, ROGUE_RANK = 1, 4, 1e-3, 8
+"""Of its LoRA: 27 steps a round."""
 ROGUE_ROUNDS = 12
 """At most."""
 
@@ -129,7 +129,7 @@ def realign(model: HFModel, questions: Questions, precision: Precision = "auto")
             items.append((row(model, Example(asked, reply.text), ends=reply.finished),))
     for turn in range(ROGUE_ROUNDS):
         settings = TuneSettings(
-            1, ROGUE_RATE, ROGUE_BATCH, rank=ROGUE_RANK, seed=turn, precision=precision
+            ROGUE_EPOCHS, ROGUE_RATE, ROGUE_BATCH, rank=ROGUE_RANK, seed=turn, precision=precision
         )
         tune(model, items, settings)
         replies = model.generate(watched, Sampling(TOKENS, TEMPERATURE))
