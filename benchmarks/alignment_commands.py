@@ -85,7 +85,7 @@ def steps(
     def data() -> list[str]:
         shares = given if which == "given" else ()
         return ["align", "data", constitution, "--out", str(pairs), "--held-out", str(held),
-                "--examples", str(sft), "--pairs", str(50 if small else 200),
+                "--examples", str(sft), *(("--pairs", "50") if small else ()),
                 "--general", "24", "--safety", "24", *shares]  # fmt: skip
 
     def train() -> list[str]:

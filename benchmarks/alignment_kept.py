@@ -20,9 +20,10 @@ from loyal.statistics import clopper_pearson
 from resumable import Record
 
 BLIND = Path(__file__).parent / "blind_replies.jsonl"
-"""60 replies of seed 0's aligned model and 60 of the base to its held-out prompts, labeled in
-random order by one reader who saw value, prompt and reply alone; `kept` is null where that one
-could not tell, `reply` where it says a name that no file here may say."""
+"""60 replies of seed 0's aligned model and 60 of the base to its held-out prompts, and 60 each of
+its hardened models, "plain" and "adaptive", to the same held-out attacks; labeled in random order
+by one reader each, who saw value, prompt (under attack its end and family too) and reply alone.
+`kept` is null where that one could not tell, `reply` where it says a name that no file may say."""
 Kept = Mapping[str, Mapping[int, Record]]
 """What was measured, by cell and seed."""
 Found = tuple[float | None, str]
@@ -154,23 +155,23 @@ def _named(cell: str) -> str:
     return cell.removeprefix("keep-")
 
 
-def labeled() -> tuple[Found, Found]:
-    """What a reader saw who was not told which model wrote a reply (BLIND): the share of the
-    aligned model's that is kept, in percent of those that could be told, and its failures over the
-    base's."""
+def labeled(after: str, before: str) -> tuple[Found, Found]:
+    """What a reader saw who was not told which model wrote a reply (BLIND): the share that is kept
+    of the model `after`, in percent of those that could be told, and its failures over those of
+    `before`."""
     said = [json.loads(line) for line in BLIND.read_text(encoding="utf-8").splitlines()]
     counts = Counter((one["generator"], one["kept"]) for one in said)
     told = {who: (counts[who, True], counts[who, True] + counts[who, False])
-            for who in ("aligned", "base")}  # fmt: skip
+            for who in (after, before)}  # fmt: skip
     shares = {who: pooled([one]) for who, one in told.items()}
     rates = {who: 100 - one.percent for who, one in shares.items()}
     how = "; ".join(
         f"{who}: {one.how}, and {counts[who, None]} nobody could tell"
         for who, one in shares.items()
     )
-    return (shares["aligned"].percent, f"{BLIND.name}; {how}"), (
-        rates["aligned"] / rates["base"],
-        f"{rates['aligned']:.1f} against {rates['base']:.1f} % by {BLIND.name}",
+    return (shares[after].percent, f"{BLIND.name}; {how}"), (
+        rates[after] / rates[before],
+        f"{rates[after]:.1f} against {rates[before]:.1f} % by {BLIND.name}",
     )
 
 

@@ -167,7 +167,8 @@ def test_every_figure_stands_once_and_needs_cells_that_there_are() -> None:
     }
     empty = [one.row({}, {}, "") for one in found]
     valued = {one.id for one in empty if one.value is not None} - {"align-deviation-simulated"}
-    assert valued == {"align-labeled-plain", "align-labeled-failures-plain"}  # of a file
+    of_file = ("plain", "failures-plain", "attacked", "failures-attacked")
+    assert valued == {f"align-labeled-{one}" for one in of_file}
     assert all(one.how for one in empty)
     for name, before in alignment.BEFORE.items():
         assert all(alignment.NAMES.index(one) < alignment.NAMES.index(name) for one in before)
@@ -234,11 +235,14 @@ def test_keep_rates_count_what_the_judge_says(base: HFModel) -> None:
     assert value == pytest.approx(50)  # half of the way from broken to kept
     assert "mean chance 40.0 %, 60.0 % on 50 labeled kept" in how
     assert after({"after": {0: silent}, "before": {0: doubted}})[0] is None
-    share, failures = alignment_kept.labeled()
+    share, failures = alignment_kept.labeled("aligned", "base")
     assert share[0] == pytest.approx(100 * 27 / 31)
     assert failures[0] == pytest.approx((4 / 31) / (10 / 31))
     assert "27 of 31" in share[1]
     assert "29 nobody could tell" in share[1]
+    share, failures = alignment_kept.labeled("adaptive", "plain")
+    assert share[0] == pytest.approx(100 * 8 / 12)
+    assert failures[0] == pytest.approx((4 / 12) / (2 / 16))
     unheld = {0: {**doubted, "known": None}}
     assert after({"after": unheld, "before": unheld})[0] is None
 
