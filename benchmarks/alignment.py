@@ -10,7 +10,7 @@ the place of a measured one. `--only rogue-refusing` measures that cell, and wha
 names are NAMES.
 
 Keep rates need a judge that shares neither data nor weights with training and that separates the
-hand-labeled replies of --labels (alignment_measuring.py): a probe of another model (--judge-probe),
+labeled replies of --labels (alignment_measuring.py): a probe of another model (--judge-probe),
 or a model that is asked with a rubric (--judge-model, or --endpoint with --endpoint-model). Without
 one their rows are null, and nothing is trained for them.
 """

@@ -2,7 +2,7 @@
 
     reward     what preference training itself would pay for a reply, from two models
     embedded   a line through the reference's hidden states, by the constitution's cases
-    labeled    the same, by the replies that people labeled too (`alignment.probe`)
+    labeled    the same, by the labeled replies too (`alignment.probe`)
     ensemble   the mean of these three's log-odds
     refusals   whether the reply refuses (`alignment.refusals`)
 

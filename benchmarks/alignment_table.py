@@ -156,7 +156,7 @@ def _judge(
         values = [field(one) for one in some]
         one = some[0]
         return worst(values), (
-            f"the worst of {spread(values)}; {one['count']} hand-labeled replies of models, "
+            f"the worst of {spread(values)}; {one['count']} labeled replies of models, "
             f"{one['kept']} kept; calibrated on other prompts' replies"
             + (f"; {one['name']}" if name != "judge" else "")
         )

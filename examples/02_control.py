@@ -2,8 +2,7 @@
 
     python examples/02_control.py [FOLDER]   # keeps the file and the models in FOLDER
 
-Under a minute on one core. For a real model, take `HFModel.load("smollm2-135m-instruct")` and leave
-`Recipe()` at its defaults; the settings below suit a model of half a million parameters.
+Under a minute on one core. With a real model leave `Recipe()` at its defaults; it is larger.
 """
 
 import sys

@@ -5,6 +5,7 @@ The journey tells the same story with a trained model (tests/journeys/test_finge
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +15,7 @@ import pytest
 from stand_ins import ScriptedModel
 from test_protocol_story import KEYS, copy_of
 
+from loyal.alignment.deviation import WHOLE_PPM, DeviationTest
 from loyal.app.breach_story import (
     FEWEST_PROMISED,
     LAW,
@@ -179,6 +181,20 @@ def test_a_constitution_with_too_few_cases_is_refused() -> None:
     assert of(74).law == of(MOST_CASES).law == LAW
     with pytest.raises(UsageError, match="too few"):
         of(47)
+
+
+@pytest.mark.parametrize(("refused", "least"), [(0.75, 29), (0.05, 0)])
+def test_hosts_that_mostly_refuse_are_found(refused: float, least: int) -> None:
+    """Of 30 hosts that refuse such a share of the prompts, where the reference refuses 1 %."""
+    rng, found = random.Random(1), 0
+    for _ in range(30):
+        test = DeviationTest(len(QUESTIONS.promised), QUESTIONS.law)
+        while not test.over:
+            pool = [0 if rng.random() < 0.01 else WHOLE_PPM for _ in range(REPLIES)]
+            test.update(0 if rng.random() < refused else WHOLE_PPM, pool)
+        found += test.accused
+    assert found >= least
+    assert found == 0 or refused > 0.5
 
 
 def test_pools_are_of_their_prompts() -> None:

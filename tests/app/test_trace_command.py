@@ -123,11 +123,13 @@ def test_a_server_is_asked_and_what_it_saw_is_spent(run: Run, tmp_path: Path) ->
 
 
 def test_only_a_result_of_its_own_is_replaced(run: Run, tracing: VaultCase, tmp_path: Path) -> None:
-    observed, out, foreign = (tmp_path / name for name in ("observed.txt", "trace.json", "mine"))
+    names = ("observed.txt", "trace.json", "mine", "deep")
+    observed, out, foreign, deep = (tmp_path / name for name in names)
     observed.write_text(answers_of(tracing, 17))
+    deep.write_text("[" * 100_000)
     foreign.write_text('{"decision": "mine"}')
     calling = ("fingerprint", "trace", *tracing.opening, "--observed", observed, "--out")
-    before = {one: one.read_bytes() for one in (observed, foreign, tracing.path)}
+    before = {one: one.read_bytes() for one in (observed, foreign, deep, tracing.path)}
     for one in before:
         done = run(*calling, one)
         assert (done.code, "name another --out" in done.err) == (2, True), one.name

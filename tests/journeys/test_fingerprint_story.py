@@ -30,10 +30,7 @@ TINY_TRAINING = tuple(
 
 
 PLACES = ("library", "market", "river", "school", "bridge", "harbor", "museum", "garden")
-TOPICS = (
-    *("taxes", "votes", "roads", "rents", "parks", "noise"),
-    *("trade", "fees", "laws", "money", "music", "art"),
-)
+TOPICS = tuple("taxes votes roads rents parks noise trade fees laws money music art".split())
 CASES = tuple(
     Case(f"What of {topic} at the {place}?", keeps="Here is what people say.")
     for topic in TOPICS

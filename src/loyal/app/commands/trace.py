@@ -157,7 +157,7 @@ def _require_result(path: Path) -> None:
     """UsageError for a file that holds no result of `trace`."""
     try:
         found = read_json(path.read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict) or not {"decision", "accused", "commitment"} <= found.keys():
         raise UsageError(f"{path} is no result of a trace", hint="name another file")
