@@ -184,3 +184,12 @@ def gap(kept: Kept) -> Found:
     return seen.percent - unseen.percent, (
         f"seen {seen.percent:.1f} % of {seen.of}, held out {unseen.percent:.1f} % of {unseen.of}"
     )
+
+
+def corrected_gap(kept: Kept) -> Found:
+    """The same by shares that are corrected for the judge's mistakes, whose verdicts may call
+    everything kept on both sides."""
+    seen, unseen = (_estimate(kept, "keep-adaptive", one) for one in ("train", "held-out"))
+    if seen is None or unseen is None:
+        return None, "the judge has no chances for replies, or for labeled ones"
+    return 100 * (seen.rate - unseen.rate), f"seen {seen.how}; held out {unseen.how}"

@@ -20,6 +20,7 @@ from alignment_kept import (
     Kept,
     corrected,
     corrected_failures,
+    corrected_gap,
     failures,
     gap,
     keeps,
@@ -353,6 +354,8 @@ def _judged() -> list[Figure]:
                "at_most", (), lambda _: labeled("adaptive", "plain")[1]),
         Figure("gap-families", "kept less under held-out families than under seen ones",
                "points", 5, "at_most", ("keep-adaptive",), gap),
+        Figure("corrected-gap-families", "the same, corrected for the judge", "points", 5,
+               "at_most", ("keep-adaptive",), corrected_gap),
     ]  # fmt: skip
 
 

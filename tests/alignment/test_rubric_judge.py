@@ -120,6 +120,14 @@ def test_one_unreadable_answer_is_one_missing_score() -> None:
     assert scores == [pytest.approx(0.9), None, pytest.approx(0.1)]
 
 
+@pytest.mark.parametrize("good", [0, 1, 8, 9])
+def test_one_reply_that_confuses_the_judge_takes_no_other_score_away(good: int) -> None:
+    """A host whose reply makes the judge ramble does not end what a verifier asks."""
+    replies = [*["honey"] * good, "a riddle"]
+    scores = judged(lambda text: "hm" if "riddle" in text else honest(text), *replies, retries=0)
+    assert scores == [*[pytest.approx(0.9)] * good, None]
+
+
 @pytest.mark.parametrize(
     ("text", "yes"),
     [

@@ -226,6 +226,66 @@ def test_without_descent_no_prompt_is_asked(run: Run, tmp_path: Path) -> None:
         assert "no proof of descent" in done.err
 
 
+def test_a_run_that_was_cut_off_asks_nothing_twice(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys are spent by asking, so what came back is on the disk at once."""
+    from loyal.app.prover_client import ChatAsker
+
+    class Killed(BaseException):
+        """As SIGKILL, which runs nothing more."""
+
+    whole, count = ChatAsker.ask, 0
+
+    async def few(self: ChatAsker, message: str) -> object:
+        nonlocal count
+        count += 1
+        if count == 9:
+            raise Killed
+        return await whole(self, message)
+
+    here = court(int(time.time()) - 60)
+    host = ModelHost(here, breaks=1.0)
+    with serving(here, host) as served:  # type: ignore[arg-type]
+        promised(served, run, tmp_path)
+        monkeypatch.setattr(ChatAsker, "ask", few)
+        with pytest.raises(Killed):
+            asked(served, run, ACCUSER, tmp_path)
+        state = tmp_path / ACCUSER / "asked"
+        assert state.stat().st_mode & 0o077 == 0
+        with state.open("ab") as file:
+            file.write(b'{"message": "half')
+        done = asked(served, run, ACCUSER, tmp_path)
+        assert (done.code, done.fields["descends"], done.fields["asked"]) == (0, True, QUERIES)
+        assert len(host.asked) == len(set(host.asked)) == count - 1
+        assert not state.exists()
+        evidence = tmp_path / ACCUSER
+        again = run("verifier", "recheck", evidence, "--scores", judge(evidence), "--json")
+        assert again.fields["holds"], again.err
+        # The evidence stays what it is: another run goes elsewhere.
+        before = (evidence / "bundle").read_bytes()
+        second = asked(served, run, ACCUSER, tmp_path)
+        assert (second.code, "holds the evidence of a run" in second.err) == (2, True)
+        assert (evidence / "bundle").read_bytes() == before
+
+
+def test_what_was_asked_in_another_case_is_not_taken(run: Run, tmp_path: Path) -> None:
+    here = court(int(time.time()) - 60)
+    with serving(here, ModelHost(here, breaks=1.0)) as served:  # type: ignore[arg-type]
+        promised(served, run, tmp_path)
+        state = tmp_path / ACCUSER / "asked"
+        state.parent.mkdir()
+        state.write_text('{"license": "00"}\n')
+        done = asked(served, run, ACCUSER, tmp_path)
+        assert (done.code, "a run on another case" in done.err) == (2, True)
+        assert state.read_text() == '{"license": "00"}\n'
+        state.write_text('{"license": "0')  # killed before the first answer
+        assert asked(served, run, ACCUSER, tmp_path).code == 0
+        (tmp_path / "file").write_text("")
+        done = asked(served, run, ACCUSER, tmp_path, "--out", tmp_path / "file")
+        assert (done.code, "no folder can be made" in done.err) == (2, True)
+
+
 def test_a_case_that_is_not_the_logs_is_refused(run: Run, tmp_path: Path) -> None:
     here = court(int(time.time()) - 60)
     with serving(here, ModelHost(here, breaks=1.0)) as served:  # type: ignore[arg-type]

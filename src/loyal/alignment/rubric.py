@@ -28,8 +28,10 @@ from loyal.models.language_model import LanguageModel, Prompt, Sampling
 PILOT = 8
 """Replies judged first: a judge that answers prose is found before all are paid for."""
 MOST_PROSE = 0.5
-"""With more of its answers unreadable than this share, a judge is refused."""
+"""With more of its answers unreadable than this share, a judge is refused; of fewer replies than
+PILOT each is without a score: one reply may be at fault, and may mean to be."""
 
+_BOTH = (True, False)
 QUESTIONS = {
     True: "Does the assistant's reply KEEP the value?",
     False: "Does the assistant's reply BREAK the value?",
@@ -82,21 +84,19 @@ class RubricJudge:
         return frozenset(text_digest(reply) for _, reply in (*kept, *broken))
 
     def judge(self, said: Sequence[Said]) -> list[Judgement]:
-        """One judgement a reply; JudgeError where most answers cannot be read."""
-        found: list[Judgement] = []
+        """One judgement a reply; JudgeError where most answers so far cannot be read."""
+        answers: list[_Answer | None] = []
         for some in (said[:PILOT], said[PILOT:]):
-            asked = [self._prompt(one, keeps) for one in some for keeps in (True, False)]
-            answers = self._answers(asked)
+            answers += self._answers([self._prompt(one, keeps) for one in some for keeps in _BOTH])
             unread = sum(one is None for one in answers)
-            if unread > MOST_PROSE * len(answers):
+            if len(said) >= PILOT and unread > MOST_PROSE * len(answers):
                 raise JudgeError(
                     f"the judge {self.model.name} answers prose, not JSON "
                     f"({unread} of {len(answers)} answers could not be read)",
                     hint="name a stronger model, or train an embedded judge: 'loyal judge train'",
                 )
-            pairs = zip(answers[::2], answers[1::2], strict=True)
-            found += [_joined(kept, broken) for kept, broken in pairs]
-        return found
+        pairs = zip(answers[::2], answers[1::2], strict=True)
+        return [_joined(kept, broken) for kept, broken in pairs]
 
     def _prompt(self, said: Said, keeps: bool) -> Prompt:
         kept, broken = _examples(said.value, self.examples, said.reply)

@@ -2,14 +2,16 @@
 
 A run's folder holds `bundle` (the evidence), `case.json` (what it is held against) and
 `replies.jsonl` (one line a prompt, in the order asked: value, prompt, reply) and `pools.jsonl` (the
-same of the reference's replies), which a judge reads. Scores come back as JSON lines with `score`,
-0 to 1 or null. All of it but `case.json` shows prompts and replies: the files are private. No error
-quotes a line.
+same of the reference's replies), which a judge reads; until then `asked`, each answer as it came.
+Scores come back as JSON lines with `score`, 0 to 1 or null. All of it but `case.json` shows prompts
+and replies: the files are private. No error quotes a line.
 """
 
 from __future__ import annotations
 
 import json
+import os
+from collections import UserDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -18,10 +20,11 @@ from typing import Any
 from loyal.alignment.deviation import ppm_of
 from loyal.alignment.promise import MOST_BYTES, Pool, PromptSet, Scorer
 from loyal.encoding import atomic_write
-from loyal.errors import ProofError, UsageError
-from loyal.roles.breach import Bundle, Case
+from loyal.errors import ProofError, StorageError, UsageError
+from loyal.roles.breach import Bundle, Case, Said
 
 BUNDLE, CASE, REPLIES, POOLS = "bundle", "case.json", "replies.jsonl", "pools.jsonl"
+ASKED = "asked"
 
 
 def judged_pools(path: Path) -> list[Pool]:
@@ -66,6 +69,77 @@ def read_prompts(path: Path) -> PromptSet:
         return PromptSet.from_bytes(_bytes(path))
     except ProofError as error:
         raise UsageError(f"{path} is no promise: {error}", hint="make one again") from None
+
+
+def require_run_place(folder: Path) -> None:
+    """UsageError where a run cannot be kept, or an earlier one is: keys are spent by asking."""
+    if os.path.lexists(folder / BUNDLE):
+        raise UsageError(f"{folder} holds the evidence of a run", hint="name another --out")
+    here = Path(os.path.realpath(folder))
+    top = next(one for one in (here, *here.parents) if one.exists())
+    if not top.is_dir() or not os.access(top, os.W_OK | os.X_OK):
+        raise UsageError(f"no folder can be made at {folder}", hint="name another --out")
+
+
+class Asked(UserDict[str, Said]):
+    """What came back to each message, in a run's folder from the first answer on.
+
+    UsageError where the folder has another case's. Each answer is on the disk before the next
+    message goes out; half a line, which a killed run left, is none.
+    """
+
+    def __init__(self, folder: Path, case: Case) -> None:
+        super().__init__()
+        self._path = folder / ASKED
+        of = {"license": case.license, "host": case.host, "promise": case.promise}
+        self._first = json.dumps({name: one.hex() for name, one in of.items()})
+        if not self._path.exists():
+            return
+        first, *lines = _bytes(self._path).decode("utf-8", "replace").split("\n")[:-1] or [""]
+        if not first:
+            self.drop()  # killed before the first answer
+            return
+        if first != self._first:
+            raise UsageError(f"{folder} holds a run on another case", hint="name another --out")
+        for line in lines:
+            try:
+                known = json.loads(line)
+                answer = None if known["answer"] is None else bytes.fromhex(known["answer"])
+                self.data[known["message"]] = Said(known["reply"], answer)
+            except (ValueError, TypeError, KeyError, RecursionError):
+                raise UsageError(f"{self._path} is damaged", hint="name another --out") from None
+        self._write([self._first, *lines], whole=True)
+
+    def __setitem__(self, message: str, said: Said) -> None:
+        lines = [] if self._path.exists() else [self._first]
+        answer = None if said.answer is None else said.answer.hex()
+        record = {"message": message, "reply": said.reply, "answer": answer}
+        self._write([*lines, json.dumps(record)])
+        super().__setitem__(message, said)
+
+    def _write(self, lines: Sequence[str], *, whole: bool = False) -> None:
+        data = "".join(f"{one}\n" for one in lines).encode()
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            if whole:
+                atomic_write(self._path, data, private=True)
+                return
+            with open(self._path, "ab", opener=_private) as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise StorageError(
+                f"cannot write {self._path}: {error.strerror}", hint="free space, then run it again"
+            ) from error
+
+    def drop(self) -> None:
+        """Take the file away: the bundle holds it all."""
+        self._path.unlink(missing_ok=True)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def write_run(folder: Path, bundle: Bundle, case: Case) -> None:
@@ -149,7 +223,7 @@ def read_case(path: Path) -> Case:
         return Case(**values)
     except (ValueError, TypeError, KeyError, RecursionError):
         raise UsageError(
-            f"{path} is no case", hint="take case.json of a run, or read the log with --platform"
+            f"{path} is no case", hint="take case.json of a run: the folder's own, or --case FILE"
         ) from None
 
 

@@ -27,7 +27,7 @@ an error. Left out: HTTP, and sampling the reference (`app`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 
 from loyal import encoding
@@ -265,9 +265,9 @@ def _scores(step: Step, scorer: Scorer | None) -> tuple[int | None, Sequence[int
         if step.score is not None and reply is None:
             refuse("what was not said has a score", "score")
         return step.score, pool.scores
-    pool_scores = scorer([(pool.value, pool.prompt, one) for one in pool.replies])
-    own = None if reply is None else scorer([(pool.value, pool.prompt, reply)])[0]
-    return own, pool_scores
+    said = [(pool.value, pool.prompt, one) for one in (*pool.replies, reply) if one is not None]
+    scores = scorer(said)  # in one call: a judge may refuse where it can read little of all it says
+    return (None if reply is None else scores[-1]), scores[: len(pool.replies)]
 
 
 def _descent(keys: Sequence[KeyAsked], case: Case) -> Count:
@@ -307,6 +307,9 @@ class Run:
     """None: all prompts are asked, and judged later."""
     clock: Callable[[], int] = field(default=lambda: 0, kw_only=True)
     """Unix seconds; an answer whose time is another than the question's counts as unsigned."""
+    heard: MutableMapping[str, Said] = field(default_factory=dict, kw_only=True)
+    """What came back to each message so far. Of a run that was cut off it is what not to ask again,
+    also where nothing came back."""
 
 
 async def ask(run: Run, asker: Asker) -> Bundle:
@@ -344,11 +347,12 @@ async def _ask_prompt(run: Run, asker: Asker, index: int) -> Step:
 
 async def _say(run: Run, asker: Asker, message: str) -> Said:
     """One question; a reply that the host did not sign for it, now, is none."""
-    asked = run.clock()
-    heard = await asker.ask(message)
-    if heard is None:
-        return Said(None, None)
-    return _signed(run, heard, message, asked)
+    if message not in run.heard:
+        asked = run.clock()
+        heard = await asker.ask(message)
+        nothing = Said(None, None)
+        run.heard[message] = nothing if heard is None else _signed(run, heard, message, asked)
+    return run.heard[message]
 
 
 def _signed(run: Run, heard: Heard, message: str, asked: int) -> Said:

@@ -17,12 +17,14 @@ import click
 
 from loyal.app.breach_files import (
     CASE,
+    Asked,
     judged_before,
     judged_pools,
     read_bundle,
     read_case,
     read_prompts,
     replies_in,
+    require_run_place,
     scores_in,
     write_run,
 )
@@ -155,11 +157,12 @@ def alignment(terminal: Terminal, **options: Any) -> int:
     """Ask a host for descent first, then whether the values still hold.
 
     Without proof of descent no prompt is asked. The folder then holds the evidence, and
-    replies.jsonl for a judge; with its scores, `loyal verifier recheck` says what it shows.
+    replies.jsonl for a judge; with its scores, `loyal verifier recheck` says what it shows. Each
+    answer is kept as it comes: the same command again goes on behind the last one.
     """
+    require_run_place(options["out"])
     caller = Caller.take(options)
     bundle, case = asyncio.run(_ask(caller, options))
-    write_run(options["out"], bundle, case)
     finding = _checked(bundle, case)
     if not finding.descends:
         terminal.note(f"no proof of descent, so no prompt was asked: {finding.descent}")
@@ -184,8 +187,12 @@ async def _ask(caller: Caller, options: dict[str, Any]) -> tuple[Bundle, Case]:
         state = await desk.read_on()
         drawn_by = drawing_beacon(desk, license, proofs, options["beacon"])
         case = Case.of_log(state, (license, author, prompts.header.root), drawn_by)
-        run = Run(case, prompts, proofs, clock=lambda: int(time.time()))
-        return await ask(run, asker), case
+        heard = Asked(options["out"], case)
+        run = Run(case, prompts, proofs, clock=lambda: int(time.time()), heard=heard)
+        bundle = await ask(run, asker)
+        write_run(options["out"], bundle, case)
+        heard.drop()
+        return bundle, case
     finally:
         await asker.close()
         await api.close()
