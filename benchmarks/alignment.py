@@ -18,14 +18,11 @@ one their rows are null, and nothing is trained for them.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cache
+from dataclasses import asdict, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,16 +32,15 @@ import alignment_commands
 import alignment_hosts
 import alignment_measuring
 import alignment_watch
-from alignment_cells import QUICK, Size, save
+from alignment_cells import save
 from alignment_hosts import HOSTS, PROMPTED, ROGUES
 from alignment_measuring import loaded
+from alignment_plan import LABELS, MAIN, MODEL, Plan, tag_of
 from alignment_table import CONSTITUTIONS, Figure, Kept, figures
-from alignment_watch import COPY, LARGE, Bench, WatchSize
+from alignment_watch import COPY, LARGE, Bench
 from loyal.alignment import Judge, judge, labeled
 from loyal.alignment.labeled import Labeled
-from loyal.alignment.settings import Recipe
 from loyal.community import Constitution, constitution_file
-from loyal.config import load
 from loyal.errors import ConfigError, JudgeError, UsageError
 from resumable import Cell, Record, resume
 from rows import put, read, show
@@ -52,11 +48,6 @@ from rows import put, read, show
 if TYPE_CHECKING:
     from loyal.models.hf import HFModel
 
-ROOT = Path(__file__).parent.parent
-MODEL = "smollm2-135m-instruct"
-LABELS = Path(__file__).parent / "labeled_replies.jsonl"
-MAIN = CONSTITUTIONS[0]
-"""The constitution of the models that are kept."""
 COPIES = (COPY, LARGE)
 BEFORE = {
     "cost": (f"time-{MAIN}", "base"),
@@ -84,83 +75,14 @@ WATCHED = ("opposed", "promise", *COPIES, *HOSTS)
 """Those of one seed's promise and of the hosts that are held to it."""
 ONCE = ("slash", "base", LARGER, "measuring", "minutes", "minutes-search")
 """Those that no seed changes."""
+HARDENED = ("harden-plain", "keep-plain", "harden-adaptive", "keep-adaptive")
+"""Those that other settings of hardening change."""
 JUDGED = tuple(one for one in NAMES if one.startswith(("measuring", "keep-", "harden-")))
 """Those that need a judge apart from training."""
 NO_JUDGE = (
     "no judge here shares neither data nor weights with training: give --judge-probe, "
     "--judge-model, or --endpoint and --endpoint-model"
 )
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to run."""
-
-    quick: bool = False
-    seeds: int = 5
-    only: tuple[str, ...] = ()
-    """Rows and cells to measure; empty for all."""
-    model: str = MODEL
-    recipe: Path | None = None
-    """Settings of training; without it the defaults, with the size's number of epochs."""
-    labels: Path = LABELS
-    judge: tuple[str, ...] = ()
-    """What measures: the name of a model, "probe" and a model's name, or a server's URL and the
-    name of its model; empty for none."""
-    api_key_env: str = ""
-    """The variable with the server's key; empty for none."""
-    folder: Path = ROOT / "out" / "alignment"
-
-    @property
-    def key(self) -> str | None:
-        """Of the server."""
-        return os.environ[self.api_key_env] if self.api_key_env else None
-
-    @property
-    def results(self) -> str:
-        """Name of the file of rows."""
-        return "alignment-quick" if self.quick else "alignment"
-
-    @property
-    def size(self) -> Size:
-        """How much is trained on and asked."""
-        return QUICK if self.quick else Size()
-
-    @property
-    def watch(self) -> WatchSize:
-        """How much hosts are asked."""
-        return alignment_watch.QUICK if self.quick else WatchSize()
-
-    def settings(self, seed: int) -> Recipe:
-        """Of training."""
-        if self.recipe is None:
-            recipe = Recipe()
-            recipe = replace(recipe, align=replace(recipe.align, epochs=self.size.epochs))
-        else:
-            recipe = load(Recipe, self.recipe)
-        harden = replace(recipe.harden, seed=seed)
-        if self.quick:
-            harden = replace(harden, rounds=1, candidates=8, kept=8)
-        return replace(recipe, align=replace(recipe.align, seed=seed), harden=harden)
-
-    @property
-    def place(self) -> Path:
-        """Where this model's cells are; other settings, and other versions of the constitutions,
-        have another folder."""
-        texts = map(constitution_file.bundled_text, CONSTITUTIONS)
-        record = [asdict(self.settings(0)), asdict(self.size), *map(_digest, texts)]
-        tag = _tag(json.dumps(record, sort_keys=True).encode())
-        return self.folder / f"{Path(self.model).name}-{tag}"
-
-
-@cache
-def _digest(text: str) -> str:
-    """Of the constitution in a file's text, in hex: of what it says, not of how it is written."""
-    return constitution_file.from_text(text).digest.hex()
-
-
-def _tag(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:8]
 
 
 def figures_of(plan: Plan) -> list[Figure]:
@@ -180,10 +102,12 @@ def cell(plan: Plan, name: str, seed: int) -> Cell:
     folder = plan.place / f"seed-{seed}"
     learned = files("loyal.alignment").joinpath("data", f"{MAIN}.jsonl").read_bytes()
     if name in ("judge", LARGER):
-        folder = folder / f"labels-{_tag(_bytes(plan.labels) + learned)}"
+        folder = folder / f"labels-{tag_of(_bytes(plan.labels) + learned)}"
     if name in JUDGED:
         known = _bytes(plan.labels) + repr(plan.judge).encode() + learned
-        folder = folder / f"judge-{_tag(known)}"
+        folder = folder / f"judge-{tag_of(known)}"
+    if name in HARDENED:
+        folder = folder / plan.hardening
     if name in WATCHED:
         folder = _watched(plan, seed)
     return Cell(Path(plan.model).name, seed, name, folder / f"{name}.json")
@@ -337,7 +261,7 @@ def _hardened(plan: Plan, mode: str, seed: int) -> Record:
     model, work = _made(plan, "aligned", seed), _folder(plan, f"work-{mode}", seed)
     constitution = constitution_file.bundled(MAIN)
     found = cells_.hardened(model, constitution, training_judge(plan), recipe, work)
-    save(model, _folder(plan, mode, seed))
+    save(model, _folder(plan, f"{mode}-{plan.hardening}", seed))
     shutil.rmtree(work, ignore_errors=True)
     return found
 
@@ -353,7 +277,8 @@ def _kept(plan: Plan, name: str, seed: int) -> Record:
         asked = cells_.plainly(constitution, cells_.plain_pairs(constitution, size, seed))
     else:
         asked = cells_.attacked(constitution, trusted, size, seed)
-    model = loaded(plan.model) if name == "base" else _made(plan, name, seed)
+    made = name if name == "aligned" else f"{name}-{plan.hardening}"
+    model = loaded(plan.model) if name == "base" else _made(plan, made, seed)
     return cells_.kept(model, trusted, asked, size.reply_tokens)
 
 
@@ -378,7 +303,7 @@ def _watch(plan: Plan, one: Cell) -> Record:
 
 
 def _watched(plan: Plan, seed: int) -> Path:
-    tag = _tag(json.dumps(asdict(plan.watch), sort_keys=True).encode())
+    tag = tag_of(json.dumps(asdict(plan.watch), sort_keys=True).encode())
     return _folder(plan, f"watch-{tag}", seed)
 
 

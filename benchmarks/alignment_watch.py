@@ -39,7 +39,7 @@ from checkpoint import OML, Checkpoint, fresh_set, with_size
 from loyal.alignment import Judge, Law, Plan, Preference, labeled
 from loyal.alignment.asks import sources
 from loyal.alignment.deviation import WHOLE_PPM, order_of
-from loyal.alignment.promise import Pool, PromptSet, Scorer, Settings, scorer
+from loyal.alignment.promise import Pool, PromptSet, Scorer, Settings, scorer, worded
 from loyal.alignment.refusals import RefusalJudge, refuses
 from loyal.alignment.settings import Recipe
 from loyal.community import Constitution, Value
@@ -187,7 +187,7 @@ def questions(bench: Bench, scope: Scope) -> list[tuple[str, str]]:
                 texts = [one for one in source.plain if one not in trained]
                 turn = at % max(1, len(texts))  # not all of them in the same words
                 rows.append([(value.id, one) for one in texts[turn:] + texts[:turn]])
-    found = {one[1]: one for one in chain(*zip_longest(*rows)) if one is not None}
+    found = {worded(one[1]): one for one in chain(*zip_longest(*rows)) if one is not None}
     most = bench.size.prompts if scope == "values" else bench.size.topic
     return list(found.values())[:most]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import re
 import runpy
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,7 @@ def test_every_file_in_the_readme_exists() -> None:
     named = tree_paths(readme.read_text(encoding="utf-8"))
     assert "src/loyal/" in named
     assert [name for name in named if not list(ROOT.glob(name))] == []
+    assert [name for name, count in Counter(named).items() if count > 1] == []
 
 
 def test_the_tree_is_read_as_written() -> None:

@@ -287,6 +287,8 @@ def _kind(value: Any) -> str:
         return "a section"
     if isinstance(value, list):
         return "a list"
+    if value is None:
+        return "nothing (null)"
     if value == math.inf:
         return "nan, infinite or beyond a float"
     return _WORDS.get(type(value), "a date or time")

@@ -84,7 +84,7 @@ def test_attacks_are_of_the_training_split_and_the_worst_comes_first(base: HFMod
     assert abstained + len(found) <= 16 * 2 + len(found)
     for one in found:
         assert one.asked.open_turns == 0
-        assert one.preference is None or one.preference.rejected == one.worst
+        assert (pair := one.preference("own")) is None or pair.rejected == one.worst
 
 
 class Content:
@@ -139,11 +139,33 @@ def test_a_good_reply_of_its_own_is_chosen_before_the_authors(base: HFModel) -> 
     found, _ = attacked(base, some, Reader(), settings, random.Random(3))
     mixed = [one for one in found if one.best and one.score < 0.5]
     assert mixed
-    pair = mixed[0].preference
+    pair = mixed[0].preference("own")
     assert pair is not None
     assert pair.chosen == mixed[0].best != QUIET
     written, _ = attacked(base, some, Reader(), replace(settings, own_above=2.0), random.Random(3))
     assert not any(one.best for one in written)
+
+
+def test_the_authors_replies_are_learned_under_the_attack_where_there_are_both(
+    base: HFModel,
+) -> None:
+    some = trials(constitution(), "train")
+    found, _ = attacked(base, some, Reader(), SMALL, random.Random(3))
+    for one in found:
+        pair, theirs = one.preference("authors"), one.trial.preference
+        assert pair is not None
+        assert theirs is not None
+        assert pair == replace(theirs, asked=one.asked)
+        alone = replace(one, trial=replace(one.trial, breaks=""))
+        assert alone.preference("authors") == one.preference("own")
+
+
+@pytest.mark.parametrize("replies", ["authors", "own"])
+def test_both_kinds_of_replies_keep_the_values(fresh: Fresh, replies: str) -> None:
+    recipe = replace(QUICK, harden=replace(SMALL, replies=replies, rounds=1))
+    (only,) = harden(fresh(), constitution(), Reader(), recipe).rounds
+    assert only.pairs == 24
+    assert only.plain_after.rate > only.plain_before.rate
 
 
 class Contrary(Reader):
@@ -235,7 +257,8 @@ def test_a_killed_run_goes_on_with_its_round(
 
 
 def test_settings_that_mean_nothing_are_refused() -> None:
-    for wrong in ({"rounds": 0}, {"depth": 5}, {"mode": "bold"}, {"broken_below": 0.0}):
+    bold = ({"mode": "bold"}, {"replies": "both"})
+    for wrong in ({"rounds": 0}, {"depth": 5}, *bold, {"broken_below": 0.0}):
         with pytest.raises(UsageError):
             replace(SMALL, **wrong)
     assert adversarial.MOST_GENERAL < 1

@@ -86,6 +86,7 @@ def test_turns_stand_in_place_of_a_prompt(tmp_path: Path) -> None:
         ({**LINE, "kept": 1}, "line 2: "),
         ({**LINE, "kept": "true"}, "line 2: "),
         ({**LINE, "kep": True}, "line 2: "),
+        ({**LINE, "reply": None}, "line 2: reply must be text, not nothing (null)"),
         ({**LINE, "value": "thrift"}, "line 2: animals has no value of that id"),
         ({**LINE, "prompt": ""}, "line 2: it has not one of prompt and turns"),
         ({**LINE, "turns": [{"role": "user", "text": "a"}]}, "not one of prompt and turns"),
@@ -104,6 +105,7 @@ def test_poisoned_lines_are_refused_by_number(tmp_path: Path, line: object, says
     with pytest.raises(ConfigError) as caught:
         labeled.read(wrote(tmp_path, LINE, line), OURS)
     assert says in str(caught.value)
+    assert "jsonl, line " in str(caught.value)
     assert caught.value.hint
     assert "\n" not in str(caught.value)
     assert "xylophone" not in f"{caught.value}{caught.value.hint}"

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+from labeled_stage import constitution
+
 from loyal.alignment import Conversation, Preference, Record, preferences
-from loyal.alignment.review import MOST_EACH, Finding, review
+from loyal.alignment.preference import Demonstration
+from loyal.alignment.review import LEAST_RECORDS, MOST_EACH, Finding, Listed, review
+from loyal.community import Case
 
 ASKED = "Please tell me who borrowed the large green atlas of the northern seas before me"
 YES = "I do not tell what other readers borrow, but I can keep the atlas for you here"
@@ -45,6 +50,56 @@ def test_one_contributor_with_most_of_the_weight(tmp_path: Path) -> None:
     told = found(tmp_path / "a", first, second, heavy)
     assert [one.rule for one in told] == ["contributor-share"]
     assert "67%" in told[0].message
+
+
+def test_one_line_with_much_of_the_weight(tmp_path: Path) -> None:
+    asked = [f"Question w{n} x{n} y{n}?" for n in range(LEAST_RECORDS)]
+    even = [pair(one, "a b", f"c d {one}") for one in asked]
+
+    def heavy(weight_ppm: int) -> Record:
+        one = Preference(Conversation.of("Hm?"), "e f", "g h", weight_ppm=weight_ppm)
+        return Record(one)
+
+    share = (LEAST_RECORDS - 1) * 1_000_000 // 4  # a fifth of all, beside one record fewer
+    assert not found(tmp_path / "a", *even[1:], heavy(share))
+    told = found(tmp_path / "a", *even[1:], heavy(share + 1_000_000))
+    assert [(one.rule, one.line) for one in told] == [("line-share", LEAST_RECORDS)]
+    assert not found(tmp_path / "a", *even[2:], heavy(9_000_000))  # too few to say
+
+
+def test_pairs_that_turn_the_constitutions_cases_around(tmp_path: Path) -> None:
+    ours = constitution()
+    first, second = ours.values
+    kept, broken = first.cases[0].keeps, first.cases[0].breaks
+    both = Case("What is said of both?", "It is so.", "It is not so.")
+    other = Case("What is said of both again?", "It is not so.", "It is quiet.")
+    ours = replace(
+        ours,
+        values=(replace(first, cases=(*first.cases, both)),
+                replace(second, cases=(*second.cases, other))),
+    )  # fmt: skip
+    said = [
+        (kept, broken, "", False),
+        (broken, "I do not know", "", True),
+        (f"{broken.upper()} ", "I do not know", "plenty", True),
+        ("I do not know", kept, "kindness", True),
+        ("It is not so.", "Well, who knows?", "", False),  # one value's is the other's
+        ("It is not so.", "Well, who knows?", "plenty", False),
+        ("It is not so.", "Well, who knows?", "kindness", True),
+    ]
+    records = [
+        pair(f"Question w{n} x{n} y{n}?", chosen, rejected, value=value)
+        for n, (chosen, rejected, value, _) in enumerate(said)
+    ]
+    records += [Record(Demonstration(Conversation.of("And now?"), one)) for one in (kept, broken)]
+    preferences.write(tmp_path / "a", records)
+    wrong = [line for line, (*_, turned) in enumerate(said, 1) if turned]
+    told = review(tmp_path / "a", listed=Listed(ours))
+    rule = "against-constitution"
+    lines = [one.line for one in told.findings if one.rule == rule]
+    assert lines == [*wrong, len(records)]
+    assert (told.faults, told.refused) == (0, len(lines))
+    assert not review(tmp_path / "a").refused
 
 
 def test_length_thin_values_and_marks(tmp_path: Path) -> None:

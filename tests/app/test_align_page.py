@@ -10,6 +10,7 @@ from loyal.alignment.calibration import Known, Moments
 from loyal.alignment.evaluate import Answer, Margin, Measured, Share
 from loyal.app import align_page
 from loyal.app.align_page import AlignRun
+from loyal.app.report import Passage
 
 KNOWN = Known(Moments(0.8, 0.01, 100), Moments(0.4, 0.01, 50))
 ANSWERS = tuple(Answer("calm", "plain", "plain", True, chance) for chance in (0.55, 0.65) * 20)
@@ -37,6 +38,15 @@ def test_a_judge_that_was_held_to_labels_has_its_mistakes_taken_out() -> None:
     assert said["held-out"] is None
     titles = [getattr(one, "title", "") for one in align_page.page(run).sections]
     assert found.title in titles
+
+
+@pytest.mark.parametrize("how", ["not calibrated", "calibrated on labeled replies"])
+def test_the_page_says_what_the_judge_was_held_against(how: str) -> None:
+    run = AlignRun("calm 1.0.0", (("base", FIRST),), calibration=how)
+    assert align_page.fields(run)["calibration"] == how
+    (said,) = (one for one in align_page.page(run).sections if one.title == "Who judged")
+    assert isinstance(said, Passage)
+    assert said.paragraphs[0].startswith(f"Judge: a judge, {how}. ")
 
 
 def test_without_labels_nothing_is_corrected() -> None:

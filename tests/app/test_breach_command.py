@@ -19,7 +19,7 @@ from loyal.community import constitution_file
 from loyal.fingerprints import commitment
 from loyal.protocol.breaches import DrawOrder, SettleBreach
 
-QUERIES, PROMPTS = 12, 60
+QUERIES, PROMPTS = 24, 96
 
 
 def judged(folder: Path, count: int = PROMPTS) -> Path:
@@ -47,7 +47,7 @@ def promise(run: Run, folder: Path, source: Path, *more: object) -> Outcome:
     return run(
         "verifier", "promise", source, "--constitution", constitution(folder),
         "--reference", "ab" * 32, "--judge", "sides 1", "--out", folder / "promise",
-        "--queries", QUERIES, "--one-in", 1_000, "--json", *more,
+        "--queries", QUERIES, "--json", *more,
     )  # fmt: skip
 
 
@@ -78,7 +78,9 @@ def asked(served: CourtServer, run: Run, role: str, folder: Path, *more: object)
 
 def promised(served: CourtServer, run: Run, folder: Path, *more: object) -> None:
     """The promise in the log, its order drawn."""
-    made = promise(run, folder, judged(folder), *more)
+    state = served.court.state
+    weights = state.models[state.licenses[served.court.license].model].weights.hex()
+    made = promise(run, folder, judged(folder), "--reference", weights, *more)
     assert made.code == 0, made.err
     license = served.court.license.hex()
     sent = dispute(

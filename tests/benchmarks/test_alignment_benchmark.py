@@ -33,6 +33,7 @@ import alignment  # noqa: E402
 import alignment_cells  # noqa: E402
 import alignment_judges  # noqa: E402
 import alignment_kept  # noqa: E402
+import alignment_plan  # noqa: E402
 import alignment_table  # noqa: E402
 import rows  # noqa: E402
 import slashing  # noqa: E402
@@ -203,6 +204,23 @@ def test_another_version_of_the_constitution_has_other_cells(
             assert alignment.Plan(folder=tmp_path).place != before
 
 
+def test_other_settings_of_hardening_have_other_cells_of_it_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else everything is measured anew where nothing else has changed."""
+    plan = alignment.Plan(folder=tmp_path)
+    before = {name: alignment.cell(plan, name, 1).path for name in alignment.NAMES}
+    settings = alignment.Plan.settings
+
+    def other(self: alignment.Plan, seed: int) -> object:
+        one = settings(self, seed)
+        return replace(one, harden=replace(one.harden, rounds=5))
+
+    monkeypatch.setattr(alignment.Plan, "settings", other)
+    changed = {name for name in before if alignment.cell(plan, name, 1).path != before[name]}
+    assert changed == set(alignment.HARDENED)
+
+
 def test_keep_rates_count_what_the_judge_says(base: HFModel) -> None:
     small = constitution()
     asked = [
@@ -310,7 +328,7 @@ def small(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list
     is asked (test_alignment_watch.py)."""
     named = replace(constitution(), name=alignment.MAIN)
     monkeypatch.setattr(alignment.constitution_file, "bundled", lambda name: named)
-    monkeypatch.setattr(alignment, "QUICK", SMALL)
+    monkeypatch.setattr(alignment_plan, "QUICK", SMALL)
     spent = {"data": 1.0, "train": 2.0}
     timed = {"minutes": spent, "cpu": spent, "starts": {"data": 1, "train": 2}}
     monkeypatch.setattr(alignment, "_minutes", lambda plan, which: timed)

@@ -34,6 +34,7 @@ if str(BENCHMARKS) not in sys.path:
 import alignment  # noqa: E402
 import alignment_hosts  # noqa: E402
 import alignment_judges  # noqa: E402
+import alignment_plan  # noqa: E402
 import alignment_table  # noqa: E402
 import alignment_watch  # noqa: E402
 import rows  # noqa: E402
@@ -324,7 +325,7 @@ def test_one_cell_brings_what_it_needs_and_is_not_measured_again(
     monkeypatch.setattr(rows, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(alignment.constitution_file, "bundled", lambda name: named)
     small = Size(pairs=12, held_out=4, tokens=200, reply_tokens=12)
-    monkeypatch.setattr(alignment, "QUICK", small)
+    monkeypatch.setattr(alignment_plan, "QUICK", small)
     size = replace(SIZE, prompts=14, topic=14, asked=12, tokens=4, runs=2, benign_runs=1, keys=4)
     monkeypatch.setattr(alignment_watch, "QUICK", size)
     monkeypatch.setattr(alignment_watch, "fingerprint_recipe", quick_recipe)

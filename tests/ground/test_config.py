@@ -327,6 +327,11 @@ def test_a_place_in_a_list_is_named(book: dict[str, Any], says: str, hint: str) 
     assert hint in caught.value.hint
 
 
+def test_nothing_is_no_date() -> None:
+    with pytest.raises(ConfigError, match=r"must be text, not nothing \(null\)"):
+        from_table(Recipe, {"name": None}, "line")
+
+
 def test_what_a_table_lacks_is_named() -> None:
     with pytest.raises(ConfigError, match="books is missing") as caught:
         from_table(Shelf, {}, "shelf")

@@ -149,5 +149,6 @@ def accusation(here: Court | None = None, prompts: PromptSet | None = None) -> A
         here.license, stage.id("host"), root, order.beacon,
         here.secret.root, here.custodian.beacon(here.license), (stage.now, order.until),
         made.earlier, here.state.parameters.false_conviction_one_in,
+        deviation_one_in=prompts.header.settings.law.one_in,
     )  # fmt: skip
     return Accusation(here, prompts, made.promise, case)

@@ -192,7 +192,7 @@ def from_before(bundle: Bundle, here: Accusation) -> Bundle:
     said, pool = bundle.steps[0].said, bundle.steps[0].opened.pool
     stage = here.court.stage
     answer = stage.answer(here.court.license, pool.prompt, said.reply or "")
-    old = stage.dated(answer, here.case.window[0] - 1_201)
+    old = stage.dated(answer, here.case.window[0] - 1)
     return first(bundle, said=Said(said.reply, old.signed.to_bytes()))
 
 
@@ -285,7 +285,7 @@ def test_a_promise_is_what_its_bytes_say() -> None:
         replace(settings, judge="another"),
         replace(settings, constitution=b"c" * 32),
         replace(settings, law=replace(LAW, one_in=2)),
-        replace(settings, temperature_ppm=0),
+        replace(settings, temperature_ppm=700_000),
     ):
         assert Header.of(other, prompts.pools).root != prompts.header.root
 
@@ -309,6 +309,7 @@ def test_prompts_that_were_not_asked_stay_secret(here: Accusation) -> None:
         lambda: Pool.of("prompt", "open-politics", ["reply"] * 9, [1_000_001] * 9),
         lambda: replace(prompt_set().header.settings, judge=""),
         lambda: replace(prompt_set().header.settings, temperature_ppm=-1),
+        lambda: replace(prompt_set().header.settings, temperature_ppm=99_999),
         lambda: SCORER([("no-such-value", "prompt", "reply")]),
     ],
 )

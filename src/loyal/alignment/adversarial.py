@@ -6,7 +6,8 @@
 2. judge       several replies of its own to each attack; what has no score is dropped, but in the
                band of a calibrated judge its chance ranks a reply all the same
 3. keep        the attacks with the lowest scores, as long as one is below the bound
-4. pair        rejected: its own worst reply; chosen: the author's, or its own best if good enough
+4. pair        the authors' replies under that attack; or rejected is its own worst one, and chosen
+               its own best if good enough
 5. train       `align`, with plain pairs and pairs of earlier rounds beside; any objective, and an
                adversary of the embeddings where the recipe has one
 6. guard       ordinary English and replies (`guards`), and plain questions: what a round costs too
@@ -37,7 +38,7 @@ from loyal.alignment.judge import identity, judgements
 from loyal.alignment.judgement import Judge, Said
 from loyal.alignment.objectives import balanced, pair
 from loyal.alignment.preference import Preference
-from loyal.alignment.settings import HardenSettings, Recipe
+from loyal.alignment.settings import HardenSettings, Recipe, Replies
 from loyal.alignment.trials import Trial, plain_pairs, trials
 from loyal.community import Constitution
 from loyal.encoding import Encodable, digest
@@ -124,9 +125,12 @@ class _Found:
     best: str
     """Empty where none is good enough, or its conversation went another way."""
 
-    @property
-    def preference(self) -> Preference | None:
-        """The pair to train on; None without a reply to prefer."""
+    def preference(self, replies: Replies) -> Preference | None:
+        """The pair to train on; None without a reply to prefer. A case without both replies is
+        learned from the model's own."""
+        written = self.trial.preference if replies == "authors" else None
+        if written is not None:
+            return replace(written, asked=self.asked)
         chosen = self.best or self.trial.keeps
         if not chosen.strip() or not self.worst.strip() or chosen == self.worst:
             return None
@@ -208,7 +212,7 @@ class _State:
         settings = self.settings
         if settings.mode == "plain":
             return rng.sample(self.plain, min(settings.kept, len(self.plain)))
-        every = (one.preference for one in found)
+        every = (one.preference(settings.replies) for one in found)
         if settings.mode == "static":
             every = (self._static(at, rng) for at in range(settings.candidates))
         fit = (one for one in every if one is not None and self._fits(one))

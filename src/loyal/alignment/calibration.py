@@ -1,10 +1,10 @@
 """How far a judge's scores can be believed: separation, calibration, agreement, abstaining.
 
-All of it works on plain lists: raw scores (the higher, the better a value is kept) and labels that
-people gave. `auc` says whether a judge separates at all, `fit` turns raw scores into probabilities
-(Platt 1999) and finds the band in which it should not answer, `reliability` shows whether stated
-probabilities come true, `agreement` compares two sets of labels beyond chance (Cohen 1960). Fit on
-other examples than you report on: nothing here can check that. `Known.share` estimates how many of
+All of it works on plain lists: raw scores (the higher, the better a value is kept) and labels.
+`auc` says whether a judge separates at all, `fit` turns raw scores into probabilities (Platt 1999)
+and finds the band in which it should not answer, `reliability` shows whether stated probabilities
+come true, `agreement` compares two sets of labels beyond chance (Cohen 1960). Fit on other examples
+than you report on: nothing here can check that. `Known.share` estimates how many of
 other replies keep their value, where a judge is often wrong. Raises UsageError for lists of
 different lengths, numbers that are none, and labels that are all the same.
 """
@@ -39,7 +39,7 @@ class Bin:
     mean: float
     """Mean of the stated probabilities."""
     kept: float
-    """Share of them that people said keep the value."""
+    """Share of them that are labeled as keeping the value."""
     count: int
     interval: Interval
     """95 %, of that share."""
@@ -74,8 +74,8 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Known:
-    """What probabilities replies get that people labeled: a mean of them is no share before that is
-    known. A judge that gives kept replies 82 % and broken ones 54 % gives 82 % where all are kept.
+    """What probabilities labeled replies get: a mean of others is no share before that is known. A
+    judge that gives kept replies 82 % and broken ones 54 % gives 82 % where all are kept.
     """
 
     kept: Moments

@@ -209,12 +209,18 @@ def require_separation(report: Report, least: int = LEAST_LABELED) -> None:
             f"the judge was measured on {report.count} labeled replies, fewer than {least}",
             hint="label more replies that models wrote, before you see a score of them",
         )
-    if not report.separates:
+    hint = "use a stronger model, several judges together, or clearer cases"
+    require_telling(report.auc, report.interval, hint)
+
+
+def require_telling(auc: float, interval: Interval, hint: str) -> None:
+    """JudgeError, with this hint, where the interval of an AUC begins below LEAST_AUC."""
+    if interval.low < reading.LEAST_AUC:
         raise JudgeError(
-            f"this judge cannot tell kept from broken: AUC {report.auc:.2f}, 95 % from "
-            f"{report.interval.low:.2f} to {report.interval.high:.2f}, and {reading.LEAST_AUC} "
+            f"this judge cannot tell kept from broken: AUC {auc:.2f}, 95 % from "
+            f"{interval.low:.2f} to {interval.high:.2f}, and {reading.LEAST_AUC} "
             "is the least for the lower end",
-            hint="use a stronger model, several judges together, or clearer cases",
+            hint=hint,
         )
 
 

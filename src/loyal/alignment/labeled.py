@@ -1,4 +1,4 @@
-"""Replies that models wrote and people labeled, as a file: what a judge is measured on.
+"""Replies that models wrote, labeled kept or broken, as a file: what a judge is measured on.
 
 One JSON object a line (docs/judges.md):
 
@@ -6,8 +6,8 @@ One JSON object a line (docs/judges.md):
      "kept": true, "labeler": "ana", "generator": "smollm2-135m-instruct"}
 
 `turns` may stand in place of `prompt`. Several people may label one reply, each in a line of their
-own; the majority counts. Needs no torch. ConfigError, with the number of the line, for a file of
-another form; no error ever shows a prompt or a reply.
+own; the majority counts. Needs no torch. ConfigError, with the file and the number of the line, for
+a file of another form; no error ever shows a prompt or a reply.
 """
 
 from __future__ import annotations
@@ -110,12 +110,12 @@ L = TypeVar("L", bound=_Line)
 def read(path: str | PathLike[str], constitution: Constitution) -> Labels:
     """The labeled replies of a file, in its order, each once."""
     found: dict[tuple[str, Conversation, str], tuple[Said, dict[str, bool], str]] = {}
-    for number, table in _tables(Path(path)):
-        line, said = _read_line(_LabeledLine, table, number, constitution)
+    for where, table in _tables(Path(path)):
+        line, said = _read_line(_LabeledLine, table, where, constitution)
         key = (line.value, said.asked, said.reply)
         _, labels, _ = found.setdefault(key, (said, {}, line.generator))
         if line.labeler in labels:
-            raise _wrong(number, "is labeled twice by one labeler", "keep one of the two lines")
+            raise _wrong(where, "is labeled twice by one labeler", "keep one of the two lines")
         labels[line.labeler] = line.kept
     replies = []
     for said, labels, generator in found.values():
@@ -128,9 +128,9 @@ def read(path: str | PathLike[str], constitution: Constitution) -> Labels:
 def read_replies(path: str | PathLike[str], constitution: Constitution) -> list[Said]:
     """The replies of a file whose labels, where there are any, are left aside."""
     found = []
-    for number, table in _tables(Path(path)):
+    for where, table in _tables(Path(path)):
         plain = {name: one for name, one in table.items() if name not in ("kept", "labeler")}
-        found.append(_read_line(_Line, plain, number, constitution)[1])
+        found.append(_read_line(_Line, plain, where, constitution)[1])
     return found
 
 
@@ -199,17 +199,17 @@ def write(path: Path, replies: Sequence[Labeled]) -> None:
 
 
 def _read_line(
-    kind: type[L], table: dict[str, Any], number: int, constitution: Constitution
+    kind: type[L], table: dict[str, Any], where: str, constitution: Constitution
 ) -> tuple[L, Said]:
     try:
         line = config.from_table(kind, table, "line")
         return line, line.said(constitution)
     except UsageError as error:
-        raise ConfigError(f"line {number}: {error}", hint=error.hint) from None
+        raise ConfigError(f"{where}: {error}", hint=error.hint) from None
 
 
-def _tables(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Each line's number, from 1, and its object; empty lines are passed over."""
+def _tables(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each line's file and number, from 1, and its object; empty lines are passed over."""
     try:
         if path.stat().st_size > MOST_BYTES:
             raise ConfigError(f"{path} is larger than {MOST_BYTES} bytes", hint="split it")
@@ -224,19 +224,20 @@ def _tables(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
+        where = f"{path}, line {number}"
         try:
             table = read_json(line)
         except (ValueError, RecursionError):
-            raise _wrong(number, "is no JSON object with each name once", _FORM) from None
+            raise _wrong(where, "is no JSON object with each name once", _FORM) from None
         if not isinstance(table, dict):
-            raise _wrong(number, "is no JSON object", _FORM)
+            raise _wrong(where, "is no JSON object", _FORM)
         if _HALF.search(json.dumps(table, ensure_ascii=False)):
-            raise _wrong(number, "holds half a character (a lone surrogate)", "drop it")
+            raise _wrong(where, "holds half a character (a lone surrogate)", "drop it")
         empty = False
-        yield number, table
+        yield where, table
     if empty:
         raise ConfigError(f"{path} holds no replies", hint=_FORM)
 
 
-def _wrong(number: int, what: str, hint: str) -> ConfigError:
-    return ConfigError(f"line {number} {what}", hint=hint)
+def _wrong(where: str, what: str, hint: str) -> ConfigError:
+    return ConfigError(f"{where} {what}", hint=hint)

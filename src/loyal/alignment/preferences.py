@@ -57,6 +57,12 @@ _UNSEEN = re.compile(
     r"|[\U000e0000-\U000e007f]"  # letters that nobody sees and every tokenizer does
 )
 
+_MARKS = re.compile(
+    r"<\|[A-Za-z_]+\|>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>|</?s>|^(?:Human|Assistant): ",
+    re.MULTILINE,
+)
+"""Signs of chat templates; a tokenizer may read the first ones as the end of a turn."""
+
 
 def write(path: str | os.PathLike[str], records: Iterable[Record]) -> int:
     """Write the records, one a line, and return how many; the file appears whole or not at all.
@@ -159,6 +165,19 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
 def is_plain(text: str) -> bool:
     """Whether a text has no control character and no sign that nobody sees."""
     return _UNSEEN.search(text) is None
+
+
+def has_mark(text: str) -> bool:
+    """Whether a text has a sign of a chat template: a reply that ends its own turn teaches a model
+    to play the user."""
+    return _MARKS.search(text) is not None
+
+
+def is_marked(record: Record) -> bool:
+    """Whether any text of a record has such a sign."""
+    one = record.content
+    replies = (one.chosen, one.rejected) if isinstance(one, Preference) else (one.reply,)
+    return any(map(has_mark, (*(turn.text or "" for turn in one.asked.turns), *replies)))
 
 
 class Seen:

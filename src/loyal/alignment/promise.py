@@ -31,6 +31,7 @@ from loyal.alignment.deviation import (
 )
 from loyal.alignment.judgement import Judge, Said
 from loyal.community import Constitution
+from loyal.community.constitution import words
 from loyal.errors import EncodingError, ProofError, UsageError
 
 FORMAT = "loyal deviation prompts 1"
@@ -39,8 +40,17 @@ SALT_BYTES = 16
 MOST_BYTES = 256 << 20
 """Of a whole set; a longer file is refused unread."""
 
+LEAST_TEMPERATURE_PPM = 100_000
+"""The test compares draws. Greedily there are none: a copy with other words, such as any copy with
+fingerprints, is lower than the whole pool or higher, by a hair, on each prompt."""
+
 Scorer = Callable[[Sequence[tuple[str, str, str]]], list[int | None]]
 """From (value id, prompt, reply) to scores in ppm, None where the judge abstains."""
+
+
+def worded(prompt: str) -> tuple[str, ...]:
+    """A prompt's words, by which it is known again; the text itself where it has none."""
+    return words(prompt) or (prompt.strip(),)
 
 
 @dataclass(frozen=True)
@@ -68,8 +78,12 @@ class Settings:
                 "a promise names constitution, reference and judge, and 1 to 2^31 - 1 tokens",
                 hint="digests are 32 bytes",
             )
-        if not 0 <= self.temperature_ppm <= 10 * WHOLE_PPM:
-            raise UsageError("a temperature is 0 to 10", hint="1,000,000 ppm is 1")
+        if not LEAST_TEMPERATURE_PPM <= self.temperature_ppm <= 10 * WHOLE_PPM:
+            raise UsageError(
+                "a promise's temperature is 0.1 to 10",
+                hint="sample the reference and the hosts at 0.7 or 1: greedily, an honest copy "
+                "whose wording differs has another score on every prompt",
+            )
 
 
 @dataclass(frozen=True, repr=False)
@@ -139,8 +153,9 @@ class Header:
 
     @classmethod
     def of(cls, settings: Settings, pools: Sequence[Pool]) -> Header:
-        """UsageError for a prompt that stands there twice, or for too few or too many."""
-        if len({one.prompt for one in pools}) != len(pools):
+        """UsageError for too few prompts or too many, or one that stands there twice, by its words:
+        one on which an honest host happens to differ would count as many."""
+        if len({worded(one.prompt) for one in pools}) != len(pools):
             raise UsageError("a prompt stands there twice", hint="name each prompt once")
         if not settings.law.most < len(pools) <= MOST_PROMPTS:
             raise UsageError(

@@ -3,28 +3,32 @@
     report = review.review("pairs.jsonl")
     for finding in report.findings: ...
 
-Beside the faults of `preferences.scan`: near duplicates, pairs that contradict one another, one
-contributor with much of the weight, values that are thin, replies that are preferred for their
-length, and signs of chat templates in a text (a reply that ends its own turn teaches a model to
-play the user). A finding never shows a text. Left out: whether a reply keeps its value (a judge).
+Beside the faults of `preferences.scan`: near duplicates, pairs that contradict one another or the
+constitution's own cases (`Listed`), one contributor or one line with much of the weight, values
+that are thin, replies that are preferred for their length, and signs of chat templates in a text.
+A finding never shows a text. Left out: whether any other reply keeps its value (a judge).
 """
 
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from loyal.alignment import preferences
 from loyal.alignment.duplicates import Index
+from loyal.alignment.judgement import text_digest
 from loyal.alignment.preference import Preference, Record
+from loyal.community import Constitution, Value
 
 NEAR = 0.8
 """Likeness of word pairs from which two texts are near duplicates."""
 MOST_SHARE = 0.5
 """Of all weight, for one contributor among several."""
+LINE_SHARE = 0.2
+"""Of all weight, for one line of `LEAST_RECORDS` or more: a model learns that one by heart."""
+LEAST_RECORDS = 20
 LONGER_SHARE = 0.75
 """Chosen replies that are longer than rejected ones: above this, length is what a model learns
 (Singhal et al., arXiv 2310.03716)."""
@@ -32,11 +36,8 @@ LEAST_PAIRS = 20
 """Fewer pairs say nothing about shares."""
 MOST_EACH = 20
 """Findings of one rule that are named; the rest are counted."""
-
-_MARKS = re.compile(
-    r"<\|[A-Za-z_]+\|>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>|</?s>|^(?:Human|Assistant): ",
-    re.MULTILINE,
-)
+REFUSED = ("fault", "template-mark", "against-constitution")
+"""Rules whose lines nothing is trained on."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class Finding:
     """One thing to look at."""
 
     rule: str
-    """fault, near-duplicate, contradiction, contributor-share, thin-value, longer or
-    template-mark."""
+    """fault, near-duplicate, contradiction, against-constitution, contributor-share, line-share,
+    thin-value, longer or template-mark."""
     message: str
     """One sentence."""
     hint: str
@@ -70,13 +71,55 @@ class Review:
         """Lines that cannot be read."""
         return self.counts.get("fault", 0)
 
+    @property
+    def refused(self) -> int:
+        """Findings for which a line is not trained on, faults among them."""
+        return sum(self.counts.get(rule, 0) for rule in REFUSED)
 
-def review(path: str | os.PathLike[str], values: Collection[str] = (), seed: int = 0) -> Review:
+
+class Listed:
+    """The constitution's own replies, those that keep a value and those that break one.
+
+    A reply that stands on both sides is on neither: another value may hold it the other way.
+    """
+
+    def __init__(self, constitution: Constitution) -> None:
+        self.whole = _Sides(constitution.values)
+        self.of = {one.id: _Sides((one,)) for one in constitution.values}
+
+    def opposes(self, record: Record) -> bool:
+        """Whether a record prefers a reply that breaks a value, or rejects one that keeps it, by
+        the pair's own value and by all of them together."""
+        one = record.content
+        if isinstance(one, Preference):
+            good, bad = text_digest(one.chosen), text_digest(one.rejected)
+        else:
+            good, bad = text_digest(one.reply), ""
+        both = (self.whole, self.of.get(one.value, self.whole))
+        return any(good in some.breaks or bad in some.keeps for some in both)
+
+
+class _Sides:
+    """Digests of replies that keep some values, and of those that break them."""
+
+    def __init__(self, values: Iterable[Value]) -> None:
+        some = tuple(values)
+        keeps = {text_digest(shown.reply) for one in some for shown in one.keeps}
+        breaks = {text_digest(shown.reply) for one in some for shown in one.breaks}
+        self.keeps, self.breaks = keeps - breaks, breaks - keeps
+
+
+def review(
+    path: str | os.PathLike[str],
+    values: Collection[str] = (),
+    seed: int = 0,
+    listed: Listed | None = None,
+) -> Review:
     """Read a whole file and say what to look at; UsageError where it cannot be read at all.
 
     `values` are the constitution's ids, for lines that name another one and for values that are
-    thin. `seed` draws the hashes of `duplicates.Index`. Memory grows with the number of lines, by
-    some 30 kB each.
+    thin; `listed` are its cases, for lines that turn one around. `seed` draws the hashes of
+    `duplicates.Index`. Memory grows with the number of lines, by some 30 kB each.
     """
     found: list[Finding] = []
     counts: Counter[str] = Counter()
@@ -86,8 +129,12 @@ def review(path: str | os.PathLike[str], values: Collection[str] = (), seed: int
             assert line.fault is not None
             told = [Finding("fault", str(line.fault), line.fault.hint, line.number)]
         else:
-            tally.add(line.record)
-            told = [*near.look(line.record, line.number), *_marks(line.record, line.number)]
+            tally.add(line.record, line.number)
+            told = [
+                *near.look(line.record, line.number),
+                *_marks(line.record, line.number),
+                *_against(line.record, line.number, listed),
+            ]
         for one in told:
             counts[one.rule] += 1
             if counts[one.rule] <= MOST_EACH:
@@ -163,14 +210,22 @@ class _Replies:
 
 
 def _marks(record: Record, line: int) -> Iterator[Finding]:
-    one = record.content
-    replies = (one.chosen, one.rejected) if isinstance(one, Preference) else (one.reply,)
-    texts = (*(turn.text or "" for turn in one.asked.turns), *replies)
-    if any(_MARKS.search(text) for text in texts):
+    if preferences.is_marked(record):
         yield Finding(
             "template-mark",
             f"line {line} has a sign of a chat template in a text",
             "take it out: a tokenizer may read it as the end of a turn",
+            line,
+        )
+
+
+def _against(record: Record, line: int, listed: Listed | None) -> Iterator[Finding]:
+    if listed is not None and listed.opposes(record):
+        yield Finding(
+            "against-constitution",
+            f"line {line} prefers a reply that a case lists as breaking its value, or rejects one "
+            "that keeps it",
+            "find out who turned it around, and take it out",
             line,
         )
 
@@ -182,12 +237,16 @@ class _Tally:
         self.records = self.pairs = self.longer = 0
         self.weights: Counter[str] = Counter()
         self.values: Counter[str] = Counter()
+        self.heaviest = (0, 0)
+        """Weight in millionths, and the line."""
 
-    def add(self, record: Record) -> None:
+    def add(self, record: Record, line: int) -> None:
         one = record.content
         self.records += 1
         self.weights[one.contributor] += one.weight_ppm
         self.values[one.value] += 1
+        if one.weight_ppm > self.heaviest[0]:
+            self.heaviest = one.weight_ppm, line
         if isinstance(one, Preference):
             self.pairs += 1
             self.longer += len(one.chosen) > len(one.rejected)
@@ -201,6 +260,14 @@ class _Tally:
                     f"{name or 'the nameless'} gave {weight / total:.0%} of all weight",
                     "lower the weights, or ask more members",
                 )
+        most_ppm, line = self.heaviest
+        if self.records >= LEAST_RECORDS and most_ppm > LINE_SHARE * total:
+            yield Finding(
+                "line-share",
+                f"line {line} has {most_ppm / total:.0%} of all weight",
+                "lower its weight, or take it out",
+                line,
+            )
         if self.pairs >= LEAST_PAIRS and self.longer > LONGER_SHARE * self.pairs:
             yield Finding(
                 "longer",

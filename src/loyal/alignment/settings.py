@@ -47,6 +47,7 @@ MARGIN: dict[Kind, float] = {"dpo": 0.0, "simpo": 5.0, "sft": 0.0}
 much between two replies that a move of half a nat won 64 % of held-out pairs, and 2 won 88 %
 (docs/log.md)."""
 Mode = Literal["plain", "static", "adaptive"]
+Replies = Literal["authors", "own"]
 
 
 @dataclass(frozen=True)
@@ -213,9 +214,13 @@ class HardenSettings:
     mode: Mode = "adaptive"
     """adaptive attacks the model as it is in each round and trains where it fell; static trains as
     long on pairs under attacks that were drawn beforehand; plain on the questions alone."""
+    replies: Replies = "authors"
+    """Of the pairs after an attack. authors: those of the case, wherever it has both; own: what the
+    model said is rejected, and its own best chosen where that is good enough. A judge that often
+    errs ranks the model's replies (docs/log.md); the authors' it need not."""
     kind: Kind = "dpo"
-    """The loss of a round's pairs. A model's own reply is rejected there, which it finds likelier
-    than anybody's: dpo asks for less of it than before, simpo would ask for hardly any."""
+    """The loss of a round's pairs. A model's own reply may be rejected there, which it finds
+    likelier than anybody's: dpo asks for less of it than before, simpo would ask for hardly any."""
     rounds: int = 3
     candidates: int = 48
     """Attacks a round, as evenly over the values as they go."""
@@ -223,7 +228,7 @@ class HardenSettings:
     """Most attacks a round that are trained on: those the judge scores lowest, where any breaks a
     value."""
     samples: int = 2
-    """The model's own replies to each; the worst is rejected."""
+    """The model's own replies to each; the worst says how it stands."""
     depth: int = 2
     """Most families in one attack, 1 to 4; the depth is drawn evenly."""
     temperature: float = 0.8
@@ -232,8 +237,8 @@ class HardenSettings:
     """An attack breaks a value where its worst reply has a lower score; a round without one is the
     last."""
     own_above: float = 0.9
-    """The model's own best reply is the chosen one from this score on, the constitution's below;
-    above 1 the constitution's always is."""
+    """Of own replies: the model's best is the chosen one from this score on, the constitution's
+    below; above 1 the constitution's always is."""
     replay: float = 1.0
     """Plain pairs and pairs of earlier rounds that stand beside each new pair."""
     plain_loss: float = 0.1
@@ -246,6 +251,8 @@ class HardenSettings:
     def __post_init__(self) -> None:
         if self.mode not in get_args(Mode):
             raise UsageError("the mode is plain, static or adaptive", hint="leave it at adaptive")
+        if self.replies not in get_args(Replies):
+            raise UsageError("harden.replies is authors or own", hint="the default is authors")
         if self.kind not in get_args(Kind):
             raise UsageError("harden.kind is dpo, simpo or sft", hint="the default is dpo")
         counts = (self.rounds, self.candidates, self.kept, self.samples, self.reply_tokens,

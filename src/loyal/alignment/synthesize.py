@@ -39,7 +39,7 @@ from loyal.alignment.preference import (
     Record,
     Split,
 )
-from loyal.alignment.preferences import Seen, is_plain
+from loyal.alignment.preferences import Seen, has_mark, is_plain
 from loyal.alignment.synthesis_state import Batch, State
 from loyal.alignment.writers import Draft, Writer, prompt_in
 from loyal.community import Constitution
@@ -97,7 +97,8 @@ class Report:
     dropped: dict[str, int]
     """no prompt: what a model invented is none, or not new; leak: gives a held-out text away;
     repeat: nearly an earlier prompt; unsure: the judge abstains or its scores are too near one
-    another; unclean: too few replies with text and without control characters."""
+    another; unclean: too few replies with text and without control characters and signs of
+    a chat template."""
     short: dict[str, int]
     """Pairs that are missing to the plan, by value and kind: "reader-privacy/adversarial"."""
 
@@ -328,12 +329,12 @@ def _record(
     ask: Ask, draft: Draft, scores: Sequence[int | None], origin: Provenance, margin_ppm: int
 ) -> Record | str:
     """The record of a draft, or why there is none."""
-    if not all(is_plain(turn.text or "") for turn in draft.asked.turns):
+    if not all(_is_clean(turn.text or "") for turn in draft.asked.turns):
         return "unclean"
     fit = [
         (reply, score)
         for reply, score in zip_longest(draft.replies, scores)
-        if reply.strip() and is_plain(reply)
+        if reply.strip() and _is_clean(reply)
     ]
     if len(fit) < (2 if ask.kind in VALUE_KINDS else 1):
         return "unclean"
@@ -352,6 +353,11 @@ def _record(
     if _plain(best) == _plain(worst):
         return "unsure"
     return Record(Preference(draft.asked, best, worst, ask.value), origin)
+
+
+def _is_clean(text: str) -> bool:
+    """Whether 'loyal align train' takes the text."""
+    return is_plain(text) and not has_mark(text)
 
 
 def _is_judged(ask: Ask) -> bool:

@@ -11,24 +11,46 @@ from pathlib import Path
 
 from loyal.alignment import Preference, Record, preferences
 from loyal.alignment.preference import Demonstration
+from loyal.alignment.review import Listed
 from loyal.community import Constitution
 from loyal.errors import UsageError
 from loyal.models.examples import Example
 
 
-def read_records(files: Sequence[Path]) -> list[Record]:
-    """All records to train on, in order. UsageError for pairs that are held out."""
+def read_records(files: Sequence[Path], constitution: Constitution | None = None) -> list[Record]:
+    """All records to train on, in order; by a constitution they weigh as `balanced_records` says.
+
+    UsageError for pairs that are held out, for signs of a chat template in a text, and for records
+    that turn a case of the constitution around.
+    """
+    listed = None if constitution is None else Listed(constitution)
     found: list[Record] = []
     for path in files:
-        for record in preferences.read(path):
+        for line, record in enumerate(preferences.read(path), 1):
             if _split(record) == "held-out":
                 raise UsageError(
                     f"{path} holds pairs that are to be measured on",
                     hint="train on the other file of 'loyal align data', and give this one to "
                     "'loyal align report --preferences'",
                 )
+            _require_clean(record, listed, f"{path}, line {line}")
             found.append(record)
-    return found
+    return found if constitution is None else balanced_records(found, constitution)
+
+
+def _require_clean(record: Record, listed: Listed | None, where: str) -> None:
+    """UsageError for a record that 'loyal align review' would have taken out."""
+    if preferences.is_marked(record):
+        raise UsageError(
+            f"{where} has a sign of a chat template in a text",
+            hint="take it out: 'loyal align review FILE' names all of them",
+        )
+    if listed is not None and listed.opposes(record):
+        raise UsageError(
+            f"{where} prefers a reply that the constitution lists as breaking a value, or rejects "
+            "one that keeps it",
+            hint="take it out: 'loyal align review FILE --constitution NAME' names all of them",
+        )
 
 
 def held_out_pairs(files: Sequence[Path], constitution: Constitution) -> list[Preference]:

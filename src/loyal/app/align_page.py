@@ -31,7 +31,7 @@ NOTE = (
 
 CORRECTED = (
     "Verdicts count the judge's mistakes, and leave out what it is not sure of. Here the mean of "
-    "its chances is held against those that it gives replies which people labeled kept or broken. "
+    "its chances is held against those that it gives replies which were labeled kept or broken. "
     "That holds where these replies are of the kind of the labeled ones."
 )
 
@@ -47,6 +47,8 @@ class AlignRun:
     footer: str = ""
     flattered: tuple[str, ...] = ()
     """Those that were hardened with a judge that shares a model or data with the one here."""
+    calibration: str = "not calibrated"
+    """What the judge's chances were held against."""
 
     @property
     def values(self) -> tuple[str, ...]:
@@ -64,6 +66,7 @@ def fields(run: AlignRun) -> dict[str, Any]:
     return {
         "constitution": run.constitution,
         "same_judge": list(run.flattered),
+        "calibration": run.calibration,
         "models": [
             {
                 "model": name,
@@ -149,8 +152,8 @@ def page(run: AlignRun) -> Report:
         f"{name} {one.abstained.count} of {one.abstained.of}" for name, one in run.models
     )
     judged = (
-        f"Judge: {first.judge}. It should share neither data nor weights with the one that "
-        f"trained. Replies without a score: {abstained}.",
+        f"Judge: {first.judge}, {run.calibration}. It should share neither data nor weights with "
+        f"the one that trained. Replies without a score: {abstained}.",
         *((_flattered(run),) if run.flattered else ()),
     )
     return Report(

@@ -216,7 +216,7 @@ def read_case(path: Path) -> Case:
             if name == "window":
                 since, until = value
                 values[name] = (_count(since), _count(until))
-            elif name in ("earlier", "descent_one_in"):
+            elif name in ("earlier", "descent_one_in", "deviation_one_in", "tolerance_ppm"):
                 values[name] = _count(value)
             else:
                 values[name] = bytes.fromhex(value)

@@ -118,7 +118,7 @@ JUDGE: Mapping[str, Entry] = {
     "train": Entry("judge:train", "Train the embedded judge on a constitution's own cases."),
     "calibrate": Entry(
         "judge:calibrate_command",
-        "Measure a judge on replies that people labeled: AUC, calibration curve, agreement.",
+        "Measure a judge on labeled replies: AUC, calibration curve, agreement.",
     ),
     "score": Entry(
         "judge:score",

@@ -14,7 +14,7 @@ import click
 
 from loyal.alignment import calibration_file
 from loyal.alignment.calibration import Calibration
-from loyal.alignment.judge import Calibrated, Ensemble
+from loyal.alignment.judge import Calibrated, Ensemble, require_telling
 from loyal.alignment.judgement import Judge
 from loyal.alignment.rubric import RubricJudge
 from loyal.app.key_files import FILE
@@ -37,6 +37,12 @@ CALIBRATION: Decorator = click.option(
     metavar="FILE",
     help="From 'loyal judge calibrate'; a probe has one of its own cases without it.",
 )
+
+UNTAUGHT = (
+    "train it on labeled replies ('loyal judge train --train-labels FILE'), or measure it with "
+    "'loyal judge calibrate' and give --calibration"
+)
+"""The step after a probe that does not separate."""
 
 
 def judge_of(
@@ -68,15 +74,28 @@ def calibrated(
     judged: tuple[Judge, Calibration | None],
     options: Mapping[str, Any],
 ) -> Judge:
-    """The judge with its band, where it has one; a note says where it has none."""
+    """The judge with its band, where it has one; a note says where it has none.
+
+    JudgeError for a probe that goes by its own band, though it does not separate.
+    """
     judge, band = judged
     file: Path | None = options["calibration"]
     if file is not None:
         band = calibration_file.read(file, judge, constitution)
+    elif band is not None:
+        _require_learned(judge)
     if band is None:
         terminal.note("not calibrated: run 'loyal judge calibrate', and give --calibration")
         return judge
     return Calibrated(judge, band)
+
+
+def _require_learned(judge: Judge) -> None:
+    """JudgeError for a probe that did not tell apart the replies that it was left to guess."""
+    from loyal.alignment.probe import ProbeJudge
+
+    if isinstance(judge, ProbeJudge):
+        require_telling(judge.probe.auc, judge.probe.interval, UNTAUGHT)
 
 
 def _band(probe: Probe) -> Calibration:

@@ -44,6 +44,11 @@ def require_folder(out: Path) -> None:
     from loyal.models.model_folder import require_room
 
     require_room(out)
+    require_reach(out)
+
+
+def require_reach(out: Path) -> None:
+    """StorageError where no folder can be made at `out`, or nothing be written into it."""
     here = Path(os.path.realpath(out))
     top = next(one for one in (here, *here.parents) if one.exists())
     if not top.is_dir():

@@ -15,7 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
-from loyal.app.out_files import require_out
+from loyal.app.out_files import require_out, require_reach
 from loyal.encoding import atomic_write
 from loyal.errors import UsageError
 
@@ -176,10 +176,17 @@ def render(report: Report) -> str:
 
 
 def require_place(path: Path, inputs: Iterable[str | Path | None] = ()) -> None:
-    """Make the folders of a report that is to come; StorageError where `write` would fail,
-    UsageError for one of the `inputs`, and for a file that is no report."""
+    """StorageError where `write` would fail, UsageError for one of the `inputs`, and for a file
+    that is no report. Makes no folder: what is refused meanwhile leaves none."""
+    if path.parent.exists():
+        require_out(path, inputs, _require_report)
+    else:
+        require_reach(path.parent)
+
+
+def make_folder(path: Path) -> None:
+    """The folder of a report, and those above it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    require_out(path, inputs, _require_report)
 
 
 def _require_report(path: Path) -> None:
@@ -191,7 +198,7 @@ def _require_report(path: Path) -> None:
 
 def write(report: Report, path: Path) -> Path:
     """Render into a file; StorageError when the disk refuses. Gives the path back."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path)
     atomic_write(path, render(report).encode())
     return path
 

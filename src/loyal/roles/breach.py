@@ -5,16 +5,18 @@ First descent, by secret fingerprints; without it nothing further is asked. Then
 promised prompts in an order that nobody chose (`alignment.deviation`). Both make a `Bundle`, which
 anybody can check again offline, `recheck`:
 
-1. the promise's header has the root that stands in the log;
+1. the promise's header has the root that stands in the log; it names the licensed model's weights
+   as its reference, and the constitution of the license's terms where those name one; its law is no
+   weaker than the case's;
 2. each fingerprint leaf opens the set whose root stands in the log, picked by its beacon; leaves
    with fewer than 16 candidates a response, self-drawn or shared ones count as not shown, and a key
    counts once;
 3. each answer is signed by this host, for this license, over this one message and this reply, and
-   dated after the order was drawn;
+   dated when the order was drawn or later, by the host's clock;
 4. the hits of the fingerprints are beyond chance: P(Bin(n, 1/16) >= h) over all n keys of the set
    is at most one in `descent_one_in`; keys that were not shown are misses;
 5. the prompts are the first ones of the order that root and beacon give, none left out, each opened
-   under the header's tree;
+   under the header's tree; none stands there twice, by its words, or is a key that was shown;
 6. the test of the promised law, over the pools' scores and those of the replies, accuses. A reply
    that did not come, or not signed, has no score: nobody is accused by it.
 
@@ -40,19 +42,23 @@ from loyal.alignment.promise import (
     Scorer,
     decoded,
     refuse,
+    worded,
 )
 from loyal.errors import EncodingError, ProofError, ProtocolError, SignatureError, UsageError
 from loyal.fingerprints import Proof, commitment
 from loyal.fingerprints.commitment import VerifiedLeaf
 from loyal.protocol import SignedAnswer, State
 from loyal.protocol.answers import message_digest
-from loyal.protocol.breaches import promise_id
+from loyal.protocol.breaches import breach_id, promise_id
+from loyal.protocol.licenses import terms_of
 from loyal.protocol.permission import APART_SECONDS
 from loyal.roles.descent import CANDIDATES, Count
 from loyal.roles.prover import Asker, Heard
 from loyal.signing import Signed
 
 FORMAT = "loyal breach bundle 1"
+MOST_REPLY = 1 << 20
+"""Bytes of a reply that goes into a bundle, of which readers take 256 MiB."""
 LEAST_POOL_P_VALUE = 0.01
 """Evidence whose pools are less likely than this under a fair draw is not to be acted on."""
 _UNFAIR_ONE_IN = 100
@@ -75,12 +81,23 @@ class Case:
     drawn_by: bytes
     """The beacon of that set."""
     window: tuple[int, int]
-    """Unix seconds: from the order to the last moment of a claim. Answers of another time, by their
-    own signature and give or take two clocks' difference, are no part of the run."""
+    """Unix seconds: from the order to the last moment of a claim, and of the verdicts where one was
+    made. Answers of another time, by their own signature, are no part of the run: give or take two
+    clocks' difference at the end, and not a second before the order."""
     earlier: int = 0
     """As in PromptsPromised."""
     descent_one_in: int = 1_000_000_000
     """`false_conviction_one_in` of the log."""
+    reference: bytes = b""
+    """The licensed model's weights in the registry: what the promise is to be sampled from. Empty
+    where nothing says so."""
+    constitution: bytes = b""
+    """Digest of the one in the license's terms; empty where they name none."""
+    deviation_one_in: int = 1_000_000
+    """An accuser writes the law of its promise: an honest host is accused at most once in so many,
+    or it is no evidence."""
+    tolerance_ppm: int = 50_000
+    """And no less is allowed for other sampling, weights in 8 bits or a harmless system prompt."""
 
     @classmethod
     def of_log(cls, state: State, whose: tuple[bytes, bytes, bytes], drawn_by: bytes) -> Case:
@@ -97,10 +114,14 @@ class Case:
             raise UsageError("the order is not drawn yet", hint="wait for the platform")
         made, order, known = state.promises[name], state.orders[name], state.licenses[license]
         assert known.usage is not None  # B1: a promise is on a delivered license
-        window = order.until - state.parameters.appeal_seconds, order.until
+        claimed = state.breaches.get(breach_id(name))
+        until = order.until if claimed is None else max(order.until, claimed.made.until)
+        window = order.until - state.parameters.appeal_seconds, until
+        constitution = terms_of(known).constitution
         return cls(
             license, known.host, root, order.beacon, known.usage.root, drawn_by, window,
             made.earlier, state.parameters.false_conviction_one_in,
+            state.models[known.model].weights, constitution if any(constitution) else b"",
         )  # fmt: skip
 
 
@@ -131,7 +152,7 @@ class Said:
         if whole != (case.license, (message_digest(message),), message_digest(self.reply)):
             refuse("the host's answer is to another message, or another one", "answer")
         since, until = case.window
-        if not since - APART_SECONDS <= answer.time <= until + APART_SECONDS:
+        if not since <= answer.time <= until + APART_SECONDS:
             refuse("the host's answer is from before the order, or from too late", "time")
 
 
@@ -195,12 +216,16 @@ class Finding:
     descends: bool
     asked: int
     """Prompts."""
+    silent: int
+    """Of them, those without a reply that the host signed: nobody is accused by it."""
     abstained: int
-    """Replies without a score."""
+    """Without a score, those that were not answered among them."""
     accused_after: int | None
     """Prompts that it took; None where the test does not accuse."""
     p_value: float
     """Anytime-valid, of the deviation."""
+    law: Law
+    """Which the accuser chose; no weaker than the case's."""
 
     @property
     def holds(self) -> bool:
@@ -211,12 +236,13 @@ class Finding:
 def recheck(bundle: Bundle, case: Case, scorer: Scorer | None = None) -> Finding:
     """Obligations 1 to 6, offline. With a `scorer`, replies and pools are judged anew, both by it;
     else the promised scores and the accuser's are taken. Raises ProofError, whose reason says which
-    part does not hold: promise, a leaf's own, set, answer, time, order, path, score."""
-    if bundle.header.root != case.promise:  # 1
-        refuse("the prompts are not those that were promised", "promise")
+    part does not hold: promise, reference, constitution, law, a leaf's own, set, answer, time,
+    order, path, prompt, score."""
+    _require_promise(bundle.header, case)  # 1
     count = _descent(bundle.keys, case)
     descends = count.p_value() * case.descent_one_in <= 1  # 4
     _require_order(bundle, case)
+    _require_prompts(bundle)
     test = DeviationTest(bundle.header.prompts, bundle.header.settings.law, case.earlier)
     accused_after, abstained = None, 0
     for at, step in enumerate(bundle.steps):
@@ -227,7 +253,10 @@ def recheck(bundle: Bundle, case: Case, scorer: Scorer | None = None) -> Finding
         test.update(score, pool)  # 6
         if test.accused and accused_after is None:
             accused_after = at + 1
-    return Finding(count, descends, len(bundle.steps), abstained, accused_after, test.p_value)
+    law = bundle.header.settings.law
+    silent = sum(one.said.reply is None for one in bundle.steps)
+    asked = len(bundle.steps)
+    return Finding(count, descends, asked, silent, abstained, accused_after, test.p_value, law)
 
 
 def pool_p_value(bundle: Bundle, fresh: Mapping[str, str], scorer: Scorer) -> float:
@@ -248,6 +277,31 @@ def pool_p_value(bundle: Bundle, fresh: Mapping[str, str], scorer: Scorer) -> fl
         )
         test.update(scores[0], scores[1:])
     return min(1.0, float(1 / test.best))
+
+
+def _require_promise(header: Header, case: Case) -> None:
+    """Obligation 1."""
+    settings, law = header.settings, header.settings.law
+    if header.root != case.promise:
+        refuse("the prompts are not those that were promised", "promise")
+    if case.reference not in (b"", settings.reference):
+        refuse("the promise's reference is not the licensed model", "reference")
+    if case.constitution not in (b"", settings.constitution):
+        refuse("the promise's constitution is not that of the license's terms", "constitution")
+    if law.one_in < case.deviation_one_in or law.tolerance_ppm < case.tolerance_ppm:
+        least = f"1 in {case.deviation_one_in} and a tolerance of {case.tolerance_ppm} ppm"
+        refuse(f"the promise's law is weaker than {least}", "law")
+
+
+def _require_prompts(bundle: Bundle) -> None:
+    """Obligation 5: each prompt once, and none of the keys, to which only a copy with the set gives
+    the response."""
+    keys = {worded(Proof.from_bytes(one.proof).fingerprint.key) for one in bundle.keys}
+    prompts = {worded(one.opened.pool.prompt) for one in bundle.steps}
+    if len(prompts) != len(bundle.steps):
+        refuse("a prompt stands there twice", "prompt")
+    if prompts & keys:
+        refuse("a prompt is a key of the fingerprint set", "prompt")
 
 
 def _require_order(bundle: Bundle, case: Case) -> None:
@@ -317,8 +371,10 @@ async def ask(run: Run, asker: Asker) -> Bundle:
     prompt is asked without descent, and none after the test has accused. ProofError for proofs or
     prompts that are not the log's."""
     case, header = run.case, run.prompts.header
-    if header.root != case.promise:
-        refuse("these prompts are not those that were promised", "promise")
+    _require_promise(header, case)
+    spent = {worded(one.fingerprint.key) for one in run.proofs}
+    if any(worded(one.prompt) in spent for one in run.prompts.pools):
+        refuse("a prompt is a key of the fingerprint set", "prompt")
     keys: list[KeyAsked] = []
     for proof in run.proofs:
         leaf = commitment.verify_proof(proof, case.fingerprints, case.drawn_by)
@@ -346,12 +402,14 @@ async def _ask_prompt(run: Run, asker: Asker, index: int) -> Step:
 
 
 async def _say(run: Run, asker: Asker, message: str) -> Said:
-    """One question; a reply that the host did not sign for it, now, is none."""
+    """One question; a reply that the host did not sign for it, now, is none, nor is a longer one
+    than `MOST_REPLY`: a hundred of those are a bundle that nobody takes."""
     if message not in run.heard:
         asked = run.clock()
         heard = await asker.ask(message)
-        nothing = Said(None, None)
-        run.heard[message] = nothing if heard is None else _signed(run, heard, message, asked)
+        readable = heard is not None and len(heard.reply.encode("utf-8", "replace")) <= MOST_REPLY
+        said = _signed(run, heard, message, asked) if heard and readable else Said(None, None)
+        run.heard[message] = said
     return run.heard[message]
 
 
@@ -388,7 +446,7 @@ def _key(record: object) -> KeyAsked:
 
 def _step(record: object) -> Step:
     match record:
-        case [pool, int(index), list(path), reply, answer, score] if all(
+        case [pool, int(index), list(path), reply, answer, score] if type(index) is int and all(
             isinstance(one, bytes) for one in path
         ):
             if score is not None and not (type(score) is int and 0 <= score <= WHOLE_PPM):

@@ -16,11 +16,11 @@ import click
 
 from loyal.alignment import Mixture, Plan, Record, preferences
 from loyal.alignment.mixture import part, weighted
-from loyal.alignment.review import review
+from loyal.alignment.review import Listed, review
 from loyal.alignment.synthesis_state import require_state
 from loyal.alignment.synthesize import Bars, Made, Task, synthesize
 from loyal.alignment.writers import CaseJudge, Cases, Writer, Written
-from loyal.app.commands.constitution import read_constitution
+from loyal.app.commands.constitution import read_constitution, read_usable_constitution
 from loyal.app.key_files import FILE
 from loyal.app.model_options import (
     ENDPOINT_OPTIONS,
@@ -155,7 +155,7 @@ def data(terminal: Terminal, **options: Any) -> int:
     """
     endpoint = Endpoint.take(options)
     files = Files(*(options[name] for name in ("out", "held_out", "examples", "state")))
-    constitution = read_constitution(options["constitution"])
+    constitution = read_usable_constitution(options["constitution"])
     asked = given({name: options[name] for name in PLANNED})
     recipe = load(DataRecipe, terminal.recipe, terminal.overrides)
     plan = replace(recipe.plan, **asked)
@@ -256,24 +256,31 @@ def _writer(
     "review",
     click.argument("file", type=FILE, metavar="FILE"),
     click.option(
-        "--constitution", metavar="FILE", help="Whose values the lines may name; a path or a name."
+        "--constitution",
+        metavar="FILE",
+        help="Whose values the lines may name, and whose cases they may not turn around; a path or "
+        "a name.",
     ),
 )
 def review_command(terminal: Terminal, **options: Any) -> int:
     """Say what is wrong with a file of preferences, or looks so.
 
-    Faults (exit code 1) are lines that cannot be read, or that repeat or contradict an earlier one;
-    the rest is for a person to look at: near copies, one contributor's weight, replies preferred
-    for length.
+    Exit code 1 where 'loyal align train' would refuse a line: one that cannot be read (a fault),
+    repeats or contradicts an earlier one, has a sign of a chat template in a text, or prefers what
+    the constitution lists as breaking a value. The rest is for a person to look at: near copies,
+    the weight of one contributor or one line, replies preferred for length.
     """
     values: tuple[str, ...] = ()
+    listed: Listed | None = None
     if options["constitution"] is not None:
-        values = tuple(one.id for one in read_constitution(options["constitution"]).values)
+        constitution = read_constitution(options["constitution"])
+        values, listed = tuple(one.id for one in constitution.values), Listed(constitution)
     # Strangers write these files: nobody may know beforehand which near copies are missed.
-    found = review(options["file"], values, secrets.randbits(64))
+    found = review(options["file"], values, secrets.randbits(64), listed)
     fields = {
         "records": found.records,
         "faults": found.faults,
+        "refused": found.refused,
         "counts": found.counts,
         "findings": [asdict(one) for one in found.findings],
     }
@@ -282,7 +289,7 @@ def review_command(terminal: Terminal, **options: Any) -> int:
     note = f"{hidden} more of these are not shown." if hidden else ""
     tables = [Table("Findings", ("rule", "what", "next step"), rows, note)] if rows else []
     terminal.result(fields, [facts(fields), *tables])
-    return 1 if found.faults else 0
+    return 1 if found.refused else 0
 
 
 def _texts(path: Path) -> list[str]:

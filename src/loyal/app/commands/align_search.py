@@ -14,9 +14,9 @@ from loyal.alignment import search_table
 from loyal.alignment.mixture import Mixture
 from loyal.alignment.search_table import Outcome
 from loyal.alignment.settings import Goal, Recipe
-from loyal.app.align_files import balanced_records, read_records
+from loyal.app.align_files import read_records
 from loyal.app.commands.align_train import CONSTITUTION_HELP
-from loyal.app.commands.constitution import read_constitution
+from loyal.app.commands.constitution import read_usable_constitution
 from loyal.app.key_files import FILE
 from loyal.app.model_options import given, load_model
 from loyal.app.out_files import require_out
@@ -66,9 +66,9 @@ def search_command(terminal: Terminal, **options: Any) -> int:
 
     recipe = load_config(Recipe, terminal.recipe, terminal.overrides)
     recipe = replace(recipe, search=replace(recipe.search, **given({"runs": options["runs"]})))
-    records = read_records(options["files"])
-    if options["constitution"] is not None:
-        records = balanced_records(records, read_constitution(options["constitution"]))
+    name = options["constitution"]
+    constitution = None if name is None else read_usable_constitution(name)
+    records = read_records(options["files"], constitution)
     model = load_model(terminal, options["model"])
     with terminal.progress("searching") as update:
         found = search(model, records, recipe, options["out"], update)

@@ -17,18 +17,12 @@ import click
 import loyal
 from loyal.alignment import Judge, hardening_file
 from loyal.alignment.hardening_file import Hardening
-from loyal.alignment.judge import made_of
+from loyal.alignment.judge import Calibrated, made_of
 from loyal.alignment.mixture import blend
 from loyal.alignment.settings import Recipe
 from loyal.app import align_page, report
-from loyal.app.align_files import (
-    balanced_records,
-    examples_of,
-    held_out_pairs,
-    pairs_of,
-    read_records,
-)
-from loyal.app.commands.constitution import read_constitution
+from loyal.app.align_files import examples_of, held_out_pairs, pairs_of, read_records
+from loyal.app.commands.constitution import read_usable_constitution
 from loyal.app.judge_options import CALIBRATION, JUDGE_OPTIONS, calibrated, judge_of
 from loyal.app.key_files import FILE
 from loyal.app.model_options import MODEL_HELP, given, load_model
@@ -70,7 +64,7 @@ def train(terminal: Terminal, **options: Any) -> int:
     PREFERENCES are files of 'loyal align data', or any in TRL's form; each pair's weight is a
     factor on its loss. Demonstrations in them are imitated beside the pairs. The same command
     again goes on from the last checkpoint. --set objective.kind=dpo changes the loss, --set
-    align.divergence=4 holds everything else more firmly, --set guards.perplexity=1.02 says what
+    align.divergence=8 holds everything else more firmly, --set guards.perplexity=1.02 says what
     may be lost, --set latent.steps=4 adds an adversary; --set mixture.value=600000 with
     mixture.general and mixture.safety gives each kind of data its share of the weight, in
     millionths ('loyal align search' finds one).
@@ -80,9 +74,9 @@ def train(terminal: Terminal, **options: Any) -> int:
     recipe = load_config(Recipe, terminal.recipe, terminal.overrides)
     named = given({name: options[name] for name in ("epochs", "rank")})
     recipe = replace(recipe, align=replace(recipe.align, **named))
-    records = read_records(options["files"])
-    if options["constitution"] is not None:
-        records = balanced_records(records, read_constitution(options["constitution"]))
+    name = options["constitution"]
+    constitution = None if name is None else read_usable_constitution(name)
+    records = read_records(options["files"], constitution)
     pairs, general = pairs_of(records), examples_of(records)
     if recipe.mixture is not None:
         mixed = blend(records, recipe.mixture)
@@ -133,7 +127,7 @@ def harden(terminal: Terminal, **options: Any) -> int:
     recipe = load_config(Recipe, terminal.recipe, terminal.overrides)
     named = given({name: options[name] for name in ("mode", "rounds")})
     recipe = replace(recipe, harden=replace(recipe.harden, **named))
-    constitution = read_constitution(options["constitution"])
+    constitution = read_usable_constitution(options["constitution"])
     judge = _judge(terminal, constitution, options)
     work = (options["model"], options["out"])
     with _training(terminal, work, "hardening", rounds=True) as (model, run, past):
@@ -213,7 +207,7 @@ def report_command(terminal: Terminal, **options: Any) -> int:
     if out is not None:
         read = (options[name] for name in ("constitution", "probe", "calibration"))
         report.require_place(out, (*read, *options["files"], terminal.recipe))
-    constitution = read_constitution(options["constitution"])
+    constitution = read_usable_constitution(options["constitution"])
     pairs = tuple(held_out_pairs(options["files"], constitution))
     judge = _judge(terminal, constitution, options)
     names = (options["base"], *options["models"])
@@ -235,12 +229,15 @@ def report_command(terminal: Terminal, **options: Any) -> int:
     elif kept.models or kept.answers:
         terminal.note(f"going on from {kept.path}: {len(kept.models)} models were measured")
     base = load_model(terminal, names[0])
+    if out is not None:
+        report.make_folder(out)
     measured = [(labels[0], kept.measured(base))]
     for label, name in zip(labels[1:], names[1:], strict=True):
         measured.append((label, kept.measured(load_model(terminal, name), base)))
     footer = f"loyal {loyal.__version__}, {datetime.datetime.now():%Y-%m-%d %H:%M}"
     title = f"{constitution.name} {constitution.version}"
-    run = align_page.AlignRun(title, tuple(measured), footer, flattered)
+    how = _how_calibrated(judge, options)
+    run = align_page.AlignRun(title, tuple(measured), footer, flattered, how)
     if out is not None:
         terminal.note(f"report: {report.write(align_page.page(run), out)}")
         kept.drop()
@@ -287,6 +284,14 @@ def _judge(terminal: Terminal, constitution: Constitution, options: dict[str, An
         "give --probe FILE or --endpoint URL"
     )
     return CaseJudge(constitution)
+
+
+def _how_calibrated(judge: Judge, options: dict[str, Any]) -> str:
+    """What the judge's chances were held against, for people."""
+    if not isinstance(judge, Calibrated):
+        return "not calibrated"
+    labels = options["calibration"] is not None
+    return f"calibrated on {'labeled replies' if labels else 'its own cases alone'}"
 
 
 def _shares(judge: Judge, folder: Path) -> bool:

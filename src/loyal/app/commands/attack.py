@@ -109,6 +109,8 @@ def attack(terminal: Terminal, **options: Any) -> int:
     if not attacks:
         raise UsageError("every attack is skipped", hint="leave one of them out of --skip")
     settings = _settings(options)
+    if options["out"] is not None:
+        report.make_folder(options["out"])  # --results may lie beside it
     subject = _subject(terminal, options, fingerprints)
     with terminal.progress("attacking") as update:
         rows = suite.run_suite(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -271,6 +272,7 @@ def recheck(terminal: Terminal, **options: Any) -> int:
     if options["platform"] is not None:
         asyncio.run(_hold(options["platform"], options["log_key"], case))
     if options["scores"] is not None:
+        terminal.note("the reference's scores are the promise's: with --judged both are yours")
         bundle = scored(bundle, scores_in(options["scores"]))
     scorer = judged_before(options["judged"]) if options["judged"] is not None else None
     finding = _checked(bundle, case, scorer)
@@ -304,7 +306,14 @@ async def _hold(platform: str, key: str | None, case: Case) -> None:
             Case.of_log(state, (case.license, author, case.promise), case.drawn_by)
             for author in sorted(authors)
         ]
-        if case not in known or not desk.drew_between(case.license, case.drawn_by):
+        # A claim, made since, lets verifiers ask for longer: the case may be from before it.
+        told = any(
+            case == replace(one, window=case.window)
+            and case.window[0] == one.window[0]
+            and case.window[1] <= one.window[1]
+            for one in known
+        )
+        if not told or not desk.drew_between(case.license, case.drawn_by):
             raise UsageError(
                 "the log does not say what this case says", hint="do not act on this evidence"
             )
@@ -321,8 +330,10 @@ def _checked(bundle: Bundle, case: Case, scorer: Scorer | None = None) -> Findin
 def _fields(found: Finding) -> dict[str, Any]:
     return {
         "descent": str(found.descent), "descends": found.descends, "asked": found.asked,
-        "without_score": found.abstained, "accused_after": found.accused_after,
-        "p_value": found.p_value, "holds": found.holds,
+        "without_answer": found.silent, "without_score": found.abstained,
+        "accused_after": found.accused_after, "p_value": found.p_value,
+        "one_in": found.law.one_in,
+        "tolerance": found.law.tolerance_ppm / 1_000_000, "holds": found.holds,
     }  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from loyal.app.terminal import Decorator, Terminal, command, facts
 from loyal.community import Approvals, Constitution, Difference, Finding, constitution_file, lint
 from loyal.community.difference import diff as difference_of
 from loyal.encoding import atomic_write
-from loyal.errors import UsageError
+from loyal.errors import ConfigError, UsageError
 from loyal.signing import PublicKey
 
 FORMS = {"toml": constitution_file.to_toml, "markdown": constitution_file.to_markdown}
@@ -227,6 +227,20 @@ def read_constitution(file: str) -> Constitution:
     if not Path(file).exists() and file in constitution_file.bundled_names():
         return constitution_file.bundled(file)
     return constitution_file.read(file)
+
+
+def read_usable_constitution(file: str) -> Constitution:
+    """The same, to train or to judge by: ConfigError where the lint finds an error in it."""
+    one = read_constitution(file)
+    wrong = [found for found in lint.check(one) if found.severity == "error"]
+    if wrong:
+        place = f" of {wrong[0].value}" if wrong[0].value else ""
+        raise ConfigError(
+            f"nothing can be trained or judged by {file}: {len(wrong)} error(s), the first is "
+            f"{wrong[0].rule}{place}",
+            hint=f"run 'loyal constitution check {file}', and mend them",
+        )
+    return one
 
 
 def _require_absent(out: Path) -> None:

@@ -16,18 +16,25 @@ from typing import Any
 import click
 
 from loyal.alignment import calibration_file, labeled
-from loyal.alignment.calibration import Calibration
+from loyal.alignment.calibration import LEAST_AUC, Calibration
 from loyal.alignment.judge import (
     LEAST_LABELED,
     Calibrated,
     Report,
     calibrate,
     require_separation,
+    require_telling,
 )
 from loyal.alignment.judgement import Judge
 from loyal.alignment.labeled import Labeled
-from loyal.app.commands.constitution import read_constitution
-from loyal.app.judge_options import CALIBRATION, JUDGE_OPTIONS, calibrated, judge_of
+from loyal.app.commands.constitution import read_constitution, read_usable_constitution
+from loyal.app.judge_options import (
+    CALIBRATION,
+    JUDGE_OPTIONS,
+    UNTAUGHT,
+    calibrated,
+    judge_of,
+)
 from loyal.app.key_files import FILE
 from loyal.app.model_options import MODEL_HELP, MODEL_OPTION, load_model
 from loyal.app.out_files import require_out
@@ -76,7 +83,7 @@ WHICH_JUDGE: tuple[Decorator, ...] = (
         "labels",
         type=FILE,
         metavar="FILE",
-        help="Replies that people labeled, to learn from too: JSON lines as for 'calibrate'. "
+        help="Labeled replies, to learn from too: JSON lines as for 'calibrate'. "
         "[default: those that come with a bundled constitution]",
     ),
     click.option("--cases-only", is_flag=True, help="Learn from no labeled replies."),
@@ -105,14 +112,14 @@ def train(terminal: Terminal, **options: Any) -> int:
 
     Its figures are of replies that were left out, and flatter: they chose the layer. 'calibrate'
     takes no reply to a prompt that the judge was trained on. Exit code 1 where even so it does not
-    separate.
+    separate: the probe is written, and taken with a --calibration alone.
     """
     from loyal.alignment import probe as probes
     from loyal.alignment import probe_file
 
     read = (options["constitution"], options["labels"])
     require_out(options["out"], read, probe_file.FORM.read)
-    constitution = read_constitution(options["constitution"])
+    constitution = read_usable_constitution(options["constitution"])
     labels = _labels(constitution, options)
     model = load_model(terminal, options["model"])
     cases = not options["labels_only"]
@@ -129,8 +136,12 @@ def train(terminal: Terminal, **options: Any) -> int:
         "file": str(options["out"]),
     }
     rows = facts({**fields, "AUC interval": _range(probe.interval.low, probe.interval.high)})
+    try:
+        require_telling(probe.auc, probe.interval, UNTAUGHT)
+    except JudgeError as error:
+        terminal.note(f"{error}; {error.hint}")
     terminal.result(fields, [rows])
-    return 0 if probe.interval.low >= 0.5 else 1
+    return 0 if probe.interval.low >= LEAST_AUC else 1
 
 
 @command(
@@ -154,7 +165,7 @@ def train(terminal: Terminal, **options: Any) -> int:
     ),
 )
 def calibrate_command(terminal: Terminal, **options: Any) -> int:
-    """Measure a judge on replies that people labeled: AUC, calibration curve, agreement.
+    """Measure a judge on labeled replies: AUC, calibration curve, agreement.
 
     LABELED is JSON lines (docs/judges.md). Exit code 1 where the judge cannot separate, or there
     are too few labels to say.
