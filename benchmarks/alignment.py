@@ -55,6 +55,8 @@ BEFORE = {
     "keep-aligned": ("measuring", f"time-{MAIN}"),
     "harden-plain": ("measuring", f"time-{MAIN}"),
     "keep-plain": ("harden-plain",),
+    "harden-static": ("measuring", f"time-{MAIN}"),
+    "keep-static": ("harden-static",),
     "harden-adaptive": ("measuring", f"time-{MAIN}"),
     "keep-adaptive": ("harden-adaptive",),
     "opposed": (f"time-{MAIN}",),
@@ -65,18 +67,20 @@ BEFORE = {
 }
 """Cells that go before a cell."""
 LARGER = "judge-larger"
+HARDENED = tuple(
+    f"{what}-{mode}" for mode in ("plain", "static", "adaptive") for what in ("harden", "keep")
+)
+"""Those that other settings of hardening change."""
 NAMES = (
     *(f"time-{one}" for one in CONSTITUTIONS), "slash", "base", "cost", "judge", LARGER,
-    "measuring", "keep-base", "keep-aligned", "harden-plain", "keep-plain", "harden-adaptive",
-    "keep-adaptive", "opposed", "promise", *COPIES, *HOSTS, "minutes", "minutes-search",
+    "measuring", "keep-base", "keep-aligned", *HARDENED, "opposed", "promise", *COPIES, *HOSTS,
+    "minutes", "minutes-search",
 )  # fmt: skip
 """All cells, in the order in which they run."""
 WATCHED = ("opposed", "promise", *COPIES, *HOSTS)
 """Those of one seed's promise and of the hosts that are held to it."""
 ONCE = ("slash", "base", LARGER, "measuring", "minutes", "minutes-search")
 """Those that no seed changes."""
-HARDENED = ("harden-plain", "keep-plain", "harden-adaptive", "keep-adaptive")
-"""Those that other settings of hardening change."""
 JUDGED = tuple(one for one in NAMES if one.startswith(("measuring", "keep-", "harden-")))
 """Those that need a judge apart from training."""
 NO_JUDGE = (
@@ -255,7 +259,7 @@ def training_judge(plan: Plan) -> Judge:
 
 
 def _hardened(plan: Plan, mode: str, seed: int) -> Record:
-    """The aligned model hardened, plainly or adaptively; it is kept."""
+    """The aligned model hardened in a mode; it is kept."""
     recipe = plan.settings(seed)
     recipe = replace(recipe, harden=replace(recipe.harden, mode=mode))
     model, work = _made(plan, "aligned", seed), _folder(plan, f"work-{mode}", seed)
@@ -267,7 +271,7 @@ def _hardened(plan: Plan, mode: str, seed: int) -> Record:
 
 
 def _kept(plan: Plan, name: str, seed: int) -> Record:
-    """Keep rates of "base", "aligned", "plain" or "adaptive", as the measuring judge says."""
+    """Keep rates of the base, the aligned model or a hardened one, as the measuring judge says."""
     constitution, size = constitution_file.bundled(MAIN), plan.size
     known = cell(plan, "measuring", 0).kept()
     if not known or known["reason"]:

@@ -341,6 +341,9 @@ def _judged() -> list[Figure]:
         Figure("corrected-attacked", "held-out attack families: kept, corrected for the judge",
                "%", 90, "at_least", attacked,
                corrected("keep-adaptive", "held-out", "keep-plain")),
+        Figure("corrected-attacked-static", "held-out attack families, corrected: static", "%",
+               90, "at_least", ("keep-plain", "keep-static"),
+               corrected("keep-static", "held-out", "keep-plain")),
         Figure("corrected-failures-attacked", "their failures so, adaptive over plain DPO", "",
                0.5, "at_most", attacked,
                corrected_failures("keep-adaptive", "held-out", "keep-plain")),
@@ -354,7 +357,7 @@ def _judged() -> list[Figure]:
                "at_most", (), lambda _: labeled("adaptive", "plain")[1]),
         Figure("gap-families", "kept less under held-out families than under seen ones",
                "points", 5, "at_most", ("keep-adaptive",), gap),
-        Figure("corrected-gap-families", "the same, corrected for the judge", "points", 5,
+        Figure("corrected-gap-families", "the same gap of families, corrected for the judge", "points", 5,
                "at_most", ("keep-adaptive",), corrected_gap),
     ]  # fmt: skip
 

@@ -11,6 +11,9 @@ from stage import Run
 from talking_server import talking
 
 from loyal.alignment import Conversation, Preference, Record, preferences, probe_file
+from loyal.alignment.search_table import Outcome
+from loyal.alignment.settings import Goal
+from loyal.app.commands.align_search import no_gain
 from loyal.community import constitution_file
 from loyal.models import tiny
 from loyal.statistics import Interval
@@ -133,3 +136,13 @@ def test_a_blind_probe_judges_with_a_calibration_alone(
     assert (joined.code, "not calibrated" in joined.err) == (0, True)
     probe_file.write(path, replace(probe_file.read(path), interval=Interval(0.6, 0.8)))
     assert run(*alone[2]).code == 0
+
+
+def test_a_search_says_where_no_mixture_is_better_than_no_training() -> None:
+    """Of the default model, by the default goal: 34 of 72 pairs won (24) for 0.6 of the replies."""
+    untouched = Outcome(24, 72, -0.41, 1.0, 1.0, 0, 12, 0, 12)
+    trained = [Outcome(34, 72, -0.12, 0.99, 0.6, 0, 12, 0, 12), untouched]
+    told = no_gain(untouched, trained, Goal())
+    assert told is not None
+    assert "goal.alignment=2" in told
+    assert no_gain(untouched, trained, Goal(alignment=2.0)) is None

@@ -5,6 +5,7 @@ Left out: training on what was found (align_train.py), and the search (loyal.ali
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -104,8 +105,20 @@ def search_command(terminal: Terminal, **options: Any) -> int:
         "for 'loyal align train' and 'data'": " ".join(f"--set {one}" for one in _settings(best)),
         "out": str(options["out"]),
     }
+    if warning := no_gain(table.untouched, [one.outcome for one in table.runs], goal):
+        terminal.note(warning)
     terminal.result(fields, [Table("", COLUMNS, tuple(rows), note), facts(told)])
     return 0
+
+
+def no_gain(untouched: Outcome, trained: Sequence[Outcome], goal: Goal) -> str | None:
+    """What to say where no mixture is better by the goal than no training at all."""
+    if max(one.score(goal) for one in trained) > untouched.score(goal):
+        return None
+    return (
+        "by this goal no mixture is better than the untouched model: what was learned counts for "
+        "less than what it cost. Weigh it more (--set goal.alignment=2), or train on more pairs"
+    )
 
 
 def _settings(mixture: Mixture) -> list[str]:

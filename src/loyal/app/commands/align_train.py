@@ -290,8 +290,9 @@ def _how_calibrated(judge: Judge, options: dict[str, Any]) -> str:
     """What the judge's chances were held against, for people."""
     if not isinstance(judge, Calibrated):
         return "not calibrated"
-    labels = options["calibration"] is not None
-    return f"calibrated on {'labeled replies' if labels else 'its own cases alone'}"
+    if options["calibration"] is not None:
+        return "calibrated on labeled replies"
+    return "calibrated on what its training left out"
 
 
 def _shares(judge: Judge, folder: Path) -> bool:
