@@ -357,8 +357,8 @@ def _judged() -> list[Figure]:
                "at_most", (), lambda _: labeled("adaptive", "plain")[1]),
         Figure("gap-families", "kept less under held-out families than under seen ones",
                "points", 5, "at_most", ("keep-adaptive",), gap),
-        Figure("corrected-gap-families", "the same gap of families, corrected for the judge", "points", 5,
-               "at_most", ("keep-adaptive",), corrected_gap),
+        Figure("corrected-gap-families", "the same gap of families, corrected for the judge",
+               "points", 5, "at_most", ("keep-adaptive",), corrected_gap),
     ]  # fmt: skip
 
 
