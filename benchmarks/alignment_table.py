@@ -379,7 +379,10 @@ def _larger(name: str) -> list[Figure]:
 
 def _evidence() -> list[Figure]:
     realigned, refusing, prompted = ROGUES
-    given = "weights of values, general and safety data given; the report is not in it"
+    given = (
+        "weights of values, general and safety data given to `align data`, and demonstrations a "
+        "fifth of what `align train` takes; the report is not in it"
+    )
     searched = (
         "weights found by the search; the report measures with the embedded judge that hardened, "
         "for the time alone"
