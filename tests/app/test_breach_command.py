@@ -16,6 +16,7 @@ from stage import Outcome, Run
 from test_actor_commands import seed_file
 
 from loyal.community import constitution_file
+from loyal.errors import StorageError
 from loyal.fingerprints import commitment
 from loyal.protocol.breaches import DrawOrder, SettleBreach
 
@@ -271,16 +272,49 @@ def test_a_run_that_was_cut_off_asks_nothing_twice(
         assert (evidence / "bundle").read_bytes() == before
 
 
+def test_a_folder_that_cannot_be_written_keeps_what_was_heard(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bundle is written last: without it the same command goes on."""
+    from loyal.app import breach_files
+
+    write = breach_files.atomic_write
+
+    def full(path: Path, data: bytes, **more: bool) -> None:
+        if path.name == "case.json":
+            raise StorageError("the disk is full", hint="free space")
+        write(path, data, **more)
+
+    here = court(int(time.time()) - 60)
+    host = ModelHost(here, breaks=1.0)
+    with serving(here, host) as served:  # type: ignore[arg-type]
+        promised(served, run, tmp_path)
+        monkeypatch.setattr(breach_files, "atomic_write", full)
+        assert asked(served, run, ACCUSER, tmp_path).code == 1
+        monkeypatch.setattr(breach_files, "atomic_write", write)
+        count = len(host.asked)
+        done = asked(served, run, ACCUSER, tmp_path)
+        assert (done.code, done.fields["asked"], len(host.asked)) == (0, QUERIES, count)
+
+
 def test_what_was_asked_in_another_case_is_not_taken(run: Run, tmp_path: Path) -> None:
     here = court(int(time.time()) - 60)
     with serving(here, ModelHost(here, breaks=1.0)) as served:  # type: ignore[arg-type]
         promised(served, run, tmp_path)
         state = tmp_path / ACCUSER / "asked"
         state.parent.mkdir()
+        license, host = here.license.hex(), here.stage.id("host").hex()
+        (root,) = (one.root.hex() for one in here.state.promises.values())
         state.write_text('{"license": "00"}\n')
         done = asked(served, run, ACCUSER, tmp_path)
         assert (done.code, "a run on another case" in done.err) == (2, True)
         assert state.read_text() == '{"license": "00"}\n'
+        whose = {"license": license, "host": host, "promise": root}
+        for wrong in ({"reply": 1}, {"reply": "Vote.", "answer": None}, {"reply": "Vote."}, {}):
+            line = {"message": "What?", "reply": None, "answer": "00", **wrong}
+            state.write_text(f"{json.dumps(whose)}\n{json.dumps(line)}\n")
+            done = asked(served, run, ACCUSER, tmp_path)
+            assert (done.code, "is damaged" in done.err) == (2, True)
         state.write_text('{"license": "0')  # killed before the first answer
         assert asked(served, run, ACCUSER, tmp_path).code == 0
         (tmp_path / "file").write_text("")

@@ -309,7 +309,7 @@ def test_prompts_that_were_not_asked_stay_secret(here: Accusation) -> None:
         lambda: Pool.of("prompt", "open-politics", ["reply"] * 9, [1_000_001] * 9),
         lambda: replace(prompt_set().header.settings, judge=""),
         lambda: replace(prompt_set().header.settings, temperature_ppm=-1),
-        lambda: replace(prompt_set().header.settings, temperature_ppm=99_999),
+        lambda: replace(prompt_set().header.settings, temperature_ppm=499_999),
         lambda: SCORER([("no-such-value", "prompt", "reply")]),
     ],
 )

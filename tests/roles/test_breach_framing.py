@@ -160,24 +160,31 @@ def test_one_prompt_does_not_count_as_many(monkeypatch: pytest.MonkeyPatch) -> N
     assert recheck(replace(bundle, steps=bundle.steps[:1]), here.case).descends
 
 
+@pytest.mark.parametrize("mark", ["\u200b", "\u200c", "\u00ad", "\ufeff"])
+def test_marks_that_nobody_sees_make_no_other_prompt(mark: str) -> None:
+    with pytest.raises(UsageError, match="twice"):
+        set_of([f"What of the bri{mark * at}dge?" for at in range(PROMPTS)])
+
+
 def test_prompts_without_words_are_told_apart() -> None:
     assert len(set_of([f"{'?' * at}" for at in range(1, PROMPTS + 1)]).pools) == PROMPTS
 
 
-def test_a_fingerprint_key_is_no_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("form", ["{}", "{} ", "{} Please.", "Q: {}", "\u200b{}?"])
+def test_a_fingerprint_key_is_no_prompt(monkeypatch: pytest.MonkeyPatch, form: str) -> None:
     """There a copy as it was delivered says what the reference never says."""
     place = court()
     keys = [one.key for one in place.secret.fingerprints]
-    texts = [*(f"{one} " for one in keys), *(f"Measure {at}?" for at in range(PROMPTS))]
+    texts = [*(form.format(one) for one in keys), *(f"Measure {at}?" for at in range(PROMPTS))]
     here = accusation(place, set_of(texts[:PROMPTS]))
     host = ModelHost(here.court)
     assert refused(lambda: here.run(host)) == "prompt"
     assert not host.asked
-    monkeypatch.setattr(breach, "worded", lambda one: (one, object()))
+    monkeypatch.setattr(breach, "_require_no_key", lambda prompts, keys: None)
     bundle = here.run(host)
     monkeypatch.undo()
-    asked = {one.opened.pool.prompt.strip() for one in bundle.steps}
-    assert asked & set(keys)
+    asked = {one.opened.pool.prompt for one in bundle.steps}
+    assert asked & set(texts[: len(keys)])
     assert refused(lambda: recheck(bundle, here.case)) == "prompt"
 
 

@@ -13,6 +13,7 @@ the replies, and what the endpoint says (`roles.breach`).
 from __future__ import annotations
 
 import secrets
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -40,17 +41,20 @@ SALT_BYTES = 16
 MOST_BYTES = 256 << 20
 """Of a whole set; a longer file is refused unread."""
 
-LEAST_TEMPERATURE_PPM = 100_000
+LEAST_TEMPERATURE_PPM = 500_000
 """The test compares draws. Greedily there are none: a copy with other words, such as any copy with
-fingerprints, is lower than the whole pool or higher, by a hair, on each prompt."""
+fingerprints, is lower than the whole pool or higher, by a hair, on each prompt. Honest copies were
+measured at 0.7 and 1."""
 
 Scorer = Callable[[Sequence[tuple[str, str, str]]], list[int | None]]
 """From (value id, prompt, reply) to scores in ppm, None where the judge abstains."""
 
 
 def worded(prompt: str) -> tuple[str, ...]:
-    """A prompt's words, by which it is known again; the text itself where it has none."""
-    return words(prompt) or (prompt.strip(),)
+    """A prompt's words, by which it is known again; the text itself where it has none. Marks that
+    are not seen are no part of them."""
+    seen = "".join(one for one in prompt if unicodedata.category(one) != "Cf")
+    return words(seen) or (seen.strip(),)
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ class Settings:
             )
         if not LEAST_TEMPERATURE_PPM <= self.temperature_ppm <= 10 * WHOLE_PPM:
             raise UsageError(
-                "a promise's temperature is 0.1 to 10",
+                "a promise's temperature is 0.5 to 10",
                 hint="sample the reference and the hosts at 0.7 or 1: greedily, an honest copy "
                 "whose wording differs has another score on every prompt",
             )

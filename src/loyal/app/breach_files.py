@@ -20,7 +20,7 @@ from typing import Any
 from loyal.alignment.deviation import ppm_of
 from loyal.alignment.promise import MOST_BYTES, Pool, PromptSet, Scorer
 from loyal.encoding import atomic_write
-from loyal.errors import ProofError, StorageError, UsageError
+from loyal.errors import LoyalError, ProofError, StorageError, UsageError
 from loyal.roles.breach import Bundle, Case, Said
 
 BUNDLE, CASE, REPLIES, POOLS = "bundle", "case.json", "replies.jsonl", "pools.jsonl"
@@ -105,8 +105,10 @@ class Asked(UserDict[str, Said]):
             try:
                 known = json.loads(line)
                 answer = None if known["answer"] is None else bytes.fromhex(known["answer"])
-                self.data[known["message"]] = Said(known["reply"], answer)
-            except (ValueError, TypeError, KeyError, RecursionError):
+                said = Said(known["reply"], answer)
+                said.verify(case, known["message"])
+                self.data.setdefault(known["message"], said)
+            except (ValueError, TypeError, KeyError, RecursionError, LoyalError):
                 raise UsageError(f"{self._path} is damaged", hint="name another --out") from None
         self._write([self._first, *lines], whole=True)
 
@@ -151,10 +153,10 @@ def write_run(folder: Path, bundle: Bundle, case: Case) -> None:
     pools = [one.opened.pool for one in bundle.steps]
     said = [(pool, step.said.reply) for pool, step in zip(pools, bundle.steps, strict=True)]
     reference = [(pool, reply) for pool in pools for reply in pool.replies]
-    atomic_write(folder / BUNDLE, bundle.to_bytes(), private=True)
     atomic_write(folder / REPLIES, _to_judge(said), private=True)
     atomic_write(folder / POOLS, _to_judge(reference), private=True)
     atomic_write(folder / CASE, f"{json.dumps(plain, indent=1)}\n".encode(), private=True)
+    atomic_write(folder / BUNDLE, bundle.to_bytes(), private=True)  # the last: then it is whole
 
 
 def judged_before(path: Path) -> Scorer:
@@ -266,6 +268,9 @@ def _lines(path: Path) -> Iterator[tuple[int, Any]]:
 def _bytes(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            return file.read(MOST_BYTES + 1)
+            data = file.read(MOST_BYTES + 1)
     except OSError:
         raise UsageError(f"cannot read {path}", hint="check the path and its owner") from None
+    if len(data) > MOST_BYTES:
+        raise UsageError(f"{path} has over {MOST_BYTES:,} bytes", hint="give shorter lines")
+    return data

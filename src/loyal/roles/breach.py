@@ -29,7 +29,7 @@ an error. Left out: HTTP, and sampling the reference (`app`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 
 from loyal import encoding
@@ -57,8 +57,9 @@ from loyal.roles.prover import Asker, Heard
 from loyal.signing import Signed
 
 FORMAT = "loyal breach bundle 1"
-MOST_REPLY = 1 << 20
-"""Bytes of a reply that goes into a bundle, of which readers take 256 MiB."""
+MOST_REPLY = 1 << 16
+"""Bytes of a reply that goes into a bundle: some 250 of them, each byte six in JSON, are less than
+the 256 MiB that readers take."""
 LEAST_POOL_P_VALUE = 0.01
 """Evidence whose pools are less likely than this under a fair draw is not to be acted on."""
 _UNFAIR_ONE_IN = 100
@@ -296,12 +297,18 @@ def _require_promise(header: Header, case: Case) -> None:
 def _require_prompts(bundle: Bundle) -> None:
     """Obligation 5: each prompt once, and none of the keys, to which only a copy with the set gives
     the response."""
-    keys = {worded(Proof.from_bytes(one.proof).fingerprint.key) for one in bundle.keys}
-    prompts = {worded(one.opened.pool.prompt) for one in bundle.steps}
-    if len(prompts) != len(bundle.steps):
+    keys = [Proof.from_bytes(one.proof).fingerprint.key for one in bundle.keys]
+    prompts = [one.opened.pool.prompt for one in bundle.steps]
+    if len({worded(one) for one in prompts}) != len(prompts):
         refuse("a prompt stands there twice", "prompt")
-    if prompts & keys:
-        refuse("a prompt is a key of the fingerprint set", "prompt")
+    _require_no_key(prompts, keys)
+
+
+def _require_no_key(prompts: Iterable[str], keys: Iterable[str]) -> None:
+    """None of the keys stands in a prompt, by its words."""
+    spent = [f" {' '.join(worded(one))} " for one in keys]
+    if any(key in f" {' '.join(worded(prompt))} " for prompt in prompts for key in spent):
+        refuse("a key of the fingerprint set stands in a prompt", "prompt")
 
 
 def _require_order(bundle: Bundle, case: Case) -> None:
@@ -372,9 +379,8 @@ async def ask(run: Run, asker: Asker) -> Bundle:
     prompts that are not the log's."""
     case, header = run.case, run.prompts.header
     _require_promise(header, case)
-    spent = {worded(one.fingerprint.key) for one in run.proofs}
-    if any(worded(one.prompt) in spent for one in run.prompts.pools):
-        refuse("a prompt is a key of the fingerprint set", "prompt")
+    prompts = [one.prompt for one in run.prompts.pools]
+    _require_no_key(prompts, [one.fingerprint.key for one in run.proofs])
     keys: list[KeyAsked] = []
     for proof in run.proofs:
         leaf = commitment.verify_proof(proof, case.fingerprints, case.drawn_by)
@@ -403,7 +409,7 @@ async def _ask_prompt(run: Run, asker: Asker, index: int) -> Step:
 
 async def _say(run: Run, asker: Asker, message: str) -> Said:
     """One question; a reply that the host did not sign for it, now, is none, nor is a longer one
-    than `MOST_REPLY`: a hundred of those are a bundle that nobody takes."""
+    than `MOST_REPLY`: too many of those would be a bundle that nobody takes."""
     if message not in run.heard:
         asked = run.clock()
         heard = await asker.ask(message)
