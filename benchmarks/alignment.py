@@ -36,6 +36,7 @@ from alignment_cells import save
 from alignment_hosts import HOSTS, PROMPTED, ROGUES
 from alignment_measuring import loaded
 from alignment_plan import LABELS, MAIN, MODEL, Plan, tag_of
+from alignment_skills import skills
 from alignment_table import CONSTITUTIONS, Figure, Kept, figures
 from alignment_watch import COPY, LARGE, Bench
 from loyal.alignment import Judge, judge, labeled
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 COPIES = (COPY, LARGE)
 BEFORE = {
     "cost": (f"time-{MAIN}", "base"),
+    "skills": (f"time-{MAIN}", "skills-base"),
     "keep-base": ("measuring",),
     "keep-aligned": ("measuring", f"time-{MAIN}"),
     "harden-plain": ("measuring", f"time-{MAIN}"),
@@ -72,14 +74,14 @@ HARDENED = tuple(
 )
 """Those that other settings of hardening change."""
 NAMES = (
-    *(f"time-{one}" for one in CONSTITUTIONS), "slash", "base", "cost", "judge", LARGER,
-    "measuring", "keep-base", "keep-aligned", *HARDENED, "opposed", "promise", *COPIES, *HOSTS,
-    "minutes", "minutes-search",
+    *(f"time-{one}" for one in CONSTITUTIONS), "slash", "base", "cost", "skills-base",
+    "skills", "judge", LARGER, "measuring", "keep-base", "keep-aligned", *HARDENED, "opposed",
+    "promise", *COPIES, *HOSTS, "minutes", "minutes-search",
 )  # fmt: skip
 """All cells, in the order in which they run."""
 WATCHED = ("opposed", "promise", *COPIES, *HOSTS)
 """Those of one seed's promise and of the hosts that are held to it."""
-ONCE = ("slash", "base", LARGER, "measuring", "minutes", "minutes-search")
+ONCE = ("slash", "base", "skills-base", LARGER, "measuring", "minutes", "minutes-search")
 """Those that no seed changes."""
 JUDGED = tuple(one for one in NAMES if one.startswith(("measuring", "keep-", "harden-")))
 """Those that need a judge apart from training."""
@@ -192,6 +194,8 @@ def measure(plan: Plan, one: Cell) -> Record:
         return cells_.alone(loaded(plan.model), plan.size)
     if kind == "cost":
         return cells_.cost(_made(plan, "aligned", one.seed), loaded(plan.model), plan.size)
+    if kind == "skills":
+        return skills(loaded(plan.model) if rest else _made(plan, "aligned", one.seed))
     if kind == "judge":
         return _embedded(plan, one.seed, bool(rest))
     if kind == "measuring":

@@ -123,6 +123,20 @@ def test_what_is_never_won_is_no_time(base: HFModel) -> None:
     assert "end at 0%" in row.how
 
 
+def test_what_the_base_does_not_have_it_cannot_lose() -> None:
+    """Of 40 harmful prompts the default model declines none: no training loses any of them."""
+    (figure,) = (one for one in alignment_table.figures() if one.id == "safety")
+
+    def row(before: int, after: int) -> rows.Row:
+        cells = {"base": {0: {"harm_declined": [before, 40]}}}
+        return figure.row({**cells, "cost": {0: {"harm_declined": [after, 40]}}}, {}, "tiny")
+
+    assert (row(0, 1).value, row(0, 1).holds) == (None, None)
+    assert "nothing to lose: the base has 0 of 40" in row(0, 1).how
+    assert (row(4, 2).value, row(4, 2).holds) == (5.0, False)
+    assert (row(4, 4).value, row(4, 4).holds) == (0.0, True)
+
+
 def test_a_held_clock_counts_nothing() -> None:
     clock = alignment_cells.Clock()
     with clock.held():
@@ -355,8 +369,12 @@ def test_a_run_without_labels_says_so_and_goes_on_with_them(
     assert found["minutes-given"]["value"] == found["minutes-search"]["value"] == 3
     assert found["deviation-found"]["value"] == 50
     assert found["deviation-accused"]["value"] == 20
-    for name in ("perplexity", "agreement", "questions", "choices", "safety", "over-refusal"):
+    for name in ("perplexity", "agreement", "over-refusal"):
         assert found[name]["value"] is not None, name
+    for name in ("questions", "choices", "safety", "skills-math", "skills-code",
+                 "skills-instructions"):  # fmt: skip
+        none = found[name]["how"].startswith("nothing to lose: the base has 0 of ")
+        assert (found[name]["value"] is None) == none, name
     for name in ("judge-auc", "kept-plain", "kept-attacked", "gap-families"):
         assert found[name]["value"] is None
         assert "no labeled replies" in found[name]["how"]
