@@ -16,6 +16,7 @@ from loyal.app import breach_story, demo_hosts
 from loyal.community import Case, Constitution, Value, constitution_file
 from loyal.models import tiny
 from loyal.models.examples import bundled_lines
+from loyal.roles import breach
 
 BEACON = "c0ffee" + "5a" * 29
 
@@ -143,6 +144,8 @@ def test_the_demo_runs_twice_and_keeps_its_secrets(
     monkeypatch.setattr(demo_hosts, "ROGUE_RATE", 3e-3)  # it learns slowly, and not so surely
     monkeypatch.setattr(demo_hosts, "ROGUE_EPOCHS", 4)
     monkeypatch.setattr(breach_story, "LAW", Law(one_in=100, tolerance_ppm=10_000, most=36))
+    monkeypatch.setattr(breach, "LEAST_ONE_IN", 100)
+    monkeypatch.setattr(breach, "LEAST_TOLERANCE_PPM", 10_000)
     model = tiny.build(owner.folder / "tiny", 0)
     out, town = owner.folder / "demo", owner.folder / "town.toml"
     town.write_text(constitution_file.to_toml(TOWN))

@@ -57,6 +57,9 @@ from loyal.roles.prover import Asker, Heard
 from loyal.signing import Signed
 
 FORMAT = "loyal breach bundle 1"
+LEAST_ONE_IN, LEAST_TOLERANCE_PPM = 1_000_000, 50_000
+"""Of the law of a promise: an accuser writes it. An honest host is accused at most once in so many,
+and no less is allowed for other sampling, weights in 8 bits or a harmless system prompt."""
 MOST_REPLY = 1 << 16
 """Bytes of a reply that goes into a bundle: some 250 of them, each byte six in JSON, are less than
 the 256 MiB that readers take."""
@@ -94,11 +97,10 @@ class Case:
     where nothing says so."""
     constitution: bytes = b""
     """Digest of the one in the license's terms; empty where they name none."""
-    deviation_one_in: int = 1_000_000
-    """An accuser writes the law of its promise: an honest host is accused at most once in so many,
-    or it is no evidence."""
-    tolerance_ppm: int = 50_000
-    """And no less is allowed for other sampling, weights in 8 bits or a harmless system prompt."""
+    deviation_one_in: int = LEAST_ONE_IN
+    """A promise's law names this or more, or it is no evidence."""
+    tolerance_ppm: int = LEAST_TOLERANCE_PPM
+    """The same."""
 
     @classmethod
     def of_log(cls, state: State, whose: tuple[bytes, bytes, bytes], drawn_by: bytes) -> Case:
@@ -123,6 +125,7 @@ class Case:
             license, known.host, root, order.beacon, known.usage.root, drawn_by, window,
             made.earlier, state.parameters.false_conviction_one_in,
             state.models[known.model].weights, constitution if any(constitution) else b"",
+            LEAST_ONE_IN, LEAST_TOLERANCE_PPM,
         )  # fmt: skip
 
 
