@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
+import sqlite3
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from crash_rig import KEYS, NOW, Acknowledged, Load, audit, refused, request, seed
 
+from loyal.app import dialects
 from loyal.app.dialects import DIALECTS, driver_url
 from loyal.app.schema import VERSION_TABLE, metadata, migrate
 from loyal.app.store import SqlStore, open_store, open_undurable
@@ -142,6 +144,30 @@ def test_another_programs_tables_are_left_alone(url: str) -> None:
     run(url, "CREATE TABLE entries (x INTEGER)")
     with pytest.raises(StorageError, match="did not make"):
         open_store(url)
+
+
+class Locked:
+    """A cursor of SQLite that finds the database locked so many times."""
+
+    def __init__(self, times: int, code: int) -> None:
+        self.left, self.code = times, code
+
+    def execute(self, _: str) -> None:
+        """Fails at once, whatever the time to wait."""
+        if self.left:
+            self.left -= 1
+            error = sqlite3.OperationalError("database is locked")
+            error.sqlite_errorcode = self.code
+            raise error
+
+
+def test_a_database_that_another_one_opens_now_is_waited_for() -> None:
+    """Of several at once SQLite lets all but one fail without waiting."""
+    cursor = Locked(2, sqlite3.SQLITE_BUSY)
+    dialects._sqlite_wal(cursor)
+    assert cursor.left == 0
+    with pytest.raises(sqlite3.OperationalError):
+        dialects._sqlite_wal(Locked(2, sqlite3.SQLITE_READONLY))
 
 
 def test_opening_at_the_same_time_makes_the_tables_once(url: str) -> None:

@@ -7,6 +7,8 @@ them through SQLAlchemy costs more than they do.
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -48,13 +50,28 @@ HEADS = f"SELECT ({LENGTH}), (SELECT note FROM checkpoints ORDER BY size DESC LI
 def _sqlite_connected(driver: Any, durable: bool) -> None:
     driver.isolation_level = None  # transactions begin where we say so
     cursor = driver.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
+    _sqlite_wal(cursor)
     cursor.execute(f"PRAGMA synchronous={'FULL' if durable else 'OFF'}")
     cursor.execute("PRAGMA fullfsync=ON")  # macOS: a plain fsync stops at the drive's cache
     cursor.execute("PRAGMA checkpoint_fullfsync=ON")
     cursor.execute("PRAGMA wal_autocheckpoint=4000")  # 16 MiB: fewer flushes of the database
     cursor.execute("PRAGMA cache_size=-65536")  # 64 MiB: the index of many receipts stays in
     cursor.close()
+
+
+def _sqlite_wal(cursor: Cursor) -> None:
+    """The write-ahead log. Of several who open a new database at once, SQLite tells all but one at
+    once that it is locked, whatever the time to wait: it fears that they wait for one another."""
+    until = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+            if not busy or time.monotonic() > until:
+                raise
+            time.sleep(0.01)
 
 
 def _sqlite_check(driver: Any) -> None:
