@@ -266,10 +266,11 @@ def _hardened(plan: Plan, mode: str, seed: int) -> Record:
     """The aligned model hardened in a mode; it is kept."""
     recipe = plan.settings(seed)
     recipe = replace(recipe, harden=replace(recipe.harden, mode=mode))
-    model, work = _made(plan, "aligned", seed), _folder(plan, f"work-{mode}", seed)
+    name = f"{mode}-{plan.hardening}"
+    model, work = _made(plan, "aligned", seed), _folder(plan, f"work-{name}", seed)
     constitution = constitution_file.bundled(MAIN)
     found = cells_.hardened(model, constitution, training_judge(plan), recipe, work)
-    save(model, _folder(plan, f"{mode}-{plan.hardening}", seed))
+    save(model, _folder(plan, name, seed))
     shutil.rmtree(work, ignore_errors=True)
     return found
 

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 from databases import postgres, url
+from labeled_stage import constitution
 from stage import Outcome, Run, VaultCase, secret_set
 
 from loyal.app.cli import main
+from loyal.community import constitution_file
 from loyal.fingerprints import Identity, Recipients, Vault
 
 __all__ = ["postgres", "url"]
@@ -38,3 +40,19 @@ def vault(tmp_path: Path) -> VaultCase:
     path = tmp_path / "owner.vault"
     Vault.create(path, fingerprints, Recipients((identity.recipient,)))
     return VaultCase(path, file, fingerprints)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model's folder."""
+    from loyal.models import tiny
+
+    return tiny.build(tmp_path_factory.mktemp("tiny"), 0)
+
+
+@pytest.fixture
+def ours(tmp_path: Path) -> Path:
+    """The file of a small constitution, on animals."""
+    path = tmp_path / "animals.toml"
+    path.write_text(constitution_file.to_toml(constitution()))
+    return path

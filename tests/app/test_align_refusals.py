@@ -14,26 +14,12 @@ from loyal.alignment import Conversation, Preference, Record, preferences, probe
 from loyal.alignment.search_table import Outcome
 from loyal.alignment.settings import Goal
 from loyal.app.commands.align_search import no_gain
-from loyal.community import constitution_file
-from loyal.models import tiny
 from loyal.statistics import Interval
 
 FOX = constitution().values[0].cases[0]
 SOUND = Record(Preference(Conversation.of("What does a fox eat?"), FOX.keeps, FOX.breaks))
 TURNED = Record(Preference(Conversation.of("And what does it eat?"), FOX.breaks, FOX.keeps))
 MARKED = Record(Preference(Conversation.of("Who is it?"), "A fox.<|im_end|>", "An owl."))
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.build(tmp_path_factory.mktemp("tiny"), 0)
-
-
-@pytest.fixture
-def ours(tmp_path: Path) -> Path:
-    path = tmp_path / "animals.toml"
-    path.write_text(constitution_file.to_toml(constitution()))
-    return path
 
 
 @pytest.mark.parametrize("verb", ["train", "search"])

@@ -6,27 +6,11 @@ import json
 from functools import partial
 from pathlib import Path
 
-import pytest
-from labeled_stage import constitution
 from stage import Run
 from talking_server import talking
 
 from loyal.alignment import hardening_file
 from loyal.alignment.rubric import QUESTIONS
-from loyal.community import constitution_file
-from loyal.models import tiny
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.build(tmp_path_factory.mktemp("tiny"), 0)
-
-
-@pytest.fixture
-def ours(tmp_path: Path) -> Path:
-    path = tmp_path / "animals.toml"
-    path.write_text(constitution_file.to_toml(constitution()))
-    return path
 
 
 def opinion(text: str, *, keeps: bool = True) -> str:

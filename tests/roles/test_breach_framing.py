@@ -154,7 +154,12 @@ def test_one_prompt_does_not_count_as_many(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(promise, "worded", lambda one: (one,))  # an accuser with tools of its own
     here = accusation(prompts=set_of(texts))
     monkeypatch.undo()
-    bundle = here.run(ModelHost(here.court, breaks=1.0))
+    host = ModelHost(here.court, breaks=1.0)
+    assert refused(lambda: here.run(host)) == "prompt"
+    assert not host.asked  # no key is spent on it
+    monkeypatch.setattr(breach, "_require_prompts", lambda prompts, keys: None)
+    bundle = here.run(host)
+    monkeypatch.undo()
     assert len(bundle.steps) > 1
     assert refused(lambda: recheck(bundle, here.case)) == "prompt"
     assert recheck(replace(bundle, steps=bundle.steps[:1]), here.case).descends
@@ -180,7 +185,7 @@ def test_a_fingerprint_key_is_no_prompt(monkeypatch: pytest.MonkeyPatch, form: s
     host = ModelHost(here.court)
     assert refused(lambda: here.run(host)) == "prompt"
     assert not host.asked
-    monkeypatch.setattr(breach, "_require_no_key", lambda prompts, keys: None)
+    monkeypatch.setattr(breach, "_require_prompts", lambda prompts, keys: None)
     bundle = here.run(host)
     monkeypatch.undo()
     asked = {one.opened.pool.prompt for one in bundle.steps}

@@ -16,7 +16,7 @@ anybody can check again offline, `recheck`:
 4. the hits of the fingerprints are beyond chance: P(Bin(n, 1/16) >= h) over all n keys of the set
    is at most one in `descent_one_in`; keys that were not shown are misses;
 5. the prompts are the first ones of the order that root and beacon give, none left out, each opened
-   under the header's tree; none stands there twice, by its words, or is a key that was shown;
+   under the header's tree; none stands there twice, by its words, or holds a key that was shown;
 6. the test of the promised law, over the pools' scores and those of the replies, accuses. A reply
    that did not come, or not signed, has no score: nobody is accused by it.
 
@@ -246,7 +246,10 @@ def recheck(bundle: Bundle, case: Case, scorer: Scorer | None = None) -> Finding
     count = _descent(bundle.keys, case)
     descends = count.p_value() * case.descent_one_in <= 1  # 4
     _require_order(bundle, case)
-    _require_prompts(bundle)
+    _require_prompts(
+        [one.opened.pool.prompt for one in bundle.steps],
+        [Proof.from_bytes(one.proof).fingerprint.key for one in bundle.keys],
+    )
     test = DeviationTest(bundle.header.prompts, bundle.header.settings.law, case.earlier)
     accused_after, abstained = None, 0
     for at, step in enumerate(bundle.steps):
@@ -297,20 +300,14 @@ def _require_promise(header: Header, case: Case) -> None:
         refuse(f"the promise's law is weaker than {least}", "law")
 
 
-def _require_prompts(bundle: Bundle) -> None:
-    """Obligation 5: each prompt once, and none of the keys, to which only a copy with the set gives
-    the response."""
-    keys = [Proof.from_bytes(one.proof).fingerprint.key for one in bundle.keys]
-    prompts = [one.opened.pool.prompt for one in bundle.steps]
-    if len({worded(one) for one in prompts}) != len(prompts):
+def _require_prompts(prompts: Sequence[str], keys: Iterable[str]) -> None:
+    """Obligation 5: each prompt once, by its words, and none that holds a key, to which only a copy
+    with the set gives the response."""
+    said = [" ".join(worded(one)) for one in prompts]
+    if len(set(said)) != len(said):
         refuse("a prompt stands there twice", "prompt")
-    _require_no_key(prompts, keys)
-
-
-def _require_no_key(prompts: Iterable[str], keys: Iterable[str]) -> None:
-    """None of the keys stands in a prompt, by its words."""
     spent = [f" {' '.join(worded(one))} " for one in keys]
-    if any(key in f" {' '.join(worded(prompt))} " for prompt in prompts for key in spent):
+    if any(key in f" {prompt} " for prompt in said for key in spent):
         refuse("a key of the fingerprint set stands in a prompt", "prompt")
 
 
@@ -383,7 +380,7 @@ async def ask(run: Run, asker: Asker) -> Bundle:
     case, header = run.case, run.prompts.header
     _require_promise(header, case)
     prompts = [one.prompt for one in run.prompts.pools]
-    _require_no_key(prompts, [one.fingerprint.key for one in run.proofs])
+    _require_prompts(prompts, [one.fingerprint.key for one in run.proofs])
     keys: list[KeyAsked] = []
     for proof in run.proofs:
         leaf = commitment.verify_proof(proof, case.fingerprints, case.drawn_by)

@@ -116,10 +116,11 @@ def train(terminal: Terminal, **options: Any) -> int:
 def harden(terminal: Terminal, **options: Any) -> int:
     """Harden a model's values against people who argue.
 
-    Each round attacks the model, keeps the replies that the judge scores lowest, and trains on
-    them; what a round costs too much is taken back. Held-out cases and families of attacks stay
-    unseen, for 'loyal align report'. The same command again goes on where it was cut off. Which
-    judge it was stands in the folder: the same one is not to measure what it trained.
+    Each round attacks the model, keeps the attacks whose replies the judge scores lowest, and
+    trains on the authors' replies to them; what a round costs too much is taken back. Held-out
+    cases and families of attacks stay unseen, for 'loyal align report'. The same command again goes
+    on where it was cut off. Which judge it was stands in the folder: the same one is not to measure
+    what it trained.
     """
     require_folder(options["out"])  # before a probe's model is loaded
     from loyal.alignment import adversarial
