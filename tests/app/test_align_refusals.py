@@ -28,20 +28,20 @@ def test_pairs_that_turn_a_case_around_are_not_trained_on(
 ) -> None:
     pairs, out = tmp_path / "pairs.jsonl", tmp_path / "out"
     preferences.write(pairs, [SOUND, TURNED])
-    call = ("align", verb, "no-model", pairs, "--out", out)
+    call = ("align", verb, "./no-model", pairs, "--out", out)
     refused = run(*call, "--constitution", ours)
     assert (refused.code, "pairs.jsonl, line 2 prefers a reply" in refused.err) == (2, True)
     assert "loyal align review" in refused.err
-    assert "no-model" in run(*call).err  # nothing says what it is to be held against
+    assert "./no-model" in run(*call).err  # nothing says what it is to be held against
     preferences.write(pairs, [SOUND])
-    assert "no-model" in run(*call, "--constitution", ours).err
+    assert "./no-model" in run(*call, "--constitution", ours).err
 
 
 @pytest.mark.parametrize("verb", ["train", "search"])
 def test_signs_of_a_chat_template_are_not_trained_on(run: Run, tmp_path: Path, verb: str) -> None:
     pairs = tmp_path / "pairs.jsonl"
     preferences.write(pairs, [SOUND, MARKED])
-    refused = run("align", verb, "no-model", pairs, "--out", tmp_path / "out")
+    refused = run("align", verb, "./no-model", pairs, "--out", tmp_path / "out")
     assert (refused.code, "pairs.jsonl, line 2 has a sign" in refused.err) == (2, True)
     assert "loyal align review" in refused.err
 
@@ -61,11 +61,11 @@ def test_a_review_ends_with_1_for_what_would_be_refused(
 
 CALLS: tuple[tuple[str, ...], ...] = (
     ("align", "data", "OURS", "--out", "OUT"),
-    ("align", "train", "no-model", "PAIRS", "--out", "OUT", "--constitution", "OURS"),
-    ("align", "search", "no-model", "PAIRS", "--out", "OUT", "--constitution", "OURS"),
-    ("align", "harden", "no-model", "OURS", "--out", "OUT"),
-    ("align", "report", "OURS", "--base", "no-model"),
-    ("judge", "train", "OURS", "--out", "OUT", "--model", "no-model"),
+    ("align", "train", "./no-model", "PAIRS", "--out", "OUT", "--constitution", "OURS"),
+    ("align", "search", "./no-model", "PAIRS", "--out", "OUT", "--constitution", "OURS"),
+    ("align", "harden", "./no-model", "OURS", "--out", "OUT"),
+    ("align", "report", "OURS", "--base", "./no-model"),
+    ("judge", "train", "OURS", "--out", "OUT", "--model", "./no-model"),
 )
 
 
@@ -90,12 +90,12 @@ def test_nothing_is_trained_or_judged_by_a_constitution_with_errors(
 def test_a_report_that_is_refused_leaves_no_folder(run: Run, tmp_path: Path) -> None:
     empty, out = tmp_path / "empty.toml", tmp_path / "new" / "below" / "report.html"
     empty.write_text("")
-    call = ("--base", "no-model", "--out", out)
+    call = ("--base", "./no-model", "--out", out)
     for one in (empty, "public-library"):
         assert run("align", "report", one, *call).code != 0
         assert not (tmp_path / "new").exists()
     under = run("align", "report", "public-library", *call[:-1], empty / "report.html")
-    assert (under.code, "no-model" in under.err) == (1, False)
+    assert (under.code, "./no-model" in under.err) == (1, False)
 
 
 def test_a_blind_probe_judges_with_a_calibration_alone(
