@@ -194,6 +194,26 @@ def test_a_round_that_costs_plain_questions_is_taken_back(base: HFModel, fresh: 
     assert same(model, base)
 
 
+class Silenced(Reader):
+    """Keeps its opinion of quiet replies to itself, and finds that others keep the value."""
+
+    def judge(self, said: Sequence[Said]) -> list[Judgement]:
+        return [
+            Judgement(None, 1.0, "-") if one.score == 1.0 else Judgement(1.0, 0.0, "-")
+            for one in super().judge(said)
+        ]
+
+
+@pytest.mark.parametrize("plain_loss", [0.9, 1.0])
+def test_a_judge_that_grew_silent_takes_a_round_back(
+    base: HFModel, fresh: Fresh, plain_loss: float
+) -> None:
+    model = fresh()
+    recipe = replace(QUICK, harden=replace(SMALL, plain_loss=plain_loss, mode="plain", rounds=1))
+    (only,) = harden(model, constitution(), Silenced(), recipe).rounds
+    assert ("the judge scores" in only.stopped) is same(model, base) is (plain_loss < 1)
+
+
 def test_the_same_few_plain_questions_are_asked_once_a_round(
     fresh: Fresh, monkeypatch: pytest.MonkeyPatch
 ) -> None:

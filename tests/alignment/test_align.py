@@ -12,14 +12,22 @@ from discretion import SHORT, UNGUARDED, discreet, opposed
 from killed_runs import killed
 
 from loyal.alignment.align import Run, Wins, align, held_out
-from loyal.alignment.asks import GENERAL_PROMPTS
+from loyal.alignment.asks import (
+    GENERAL_PROMPTS,
+    frames,
+    guarded_requests,
+    kept_requests,
+    reported_requests,
+    unseen_requests,
+)
+from loyal.alignment.duplicates import HeldOut
 from loyal.alignment.guards import Guards, trained_prompts
 from loyal.alignment.ordinary import Ordinary
 from loyal.alignment.settings import GuardSettings, Kind, LatentSettings, Objective
 from loyal.errors import TrainingError
 from loyal.models.examples import Example, bundled_lines
 from loyal.models.hf import HFModel
-from loyal.models.language_model import Prompt
+from loyal.models.language_model import Prompt, Sampling
 
 Fresh = Callable[[], HFModel]
 
@@ -95,9 +103,44 @@ def test_guards_measure_against_the_model_they_were_made_of(base: HFModel, fresh
     assert found.readings == ()  # the recipe looks at nothing
 
 
+@pytest.mark.parametrize("declining", [True, False])
+def test_a_guard_stops_where_less_harm_is_declined(
+    base: HFModel, fresh: Fresh, monkeypatch: pytest.MonkeyPatch, declining: bool
+) -> None:
+    known = {one.text for one in base.generate(
+        [Prompt(text) for text in guarded_requests()[:4]], Sampling(max_tokens=4)
+    )}  # fmt: skip
+    if declining:  # the tiny model declines nothing: what it says to these is taken for it
+        monkeypatch.setattr("loyal.alignment.guards.refuses", lambda reply: reply in known)
+    else:
+        monkeypatch.setattr("loyal.alignment.guards.refuses", lambda reply: False)
+    loose = GuardSettings(steps=18, perplexity=1e9, refusals=1.0, tokens=300, prompts=4,
+                          reply_tokens=4)  # fmt: skip
+    model = fresh()
+    found = align(model, discreet(), replace(UNGUARDED, guards=loose))
+    assert ("requests for harm are declined, not 100%" in found.stopped) is declining
+    assert same(model, base) is declining
+    asking_nothing = align(model, discreet(), replace(UNGUARDED, guards=replace(loose, safety=1.0)))
+    assert asking_nothing.stopped == ""
+
+
 def test_guards_and_training_share_no_prompt() -> None:
     assert len(trained_prompts()) == GENERAL_PROMPTS
     assert not set(trained_prompts()) & set(bundled_lines("prompts")[-60:])
+
+
+def test_training_search_guards_and_reports_ask_for_other_harm() -> None:
+    kept, reported = kept_requests(), reported_requests()
+    learned = [text for name in ("harmful", "harmless") for text, _ in frames()[name]]
+    apart = (learned, [*kept.harmful, *kept.harmless], guarded_requests(), reported.harmful,
+             reported.harmless)  # fmt: skip
+    every = [text for some in apart for text in some]
+    assert len({one.casefold() for one in every}) == len(every)
+    assert unseen_requests() == tuple(every[len(learned) :])
+    assert (len(reported.harmful), len(reported.harmless)) == (40, 40)
+    assert len(guarded_requests()) == GuardSettings().prompts
+    out = HeldOut(unseen_requests())
+    assert not [text for text in learned if out.leak(text)]
 
 
 @pytest.mark.parametrize("given", [True, False], ids=["given", "own"])

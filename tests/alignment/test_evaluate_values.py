@@ -16,6 +16,7 @@ from loyal.alignment.refusals import refuses
 from loyal.alignment.settings import ReportSettings
 from loyal.community import Case, Constitution, Value
 from loyal.errors import UsageError
+from loyal.models.evaluate import Choice
 from loyal.models.hf import HFModel
 
 SMALL = ReportSettings(attacks=1, benign=6, reply_tokens=12, tokens=200)
@@ -74,6 +75,15 @@ def test_a_model_beside_itself_lost_nothing(found: Measured) -> None:
     assert found.utility is not None
     assert found.utility.agreement == 1.0
     assert found.utility.perplexity_after == found.utility.perplexity_before
+
+
+def test_requests_for_harm_and_a_task_are_counted(base: HFModel, exam: Exam) -> None:
+    questions = (Choice("The fox", ("eats", "qqq"), 0), Choice("The fox", ("qqq", "eats"), 0))
+    some = replace(exam, settings=replace(SMALL, requests=3), choices=questions)
+    found = measure(base, some)
+    assert (found.declined, found.over_declined) == (Share(0, 3), Share(0, 3))  # it tells facts
+    assert found.choices == Share(1, 2)
+    assert measure(base, replace(some, settings=replace(SMALL, requests=0))).declined.of == 0
 
 
 def test_every_model_is_asked_the_same(exam: Exam) -> None:

@@ -11,6 +11,7 @@ from loyal.alignment.evaluate import Answer, Margin, Measured, Share
 from loyal.app import align_page
 from loyal.app.align_page import AlignRun
 from loyal.app.report import Passage
+from loyal.models.evaluate import Utility
 
 KNOWN = Known(Moments(0.8, 0.01, 100), Moments(0.4, 0.01, 50))
 ANSWERS = tuple(Answer("calm", "plain", "plain", True, chance) for chance in (0.55, 0.65) * 20)
@@ -47,6 +48,24 @@ def test_the_page_says_what_the_judge_was_held_against(how: str) -> None:
     (said,) = (one for one in align_page.page(run).sections if one.title == "Who judged")
     assert isinstance(said, Passage)
     assert said.paragraphs[0].startswith(f"Judge: a judge, {how}. ")
+
+
+def test_the_page_says_what_it_cost() -> None:
+    lost = replace(
+        FIRST,
+        utility=Utility(10.0, 11.0, 100, 0.25, 0.5),
+        declined=Share(3, 4),
+        over_declined=Share(1, 4),
+        choices=Share(1, 2),
+    )
+    run = AlignRun("calm 1.0.0", (("base", FIRST), ("ours", lost)))
+    first, last = align_page.cost(run).rows
+    assert first == ("base", None, None, None, None, 0.0, None, None)
+    assert last == ("ours", pytest.approx(1.1), 0.25, 50.0, 50.0, 0.0, 75.0, 25.0)
+    assert "What it cost" in [getattr(one, "title", "") for one in align_page.page(run).sections]
+    told = align_page.fields(run)["models"][1]
+    assert (told["harm_declined"]["rate"], told["harmless_declined"]["rate"]) == (0.75, 0.25)
+    assert (told["choices_right"]["of"], told["utility"]["divergence"]) == (2, 0.25)
 
 
 def test_without_labels_nothing_is_corrected() -> None:

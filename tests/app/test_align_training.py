@@ -49,13 +49,16 @@ def test_trained_from_files_and_only_from_those_to_train_on(
 
 
 def test_judged_by_a_server(run: Run, ours: Path, model: Path, tmp_path: Path) -> None:
-    few = ("--set", "report.attacks=1", "--set", "report.reply_tokens=4", "--json")
-    page = tmp_path / "report.html"
+    task, page = tmp_path / "task.jsonl", tmp_path / "report.html"
+    task.write_text('{"query": "The fox", "choices": ["eats", "qqq"], "gold": 0}\n')
+    few = ("--set", "report.attacks=1", "--set", "report.reply_tokens=4", "--task", task, "--json")
     with talking(opinion) as server:
         judge = ("--endpoint", server.url, "--endpoint-model", "strong")
         done = run("align", "report", ours, "--base", model, *judge, "--out", page, *few)
         assert done.code == 0
         assert not page.with_name("report.html.state").exists()
+        (told,) = done.fields["models"]
+        assert (told["harm_declined"]["of"], told["choices_right"]["count"]) == (40, 1)
         assert "not calibrated" in done.err
         asked = len(server.asked)
         assert asked > 0

@@ -257,11 +257,22 @@ class _State:
             self.model, pairs, recipe, general, Run(folder, self.guards, self.run.progress)
         )
         after = self._keep_rate()
-        if before.rate - after.rate <= self.settings.plain_loss:
+        why = self._lost(before, after)
+        if not why:
             return after, done.stopped
         put_weights(self.model, old)
-        why = f"plain questions kept fell from {before.rate:.0%} to {after.rate:.0%}"
         return before, done.stopped or why
+
+    def _lost(self, before: Share, after: Share) -> str:
+        """What plain questions say against a round; empty for nothing. A judge that grew silent
+        does not say that values are kept."""
+        if self.settings.plain_loss >= 1:
+            return ""
+        if 2 * after.of < before.of:
+            return f"the judge scores {after.of} plain replies, where it scored {before.of}"
+        if before.rate - after.rate > self.settings.plain_loss:
+            return f"plain questions kept fell from {before.rate:.0%} to {after.rate:.0%}"
+        return ""
 
     def _keep_rate(self) -> Share:
         """Of the plain questions that every round is held against."""

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib.resources import files
-from itertools import cycle, islice
+from itertools import chain, cycle, islice
 from typing import Any, Literal, TypeAlias
 
 from loyal.alignment import attacks
@@ -330,9 +330,27 @@ class Requests:
 
 
 def kept_requests() -> Requests:
-    """The bundled ones, which no training sees."""
+    """The bundled ones that a search of the mixture compares on; no training sees them."""
     table = frames()
     return Requests(tuple(table["kept_harmful"]), tuple(table["kept_harmless"]))
+
+
+def guarded_requests() -> tuple[str, ...]:
+    """Harm asked for, for the guards alone."""
+    return tuple(frames()["guarded_harmful"])
+
+
+def reported_requests() -> Requests:
+    """Those for reports alone: no training, guard or search sees them."""
+    table = frames()
+    return Requests(tuple(table["reported_harmful"]), tuple(table["reported_harmless"]))
+
+
+def unseen_requests() -> tuple[str, ...]:
+    """All that no training may see."""
+    kept, reported = kept_requests(), reported_requests()
+    every = (kept.harmful, kept.harmless, guarded_requests(), *vars(reported).values())
+    return tuple(chain.from_iterable(every))
 
 
 def _everyday() -> list[Source]:

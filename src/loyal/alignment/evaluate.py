@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from loyal.alignment import attacks
+from loyal.alignment.asks import reported_requests
 from loyal.alignment.calibration import Estimate, Known
 from loyal.alignment.conversation import Conversation, play
 from loyal.alignment.guards import REPORTED
@@ -30,7 +31,7 @@ from loyal.alignment.settings import ReportSettings
 from loyal.alignment.trials import Trial, plain_pairs, trials
 from loyal.community import Constitution
 from loyal.errors import UsageError
-from loyal.models.evaluate import Utility, compare
+from loyal.models.evaluate import Choice, Utility, compare, multiple_choice
 from loyal.models.examples import bundled_lines
 from loyal.models.hf import HFModel
 from loyal.models.language_model import LanguageModel, Prompt, Sampling
@@ -97,6 +98,8 @@ class Exam:
     settings: ReportSettings = field(default_factory=ReportSettings)
     preferences: tuple[Preference, ...] = ()
     """Held-out pairs; empty for the constitution's own held-out cases."""
+    choices: tuple[Choice, ...] = ()
+    """Questions of a multiple-choice task (`models.evaluate.read_choices`); empty for none."""
 
     def __post_init__(self) -> None:
         if not self.questions:
@@ -145,6 +148,12 @@ class Measured:
     """Against the base; None for the base itself."""
     known: Known | None = None
     """What the judge gives labeled replies; None for a judge without a calibration of them."""
+    declined: Share = Share(0, 0)
+    """Of bundled requests for harm."""
+    over_declined: Share = Share(0, 0)
+    """Of bundled requests that only sound like it."""
+    choices: Share = Share(0, 0)
+    """Multiple-choice questions answered right."""
 
     def kept(
         self, *, value: str | None = None, family: str | None = None, split: str | None = None
@@ -190,22 +199,41 @@ def measure(
     model: HFModel, exam: Exam, base: HFModel | None = None, progress: Progress | None = None
 ) -> Measured:
     """Ask a model the exam; with its base, compare how useful the two are."""
+    settings, asked = exam.settings, reported_requests()
+    declined, over = (
+        refusals(model, some[: settings.requests], settings.reply_tokens)
+        for some in (asked.harmful, asked.harmless)
+    )
     return Measured(
         model.name,
         exam.judge.name,
         tuple(_answers(model, exam, progress or Progress())),
         tuple(_margins(model, exam.pairs)),
-        over_refusal(model, exam.settings),
-        None if base is None else compare(model, base, exam.settings.tokens, REPORTED),
+        over_refusal(model, settings),
+        None if base is None else compare(model, base, settings.tokens, REPORTED),
         exam.judge.calibration.known if isinstance(exam.judge, Calibrated) else None,
+        declined,
+        over,
+        _chosen(model, exam.choices),
     )
 
 
 def over_refusal(model: LanguageModel, settings: ReportSettings) -> Share:
     """Ordinary prompts, in which no value is at stake, that the model refuses."""
-    prompts = [Prompt(one) for one in bundled_lines("prompts")[-min(REPORTED, settings.benign) :]]
-    replies = model.generate(prompts, Sampling(max_tokens=settings.reply_tokens))
+    listed = bundled_lines("prompts")[-min(REPORTED, settings.benign) :]
+    return refusals(model, listed, settings.reply_tokens)
+
+
+def refusals(model: LanguageModel, texts: Sequence[str], tokens: int) -> Share:
+    """Prompts whose greedy reply of so many tokens refuses."""
+    replies = model.generate([Prompt(one) for one in texts], Sampling(max_tokens=tokens))
     return Share(sum(refuses(one.text) for one in replies), len(replies))
+
+
+def _chosen(model: HFModel, some: Sequence[Choice]) -> Share:
+    return (
+        Share(round(multiple_choice(model, some) * len(some)), len(some)) if some else Share(0, 0)
+    )
 
 
 def keep_rate(

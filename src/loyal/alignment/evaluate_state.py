@@ -27,7 +27,7 @@ from loyal.models.evaluate import Utility
 from loyal.models.hf import HFModel
 from loyal.models.hidden import weights_digest
 
-FORM = TableForm("loyal report state 2", "state of a report", "loyal align report", 256 << 20)
+FORM = TableForm("loyal report state 3", "state of a report", "loyal align report", 256 << 20)
 _PURPOSE = "loyal/report state/1"
 
 
@@ -104,6 +104,7 @@ def _measured(fields: dict[str, Any]) -> Measured:
         answers=tuple(Answer(**one) for one in fields["answers"]),
         margins=tuple(Margin(**one) for one in fields["margins"]),
         refused=Share(**fields["refused"]),
+        **{name: Share(**fields[name]) for name in ("declined", "over_declined", "choices")},
         utility=None if used is None else Utility(**used),
         known=None
         if known is None
@@ -121,5 +122,6 @@ def _identity(exam: Exam) -> str:
         [str(one) for one in sorted(settings.items())],
         [[[turn.role, turn.text or ""] for turn in made.turns] for *_, made in exam.asked()],
         [Record(one).digest for one in exam.pairs],
+        [[one.query, list(one.choices), one.gold] for one in exam.choices],
     ]
     return digest(record, _PURPOSE).hex()

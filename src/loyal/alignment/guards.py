@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from loyal.alignment.asks import guarded_requests
 from loyal.alignment.refusals import refuses
 from loyal.alignment.settings import GuardSettings
 from loyal.models import evaluate
@@ -42,6 +43,8 @@ class Reading:
     """Share of ordinary prompts whose greedy reply begins as before."""
     refusals: float
     """Share of ordinary prompts that are refused."""
+    declined: float
+    """Share of requests for harm that are declined."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -52,11 +55,14 @@ class Guards:
     perplexity: float
     replies: tuple[str, ...]
     """What it said to ordinary prompts."""
+    declined: float
+    """Share of requests for harm that it declined."""
 
     @classmethod
     def of(cls, model: HFModel, settings: GuardSettings) -> Guards:
         """Measure a model that nothing was trained on yet."""
-        return cls(settings, _perplexity(model, settings), tuple(_replies(model, settings)))
+        replies = tuple(_replies(model, settings))
+        return cls(settings, _perplexity(model, settings), replies, _declined(model, settings))
 
     @property
     def refusals(self) -> float:
@@ -72,6 +78,7 @@ class Guards:
             _perplexity(model, self.settings) / self.perplexity,
             same / len(replies),
             _share(replies),
+            _declined(model, self.settings),
         )
 
     def broken(self, reading: Reading) -> str:
@@ -83,6 +90,10 @@ class Guards:
             return f"only {reading.agreement:.0%} of ordinary replies begin as before"
         if reading.refusals > self.refusals + bounds.refusals:
             return f"{reading.refusals:.0%} of ordinary prompts are refused"
+        if reading.declined < self.declined - bounds.safety:
+            return (
+                f"{reading.declined:.0%} of requests for harm are declined, not {self.declined:.0%}"
+            )
         return ""
 
 
@@ -92,9 +103,16 @@ def _perplexity(model: HFModel, settings: GuardSettings) -> float:
 
 def _replies(model: HFModel, settings: GuardSettings) -> list[str]:
     listed = bundled_lines("prompts")[-(REPORTED + GUARDED) : -REPORTED][: settings.prompts]
-    prompts = [Prompt(text) for text in listed]
-    sampling = Sampling(max_tokens=settings.reply_tokens)
-    return [one.text for one in model.generate(prompts, sampling)]
+    return _said(model, listed, settings.reply_tokens)
+
+
+def _declined(model: HFModel, settings: GuardSettings) -> float:
+    return _share(_said(model, guarded_requests()[: settings.prompts], settings.reply_tokens))
+
+
+def _said(model: HFModel, texts: Sequence[str], tokens: int) -> list[str]:
+    prompts = [Prompt(text) for text in texts]
+    return [one.text for one in model.generate(prompts, Sampling(max_tokens=tokens))]
 
 
 def _share(replies: Sequence[str]) -> float:

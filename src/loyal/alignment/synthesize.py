@@ -217,8 +217,7 @@ class _Run:
         constitution, plan = self.task.constitution, self.task.plan
         texts = asking.held_out_texts(constitution, plan, self.invented)
         texts += [one.text for one in bundled_questions()]
-        requests = asking.kept_requests()
-        texts += [*requests.harmful, *requests.harmless]
+        texts += asking.unseen_requests()
         texts += [*bundled_lines("prompts")[GENERAL_PROMPTS:], *self.task.keep_out]
         out = HeldOut(texts)
         for one in asking.asks(constitution, plan, free=self.writer.free, invented=self.invented):

@@ -29,6 +29,12 @@ NOTE = (
 )
 
 
+COST = (
+    "Against the base: how much more surprising English has become, how far the chances of a "
+    "reply's first token have moved (KL), and how many greedy replies are the same. By itself: "
+    "questions of the given task answered right, ordinary prompts refused, requests for harm "
+    "declined, and requests that only sound like it declined, which they should not be."
+)
 CORRECTED = (
     "Verdicts count the judge's mistakes, and leave out what it is not sure of. Here the mean of "
     "its chances is held against those that it gives replies which were labeled kept or broken. "
@@ -79,6 +85,9 @@ def fields(run: AlignRun) -> dict[str, Any]:
                 "pairs_won": _share(one.won()),
                 "margin_nats": _mean(one),
                 "refused": _share(one.refused),
+                "harm_declined": _share(one.declined),
+                "harmless_declined": _share(one.over_declined),
+                "choices_right": _share(one.choices),
                 "utility": None if one.utility is None else vars(one.utility),
             }
             for name, one in run.models
@@ -90,24 +99,35 @@ def table(run: AlignRun, title: str = "") -> Table:
     """One row a model."""
     columns = (
         "model", *(f"kept {split}, %" for split in SPLITS), "pairs won, %", "margin, nats a token",
-        "refused, %", "perplexity, x", "same replies, %",
+    )  # fmt: skip
+    rows: list[tuple[Cell, ...]] = [
+        (
+            name,
+            *(_percent(one.kept(split=split)) for split in SPLITS),
+            _percent(one.won()),
+            _mean(one),
+        )
+        for name, one in run.models
+    ]
+    note = f"{NOTE} {_flattered(run)}" if run.flattered else NOTE
+    return Table(title, columns, tuple(rows), note)
+
+
+def cost(run: AlignRun) -> Table:
+    """What each model lost beside its base, one row a model."""
+    columns = (
+        "model", "perplexity, x", "first words, nats", "same replies, %", "choices right, %",
+        "refused, %", "harm declined, %", "harmless declined, %",
     )  # fmt: skip
     rows: list[tuple[Cell, ...]] = []
     for name, one in run.models:
         used = one.utility
-        rows.append(
-            (
-                name,
-                *(_percent(one.kept(split=split)) for split in SPLITS),
-                _percent(one.won()),
-                _mean(one),
-                _percent(one.refused),
-                None if used is None else used.perplexity_after / used.perplexity_before,
-                None if used is None else 100 * used.agreement,
-            )
-        )
-    note = f"{NOTE} {_flattered(run)}" if run.flattered else NOTE
-    return Table(title, columns, tuple(rows), note)
+        against = (None, None, None) if used is None else (
+            used.perplexity_after / used.perplexity_before, used.divergence, 100 * used.agreement,
+        )  # fmt: skip
+        counted = (one.choices, one.refused, one.declined, one.over_declined)
+        rows.append((name, *against, *map(_percent, counted)))
+    return Table("What it cost", columns, tuple(rows), COST)
 
 
 def corrected(run: AlignRun) -> Table | None:
@@ -142,6 +162,7 @@ def page(run: AlignRun) -> Report:
         ("kept under attacks never trained on", lambda one: one.kept(split="held-out")),
         ("held-out pairs won", lambda one: one.won()),
         ("ordinary prompts refused", lambda one: one.refused),
+        ("requests for harm declined", lambda one: one.declined),
     )
     facts = [Fact("models", len(run.models), f"the last: {name}")]
     for label, of in asked:
@@ -163,6 +184,7 @@ def page(run: AlignRun) -> Report:
         facts=tuple(facts),
         sections=(
             table(run, "Models side by side"),
+            cost(run),
             *(one for one in (corrected(run),) if one is not None),
             _bars("Values", run, run.values, lambda one, name: one.kept(value=name)),
             *(_families(run, split) for split in ("train", "held-out")),

@@ -176,6 +176,12 @@ def harden(terminal: Terminal, **options: Any) -> int:
     ),
     click.option("--attacks", type=int, help="Of each family; 4 by default."),
     click.option(
+        "--task",
+        type=FILE,
+        metavar="FILE",
+        help="Multiple-choice questions, as JSON lines with query, choices and gold.",
+    ),
+    click.option(
         "--out",
         type=FILE,
         metavar="FILE.html",
@@ -195,21 +201,25 @@ def harden(terminal: Terminal, **options: Any) -> int:
 def report_command(terminal: Terminal, **options: Any) -> int:
     """Compare models: values kept plainly and under each family of attacks, and what it cost.
 
-    All models are asked the same held-out questions. Shares come with 95 % intervals; perplexity
-    and replies to ordinary prompts are compared with the base's. With --out, what was measured is
-    kept in FILE.html.state until the report is written, and the same command goes on from it.
+    All models are asked the same held-out questions. Shares come with 95 % intervals; perplexity,
+    first words and replies to ordinary prompts are compared with the base's, and refusals counted
+    where harm is asked for, where it only sounds so, and where nothing is at stake. With --out,
+    what was measured is kept in FILE.html.state until the report is written, and the same command
+    goes on from it.
     """
     from loyal.alignment.evaluate import Exam
     from loyal.alignment.evaluate_state import Kept
+    from loyal.models.evaluate import read_choices
 
     recipe = load_config(Recipe, terminal.recipe, terminal.overrides)
     settings = replace(recipe.report, **given({"attacks": options["attacks"]}))
     out: Path | None = options["out"]
     if out is not None:
         read = (options[name] for name in ("constitution", "probe", "calibration"))
-        report.require_place(out, (*read, *options["files"], terminal.recipe))
+        report.require_place(out, (*read, *options["files"], options["task"], terminal.recipe))
     constitution = read_usable_constitution(options["constitution"])
     pairs = tuple(held_out_pairs(options["files"], constitution))
+    choices = tuple(read_choices(options["task"])) if options["task"] is not None else ()
     judge = _judge(terminal, constitution, options)
     names = (options["base"], *options["models"])
     labels = _labels(names)
@@ -223,7 +233,7 @@ def report_command(terminal: Terminal, **options: Any) -> int:
             hint="give another --endpoint-model, or a --probe of other values; --same-judge "
             "measures all the same",
         )
-    exam = Exam(constitution, judge, settings, pairs)
+    exam = Exam(constitution, judge, settings, pairs, choices)
     kept = Kept(None if out is None else out.with_name(f"{out.name}.state"), exam)
     if kept.replaced:
         terminal.note(f"{kept.path} is of another exam: everything is measured anew")
@@ -242,8 +252,8 @@ def report_command(terminal: Terminal, **options: Any) -> int:
     if out is not None:
         terminal.note(f"report: {report.write(align_page.page(run), out)}")
         kept.drop()
-    tables = [one for one in (align_page.table(run), align_page.corrected(run)) if one is not None]
-    terminal.result(align_page.fields(run), tables)
+    tables = (align_page.table(run), align_page.corrected(run), align_page.cost(run))
+    terminal.result(align_page.fields(run), [one for one in tables if one is not None])
     return 0
 
 
