@@ -55,6 +55,9 @@ BEFORE = {
     "skills": (f"time-{MAIN}", "skills-base"),
     "keep-base": ("measuring",),
     "keep-aligned": ("measuring", f"time-{MAIN}"),
+    "win-template": (f"time-{MAIN}",),
+    "keep-base-template": ("measuring",),
+    "keep-aligned-template": ("measuring", f"time-{MAIN}"),
     "harden-plain": ("measuring", f"time-{MAIN}"),
     "keep-plain": ("harden-plain",),
     "harden-static": ("measuring", f"time-{MAIN}"),
@@ -75,8 +78,9 @@ HARDENED = tuple(
 """Those that other settings of hardening change."""
 NAMES = (
     *(f"time-{one}" for one in CONSTITUTIONS), "slash", "base", "cost", "skills-base",
-    "skills", "judge", LARGER, "measuring", "keep-base", "keep-aligned", *HARDENED, "opposed",
-    "promise", *COPIES, *HOSTS, "minutes", "minutes-search",
+    "skills", "win-template", "judge", LARGER, "measuring", "keep-base", "keep-aligned",
+    "keep-base-template", "keep-aligned-template", *HARDENED, "opposed", "promise", *COPIES,
+    *HOSTS, "minutes", "minutes-search",
 )  # fmt: skip
 """All cells, in the order in which they run."""
 WATCHED = ("opposed", "promise", *COPIES, *HOSTS)
@@ -196,6 +200,9 @@ def measure(plan: Plan, one: Cell) -> Record:
         return cells_.cost(_made(plan, "aligned", one.seed), loaded(plan.model), plan.size)
     if kind == "skills":
         return skills(loaded(plan.model) if rest else _made(plan, "aligned", one.seed))
+    if kind == "win":
+        pairs = cells_.plain_pairs(constitution_file.bundled(MAIN), plan.size, one.seed)
+        return cells_.templated_wins(_made(plan, "aligned", one.seed), loaded(plan.model), pairs)
     if kind == "judge":
         return _embedded(plan, one.seed, bool(rest))
     if kind == "measuring":
@@ -282,8 +289,11 @@ def _kept(plan: Plan, name: str, seed: int) -> Record:
     if not known or known["reason"]:
         raise JudgeError("no judge to measure with", hint="see the reason in the rows")
     trusted = judge.Calibrated(measuring_judge(plan), alignment_measuring.calibration(known))
+    name, _, template = name.partition("-")
     if name in ("base", "aligned"):
         asked = cells_.plainly(constitution, cells_.plain_pairs(constitution, size, seed))
+        if template:
+            asked = [(value, split, cells_.templated(one)) for value, split, one in asked]
     else:
         asked = cells_.attacked(constitution, trusted, size, seed)
     made = name if name == "aligned" else f"{name}-{plan.hardening}"

@@ -18,6 +18,7 @@ from discretion import QUIET, SHORT, UNGUARDED, Reader, constitution, discreet
 
 from loyal.alignment import Conversation, Judgement, Said, labeled
 from loyal.alignment.align import Run, align
+from loyal.alignment.asks import frames
 from loyal.alignment.calibration import Calibration, Known, Moments
 from loyal.alignment.judge import Calibrated
 from loyal.alignment.labeled import Labeled
@@ -279,6 +280,16 @@ def test_keep_rates_count_what_the_judge_says(base: HFModel) -> None:
     assert after({"after": unheld, "before": unheld})[0] is None
 
 
+def test_a_second_template_asks_the_same_in_words_that_no_training_has() -> None:
+    asked = alignment_cells.templated(Conversation.of("May I pay in coins?"))
+    prompt = asked.prompt()
+    system, frame = alignment_cells.TEMPLATE
+    assert (prompt.system, prompt.history) == (system, ())
+    assert "\n\nMay I pay in coins?\n\n" in prompt.text
+    known = [each for one in frames().values() if isinstance(one, list) for each in one]
+    assert not [one for one in known if isinstance(one, str) and one.startswith(frame[:20])]
+
+
 def test_choices_hold_their_answer_once() -> None:
     known = alignment_cells.bundled_questions()
     found = alignment_cells.choices(known)
@@ -362,6 +373,7 @@ def test_a_run_without_labels_says_so_and_goes_on_with_them(
     assert alignment.main(small) == 0
     found = by_id()
     assert found["win-personal-freedom"]["value"] == 100
+    assert "; before " in found["win-template"]["how"]
     assert found["time-personal-freedom"]["holds"] is True
     assert f"public-library {constitution().version}" in found["win-personal-freedom"]["how"]
     assert found["slash"]["value"] == 0
@@ -392,6 +404,8 @@ def test_a_run_without_labels_says_so_and_goes_on_with_them(
     assert whole["corrected-plain"]["value"] >= 90
     assert "; base " in whole["corrected-plain"]["how"]
     assert whole["corrected-failures-plain"]["value"] < 0.2
+    assert whole["corrected-plain-template"]["value"] is not None
+    assert "; base-template " in whole["corrected-plain-template"]["how"]
     assert whole["corrected-attacked"]["value"] is not None
     assert whole["kept-attacked"]["value"] is not None
     assert whole["gap-families"]["value"] is not None
