@@ -46,6 +46,16 @@ class Traced(Protocol):
         ...
 
 
+@runtime_checkable
+class Fitted(Protocol):
+    """A judge that scores by numbers of its own, which its data do not settle."""
+
+    @property
+    def fitted(self) -> str:
+        """Hex digest of these numbers; empty for none."""
+        ...
+
+
 @dataclass(frozen=True)
 class Calibrated:
     """A judge whose scores are probabilities, and none in the band. Satisfies `Judge`."""
@@ -63,6 +73,11 @@ class Calibrated:
     def made_of(self) -> frozenset[str]:
         """What the judge inside is made of."""
         return made_of(self.inner)
+
+    @property
+    def fitted(self) -> str:
+        """That of the judge inside."""
+        return _fitted(self.inner)
 
     def judge(self, said: Sequence[Said]) -> list[Judgement]:
         """One judgement a reply; no score where the calibrated one lies in the band."""
@@ -108,6 +123,11 @@ class Ensemble:
     def made_of(self) -> frozenset[str]:
         """What any of them is made of."""
         return frozenset().union(*(made_of(one) for one in self.judges))
+
+    @property
+    def fitted(self) -> str:
+        """Those of all, in order."""
+        return " ".join(map(_fitted, self.judges)).strip()
 
     def judge(self, said: Sequence[Said]) -> list[Judgement]:
         """One judgement a reply, with the reason of the judge that is the least in doubt."""
@@ -255,10 +275,14 @@ def made_of(judge: Judge) -> frozenset[str]:
 
 
 def identity(judge: Judge) -> list[Encodable]:
-    """What tells a judge from others: its name, its calibration and what it is made of. Two probes
-    of one model have the same name, whatever they learned from."""
+    """What tells a judge from others: its name, its calibration, its numbers and what it is made
+    of. Two probes of one model have the same name, whatever they learned from."""
     band = str(asdict(judge.calibration)) if isinstance(judge, Calibrated) else ""
-    return [judge.name, band, *sorted(made_of(judge))]
+    return [judge.name, band, _fitted(judge), *sorted(made_of(judge))]
+
+
+def _fitted(judge: Judge) -> str:
+    return judge.fitted if isinstance(judge, Fitted) else ""
 
 
 def log_odds(score: float) -> float:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 
 import numpy as np
 import numpy.typing as npt
@@ -89,6 +90,15 @@ class Probe:
 
     def __repr__(self) -> str:
         return f"Probe({self.model}, layer {self.reading.layer}, {self.lessons} lessons)"
+
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 of the numbers that it scores by: another seed gives others of equal data."""
+        scale = self.calibration
+        parts = [f"{self.reading} {scale.slope} {scale.intercept}".encode()]
+        for named in (self.directions, self.middles):
+            parts += [part for id in sorted(named) for part in (id.encode(), named[id].tobytes())]
+        return sha256(b"".join(sha256(one).digest() for one in parts)).hexdigest()
 
     def raw(self, states: Floats, value: str) -> Floats:
         """(n,) scores of states (n, H); UsageError for a value that was not learned."""
@@ -195,6 +205,11 @@ class ProbeJudge:
     def made_of(self) -> frozenset[str]:
         """Digests of its weights and of the texts that it learned from."""
         return self.probe.data | {f"weights:{self.probe.weights}"}
+
+    @property
+    def fitted(self) -> str:
+        """Digest of the probe's numbers."""
+        return self.probe.digest
 
     def judge(self, said: Sequence[Said]) -> list[Judgement]:
         """One judgement a reply; the score is calibrated on the constitution's own cases."""

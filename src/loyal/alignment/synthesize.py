@@ -29,6 +29,7 @@ from loyal import encoding
 from loyal.alignment import asks as asking
 from loyal.alignment.asks import GENERAL_PROMPTS, VALUE_KINDS, Ask, Plan
 from loyal.alignment.duplicates import HeldOut, Index
+from loyal.alignment.judge import identity
 from loyal.alignment.judgement import Judge, Said
 from loyal.alignment.mixture import weighted
 from loyal.alignment.preference import (
@@ -393,8 +394,9 @@ def _identity(task: Task, writer: Writer, judge: Judge | None, every: Sequence[A
     asked: list[encoding.Encodable] = [
         [one.kind, one.value, one.source, one.asked.last] for one in every
     ]
-    names = [writer.name, writer.settings, None if judge is None else judge.name]
+    names: list[encoding.Encodable] = [writer.name, writer.settings]
     whole: list[encoding.Encodable] = [
-        task.constitution.digest, plan, bars, list(task.keep_out), names, asked,
+        task.constitution.digest, plan, bars, list(task.keep_out), names,
+        None if judge is None else identity(judge), asked,
     ]  # fmt: skip
     return encoding.digest(whole, "loyal synthesis 1").hex()

@@ -32,21 +32,31 @@ MODEL_OPTION: Decorator = click.option(
     "--model", default=DEFAULT_MODEL, show_default=True, metavar="NAME", help=MODEL_HELP
 )
 
-ENDPOINT_OPTIONS: tuple[Decorator, ...] = (
-    click.option("--endpoint", metavar="URL", help="An OpenAI-compatible server."),
-    click.option("--endpoint-model", metavar="NAME", help="What the server calls its model."),
-    click.option(
-        "--api-key-env",
-        metavar="VARIABLE",
-        help="The environment variable that holds the server's API key.",
-    ),
-    click.option(
-        "--concurrency",
-        type=click.IntRange(1, 1024),
-        metavar="N",
-        help="Requests to the server at a time, 8 unless said; vLLM takes 256 well.",
-    ),
-)
+
+def endpoint_options(
+    whose: str = "", what: str = "An OpenAI-compatible server."
+) -> tuple[Decorator, ...]:
+    """The four options of a server; `whose` stands before each name, such as "judge-"."""
+    return (
+        click.option(f"--{whose}endpoint", metavar="URL", help=what),
+        click.option(
+            f"--{whose}endpoint-model", metavar="NAME", help="What the server calls its model."
+        ),
+        click.option(
+            f"--{whose}api-key-env",
+            metavar="VARIABLE",
+            help="The environment variable that holds the server's API key.",
+        ),
+        click.option(
+            f"--{whose}concurrency",
+            type=click.IntRange(1, 1024),
+            metavar="N",
+            help="Requests to the server at a time, 8 unless said; vLLM takes 256 well.",
+        ),
+    )
+
+
+ENDPOINT_OPTIONS = endpoint_options()
 
 
 @dataclass(frozen=True)
@@ -57,23 +67,26 @@ class Endpoint:
     model: str
     api_key_env: str | None
     concurrency: int = 8
+    whose: str = ""
+    """What stands before the names of its options, such as "judge-"."""
 
     @classmethod
-    def take(cls, options: dict[str, Any]) -> Endpoint | None:
+    def take(cls, options: dict[str, Any], whose: str = "") -> Endpoint | None:
         """Take the four options out of a command's; None when no server is meant."""
-        url, model = options.pop("endpoint"), options.pop("endpoint_model")
-        api_key_env, concurrency = options.pop("api_key_env"), options.pop("concurrency")
+        names = ("endpoint", "endpoint_model", "api_key_env", "concurrency")
+        before = whose.replace("-", "_")
+        url, model, api_key_env, concurrency = (options.pop(f"{before}{one}") for one in names)
         if url is None and (model or api_key_env or concurrency):
             raise UsageError(
-                "a server's settings were given, but no server", hint="give --endpoint"
+                "a server's settings were given, but no server", hint=f"give --{whose}endpoint"
             )
         if url is None:
             return None
         if not model:
             raise UsageError(
-                "a server serves several models", hint="name one with --endpoint-model"
+                "a server serves several models", hint=f"name one with --{whose}endpoint-model"
             )
-        return cls(url, model, api_key_env, concurrency or 8)
+        return cls(url, model, api_key_env, concurrency or 8, whose)
 
 
 def connect(endpoint: Endpoint) -> EndpointModel:
@@ -86,7 +99,8 @@ def connect(endpoint: Endpoint) -> EndpointModel:
         if not api_key:
             raise UsageError(
                 f"the variable {endpoint.api_key_env} is not set",
-                hint="put the server's API key into it, or leave --api-key-env out",
+                hint="put the server's API key into it, or leave "
+                f"--{endpoint.whose}api-key-env out",
             )
     return EndpointModel(
         endpoint.url, endpoint.model, api_key=api_key, concurrency=endpoint.concurrency

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from loyal.alignment import Mixture, Plan, Record, preferences
+from loyal.alignment import Judge, Mixture, Plan, Record, preferences
 from loyal.alignment.mixture import part, weighted
 from loyal.alignment.review import Listed, review
 from loyal.alignment.synthesis_state import require_state
 from loyal.alignment.synthesize import Bars, Made, Task, synthesize
-from loyal.alignment.writers import CaseJudge, Cases, Writer, Written
+from loyal.alignment.writers import Cases, Writer, Written
 from loyal.app.commands.constitution import read_constitution, read_usable_constitution
+from loyal.app.judge_options import CHOOSER_OPTIONS, Chooser
 from loyal.app.key_files import FILE
 from loyal.app.model_options import (
     ENDPOINT_OPTIONS,
@@ -32,7 +33,6 @@ from loyal.app.model_options import (
 )
 from loyal.app.report import Table
 from loyal.app.terminal import Terminal, command, facts
-from loyal.community import Constitution
 from loyal.config import load
 from loyal.encoding import require_place
 from loyal.errors import UsageError
@@ -124,13 +124,7 @@ class Files:
         type=click.IntRange(0),
         help="Prompts on each value that the model writes, beside the constitution's.",
     ),
-    click.option(
-        "--judge",
-        type=click.Choice(("cases", "none")),
-        help="cases: by likeness to the constitution's replies, the default without a model. none: "
-        "what was written to keep the value over what was written to break it, the default with "
-        "one.",
-    ),
+    *CHOOSER_OPTIONS,
     click.option(
         "--keep-out",
         type=FILE,
@@ -149,11 +143,12 @@ def data(terminal: Terminal, **options: Any) -> int:
 
     CONSTITUTION is a path, or a name of 'loyal constitution list'. Without a model the replies are
     the constitution's own, in prompts that are plain, under attack, at the border or off topic.
-    With --model or --endpoint the model writes replies too. A run that was killed goes on where it
-    stopped when the same call is made again. --set plan.seed=1 draws others; docs/preferences.md
-    lists the settings.
+    With --model or --endpoint the model writes replies too. Which reply is chosen, --judge says,
+    --probe or --judge-endpoint. A run that was killed goes on where it stopped when the same call
+    is made again. --set plan.seed=1 draws others; docs/preferences.md lists the settings.
     """
-    endpoint = Endpoint.take(options)
+    endpoint, chooser = Endpoint.take(options), Chooser.take(options)
+    served = _served(options["model"], endpoint)
     files = Files(*(options[name] for name in ("out", "held_out", "examples", "state")))
     constitution = read_usable_constitution(options["constitution"])
     asked = given({name: options[name] for name in PLANNED})
@@ -163,16 +158,18 @@ def data(terminal: Terminal, **options: Any) -> int:
         raise UsageError("general and safety data have no file", hint="add --examples FILE")
     plan = plan if files.held_out is not None else replace(plan, held_out=0)
     keep_out = tuple(line for path in options["keep_out"] for line in _texts(path))
-    writer = _writer(terminal, constitution, options["model"], endpoint, recipe.candidates)
-    judge = options["judge"] or ("none" if writer.free else "cases")
     task = Task(constitution, plan, recipe.bars, keep_out)
+    written = served is not None or options["model"] is not None
+    judge = chooser.judge(terminal, constitution, written=written)
+    model = served if options["model"] is None else load_model(terminal, options["model"])
+    writer: Writer = Cases()
+    if model is not None:
+        writer = Written(model, constitution, recipe.candidates)
     with terminal.progress("gathering") as update:
-        made = synthesize(
-            task, writer, CaseJudge(constitution) if judge == "cases" else None, files.kept, update
-        )
+        made = synthesize(task, writer, judge, files.kept, update)
     _write(files, made, recipe.mixture)
     files.kept.unlink(missing_ok=True)
-    _show(terminal, files, made)
+    _show(terminal, files, made, judge)
     return 0
 
 
@@ -217,7 +214,7 @@ def _mixed(mixture: Mixture, made: Made) -> list[Any]:
     return weighted(made.examples, shares, part)
 
 
-def _show(terminal: Terminal, files: Files, made: Made) -> None:
+def _show(terminal: Terminal, files: Files, made: Made, judge: Judge | None) -> None:
     report = made.report
     fields = {
         "pairs": len(made.train),
@@ -225,6 +222,7 @@ def _show(terminal: Terminal, files: Files, made: Made) -> None:
         "examples": len(made.examples) if files.examples is not None else 0,
         **{name: one for name, one in asdict(report).items() if name != "kept"},
         "kinds": report.kept,
+        "judge": None if judge is None else judge.name,
         "files": [str(one) for one in files.outputs],
     }
     tables = [facts(fields), Table("Kept", ("kind", "records"), tuple(report.kept.items()))]
@@ -236,20 +234,11 @@ def _show(terminal: Terminal, files: Files, made: Made) -> None:
     terminal.result(fields, tables)
 
 
-def _writer(
-    terminal: Terminal,
-    constitution: Constitution,
-    model: str | None,
-    endpoint: Endpoint | None,
-    candidates: int,
-) -> Writer:
+def _served(model: str | None, endpoint: Endpoint | None) -> LanguageModel | None:
+    """The server that writes; None for none. UsageError where a model is to write as well."""
     if model is not None and endpoint is not None:
         raise UsageError("a model and a server at once", hint="give --model or --endpoint")
-    if model is None and endpoint is None:
-        return Cases()
-    loaded: LanguageModel
-    loaded = connect(endpoint) if endpoint is not None else load_model(terminal, model or "")
-    return Written(loaded, constitution, candidates)
+    return None if endpoint is None else connect(endpoint)
 
 
 @command(
