@@ -105,6 +105,7 @@ NOUNS = (
     "loyal.alignment.hardening_file",
     "loyal.alignment.synthesize",
     "loyal.alignment.synthesis_state",
+    "loyal.alignment.giver",
     "loyal.alignment.writers",
 )
 """Files of the torch rooms that never import torch: a server without torch reads them."""

@@ -180,6 +180,11 @@ def is_marked(record: Record) -> bool:
     return any(map(has_mark, (*(turn.text or "" for turn in one.asked.turns), *replies)))
 
 
+def is_name(text: str) -> bool:
+    """Whether a text may stand as a contributor, a campaign or the like."""
+    return len(text) <= MOST_NAME and _UNSEEN.search(text) is None and "\n" not in text
+
+
 class Seen:
     """What earlier lines said, by hashes of their conversation and replies."""
 
@@ -293,7 +298,7 @@ def _require_known(table: dict[str, Any]) -> None:
 
 def _name(table: dict[str, Any], field: str) -> str:
     text = table.get(field) or ""
-    if not isinstance(text, str) or len(text) > MOST_NAME or _UNSEEN.search(text) or "\n" in text:
+    if not isinstance(text, str) or not is_name(text):
         raise UsageError(
             f"its {field} is no plain text of up to {MOST_NAME} characters",
             hint="write a short name without line breaks and control characters",

@@ -29,9 +29,10 @@ from loyal import encoding
 from loyal.alignment import asks as asking
 from loyal.alignment.asks import GENERAL_PROMPTS, VALUE_KINDS, Ask, Plan
 from loyal.alignment.duplicates import HeldOut, Index
+from loyal.alignment.giver import Giver
 from loyal.alignment.judge import identity
 from loyal.alignment.judgement import Judge, Said
-from loyal.alignment.mixture import weighted
+from loyal.alignment.mixture import Mixture, part, weighted
 from loyal.alignment.preference import (
     WHOLE_PPM,
     Demonstration,
@@ -85,6 +86,8 @@ class Task:
     keep_out: tuple[str, ...] = ()
     """Texts that training must not give away, beside the held-out sources, the bundled questions
     and the bundled prompts by which a model's ability is measured."""
+    giver: Giver = field(default_factory=Giver)
+    """Whose data it is. No part of what a state is of: the same drafts serve any."""
 
 
 @dataclass(frozen=True)
@@ -109,18 +112,20 @@ class Made:
     """The data."""
 
     train: list[Record]
-    """Preferences; each value's sum of weights is its share, the mean weight is 1."""
+    """Preferences; each value's sum of weights is its share, the mean weight is the stake."""
     held_out: list[Record]
     """Preferences of held-out sources, under held-out attacks; each of weight 1."""
     demonstrations: list[Record]
-    """General and safety; each of weight 1."""
+    """General and safety; each of the stake's weight."""
     report: Report
+    giver: Giver = field(default_factory=Giver)
+    """Whose it is; the stake is a factor on the weights of what is trained on."""
 
     @property
     def examples(self) -> list[Record]:
         """Demonstrations for supervised training: chosen replies, general and safety together.
 
-        Off topic pairs are left out: general data says the same. `Mixture.applied` weighs them.
+        Off topic pairs are left out: general data says the same. `mixed` weighs them.
         """
         seen, found = Seen(), []
         pairs = [
@@ -135,6 +140,16 @@ class Made:
                 found.append(one)
         return found
 
+    def mixed(self, mixture: Mixture) -> list[Record]:
+        """The examples with weights to a mixture's shares, and a mean of the stake.
+
+        A kind that has no record gives its share to the others.
+        """
+        examples = self.examples
+        there = {part(one) for one in examples}
+        shares = {name: share for name, share in vars(mixture).items() if name in there}
+        return [self.giver.gives(one) for one in weighted(examples, shares, part)]
+
 
 def synthesize(
     task: Task,
@@ -148,7 +163,8 @@ def synthesize(
     `state` is the file that makes it resumable: it is read where it is there, and left to the
     caller to delete. `progress` is told records kept, records wanted, and a note. Raises
     ModelError for a writer that repeats itself, UsageError for a plan that the constitution cannot
-    fill, for a state of another task and for one that is in use, and what writer and judge raise.
+    fill, for a stake that takes a weight out of bounds, for a state of another task and for one
+    that is in use, and what writer and judge raise.
     """
     run = _Run(task, writer, judge)
     with State(state, run.identity) as kept:
@@ -317,11 +333,16 @@ class _Run:
         short: Counter[str] = Counter()
         for (_, value, kind), count in (self.wanted - self.got).items():
             short[f"{value}/{kind}" if value else kind] += count
+        if train:
+            train = weighted(train, shares, lambda one: one.content.value)
+        held_out = [one for one in pairs if _split(one) == "held-out"]
+        gives = self.task.giver.gives
         return Made(
-            weighted(train, shares, lambda one: one.content.value) if train else [],
-            [one for one in pairs if _split(one) == "held-out"],
-            others,
+            [gives(one) for one in train],
+            [gives(one) for one in held_out],
+            [gives(one) for one in others],
             Report(self.asked, dict(kept), dict(self.dropped), dict(short)),
+            self.task.giver,
         )
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from loyal.alignment import Judge, Mixture, Plan, Record, preferences
-from loyal.alignment.mixture import part, weighted
+from loyal.alignment.giver import Giver, stake_of
 from loyal.alignment.review import Listed, review
 from loyal.alignment.synthesis_state import require_state
 from loyal.alignment.synthesize import Bars, Made, Task, synthesize
@@ -132,6 +132,13 @@ class Files:
         metavar="FILE",
         help="Texts, one a line, that training must not give away; may be repeated.",
     ),
+    click.option("--contributor", metavar="NAME", help="The member who gives the data."),
+    click.option("--campaign", metavar="NAME", help="Where it is gathered."),
+    click.option(
+        "--stake",
+        metavar="FACTOR",
+        help="The member's: a factor on the weight of all that is trained on, 0.000001 to 1,000.",
+    ),
     click.option(
         "--state", type=FILE, metavar="FILE", help="What a killed run leaves; by OUT.state."
     ),
@@ -147,7 +154,7 @@ def data(terminal: Terminal, **options: Any) -> int:
     --probe or --judge-endpoint. A run that was killed goes on where it stopped when the same call
     is made again. --set plan.seed=1 draws others; docs/preferences.md lists the settings.
     """
-    endpoint, chooser = Endpoint.take(options), Chooser.take(options)
+    endpoint, chooser, giver = Endpoint.take(options), Chooser.take(options), _giver(options)
     served = _served(options["model"], endpoint)
     files = Files(*(options[name] for name in ("out", "held_out", "examples", "state")))
     constitution = read_usable_constitution(options["constitution"])
@@ -158,7 +165,7 @@ def data(terminal: Terminal, **options: Any) -> int:
         raise UsageError("general and safety data have no file", hint="add --examples FILE")
     plan = plan if files.held_out is not None else replace(plan, held_out=0)
     keep_out = tuple(line for path in options["keep_out"] for line in _texts(path))
-    task = Task(constitution, plan, recipe.bars, keep_out)
+    task = Task(constitution, plan, recipe.bars, keep_out, giver)
     written = served is not None or options["model"] is not None
     judge = chooser.judge(terminal, constitution, written=written)
     model = served if options["model"] is None else load_model(terminal, options["model"])
@@ -178,9 +185,7 @@ def _write(files: Files, made: Made, mixture: Mixture) -> None:
 
     One that this very call wrote before it was killed stays; UsageError for any other.
     """
-    examples = []
-    if files.examples is not None:
-        examples = _mixed(mixture, made)
+    examples = [] if files.examples is None else made.mixed(mixture)
     jobs = [(files.out, made.train), (files.held_out, made.held_out), (files.examples, examples)]
     left = [(path, records) for path, records in jobs if path and not _is_written(path, records)]
     done: list[Path] = []
@@ -207,13 +212,6 @@ def _is_written(path: Path, records: list[Record]) -> bool:
     )
 
 
-def _mixed(mixture: Mixture, made: Made) -> list[Any]:
-    """Demonstrations by the mixture; a kind that nobody asked for gives its share to the others."""
-    there = {part(one) for one in made.examples}
-    shares = {name: share for name, share in vars(mixture).items() if name in there}
-    return weighted(made.examples, shares, part)
-
-
 def _show(terminal: Terminal, files: Files, made: Made, judge: Judge | None) -> None:
     report = made.report
     fields = {
@@ -232,6 +230,13 @@ def _show(terminal: Terminal, files: Files, made: Made, judge: Judge | None) -> 
         note = "There were too few prompts or good replies: write more cases, or lower the bars."
         tables.append(Table("Missing", ("value/kind", "pairs"), tuple(report.short.items()), note))
     terminal.result(fields, tables)
+
+
+def _giver(options: dict[str, Any]) -> Giver:
+    """Whose data it is. UsageError for a stake that is none, or nobody's."""
+    stake = options["stake"]
+    named = given({name: options[name] for name in ("contributor", "campaign")})
+    return Giver(**named) if stake is None else Giver(**named, stake_ppm=stake_of(stake))
 
 
 def _served(model: str | None, endpoint: Endpoint | None) -> LanguageModel | None:
