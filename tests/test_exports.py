@@ -73,6 +73,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "loyal.models": (
         "Behavior",
         "Example",
+        "Form",
         "LanguageModel",
         "Pairs",
         "Prompt",

@@ -11,11 +11,19 @@ Nouns are exported here and need no torch; verbs are modules (`hf`, `endpoint`, 
 """
 
 from loyal.models.examples import Behavior, Example, Pairs
-from loyal.models.language_model import LanguageModel, Prompt, Reply, Sampling, TokenChance
+from loyal.models.language_model import (
+    Form,
+    LanguageModel,
+    Prompt,
+    Reply,
+    Sampling,
+    TokenChance,
+)
 
 __all__ = [
     "Behavior",
     "Example",
+    "Form",
     "LanguageModel",
     "Pairs",
     "Prompt",

@@ -16,7 +16,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
@@ -33,10 +33,13 @@ from loyal.models.answers import (
     read_reply,
     read_scores,
 )
-from loyal.models.language_model import Prompt, Reply, Sampling, TokenChance
+from loyal.models.language_model import Form, Prompt, Reply, Sampling, TokenChance
 
 T = TypeVar("T")
 OnReply = Callable[[int, Reply], None]
+
+_UNKNOWN_FIELD = (400, 422)
+"""What servers answer to a field or a schema that they do not know: OpenAI's, and FastAPI's."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ class Patience:
     """How long and how often a server is asked before it is given up."""
 
     attempts: int = 5
-    """Requests for one prompt at most, the first included."""
+    """Requests for one prompt at most, the first included; one that is repeated because the server
+    does not know forms counts once."""
     first_wait_seconds: float = 0.5
     """Wait before the second attempt; doubled for each further one, then cut by jitter to
     between one half and the whole."""
@@ -75,6 +79,14 @@ class Outside:
     """Draws the jitter."""
 
 
+@dataclass
+class Learned:
+    """What the client finds out about its server."""
+
+    forms: bool = True
+    """False once it refused a form."""
+
+
 @dataclass(frozen=True, repr=False)
 class EndpointModel:
     """A model behind a server's `/v1/chat/completions` and `/v1/completions`.
@@ -94,6 +106,8 @@ class EndpointModel:
     """Requests in flight at most."""
     patience: Patience = Patience()
     outside: Outside = field(default_factory=Outside)
+    learned: Learned = field(default_factory=Learned, init=False, compare=False)
+    """Grows while it is asked."""
 
     def __post_init__(self) -> None:
         root_url(self.url)
@@ -121,7 +135,8 @@ class EndpointModel:
         """One reply a prompt, in the order of the prompts; EndpointError when one fails for good.
 
         `on_reply(index, reply)` is called once a prompt as soon as its answer is there, in order
-        of arrival, one call at a time.
+        of arrival, one call at a time. A form is sent to the chat route as `response_format`, until
+        the server refuses a prompt with it that it takes without.
         """
         told = on_reply or _ignore
         settings: dict[str, Any] = {
@@ -131,7 +146,10 @@ class EndpointModel:
         }
         if sampling.seed is not None:
             settings["seed"] = sampling.seed
-        jobs = [_Job(_route(one), {**_input(one), **settings}) for one in prompts]
+        jobs = [
+            _Job(_route(one), {**_input(one), **settings}, None if one.raw else sampling.form)
+            for one in prompts
+        ]
         return self._ask(jobs, lambda index, answer: read_reply(answer, jobs[index].route), told)
 
     def next_token(self, prompts: Sequence[Prompt], top: int) -> list[list[TokenChance]]:
@@ -188,6 +206,11 @@ class EndpointModel:
 class _Job:
     route: str
     body: dict[str, Any]
+    form: Form | None = None
+
+
+class _Formless(Exception):
+    """A refusal that may be of the form alone."""
 
 
 class _Again(Exception):
@@ -246,7 +269,7 @@ class _Exchange:
         patience, outside = self.owner.patience, self.owner.outside
         for attempt in range(1, patience.attempts + 1):
             try:
-                return read(await self._once(session, job))
+                return read(await self._formed(session, job))
             except _Again as again:
                 if again.wait_seconds > patience.longest_wait_seconds:
                     raise EndpointError(
@@ -262,9 +285,22 @@ class _Exchange:
                 await outside.sleep(max(wait, again.wait_seconds))
         raise AssertionError("the last attempt returns or raises")
 
+    async def _formed(self, session: aiohttp.ClientSession, job: _Job) -> Any:
+        """One answer, in the job's form where the server takes it. That it does not is believed
+        when the same prompt is answered without."""
+        plain, learned = replace(job, form=None), self.owner.learned
+        if job.form is None or not learned.forms:
+            return await self._once(session, plain)
+        try:
+            return await self._once(session, job)
+        except _Formless:
+            answer = await self._once(session, plain)
+        learned.forms = False
+        return answer
+
     async def _once(self, session: aiohttp.ClientSession, job: _Job) -> Any:
         where = _shown(self.root)
-        body = {"model": self.owner.model, "stream": False, **job.body}
+        body = {"model": self.owner.model, "stream": False, **job.body, **_response_format(job)}
         url = self.root.with_path(f"{self.root.path}/{job.route}", keep_query=True)
         try:
             async with session.post(url, json=body, allow_redirects=False) as response:
@@ -290,6 +326,9 @@ class _Exchange:
                 f"{where} does not speak proper HTTP",
                 hint="check that the address and port are those of the model server",
             ) from None
+        may_be_form = job.form is not None and response.status in _UNKNOWN_FIELD
+        if may_be_form and error_code(data) != "context_length_exceeded":
+            raise _Formless
         self._check_status(response, data)
         return decoded(data, response.content_type, where)
 
@@ -367,6 +406,14 @@ def _input(prompt: Prompt) -> dict[str, Any]:
     if prompt.raw:
         return {"prompt": prompt.text}
     return {"messages": prompt.messages}
+
+
+def _response_format(job: _Job) -> dict[str, Any]:
+    """As OpenAI and vLLM take it."""
+    if job.form is None:
+        return {}
+    told = {"name": job.form.name, "strict": True, "schema": dict(job.form.schema)}
+    return {"response_format": {"type": "json_schema", "json_schema": told}}
 
 
 def _first_chances(prompt: Prompt, top: int) -> dict[str, Any]:

@@ -6,9 +6,9 @@ one in this process, `endpoint` asks a server, and both answer through this one 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
 
 from loyal.errors import UsageError
 
@@ -57,6 +57,17 @@ class Reply:
     """True when the model ended its turn itself, False when `max_tokens` cut it."""
 
 
+@dataclass(frozen=True, eq=False)
+class Form:
+    """What a reply is to look like: JSON of one schema."""
+
+    name: str
+    """For the server: letters, digits, _ and -, 64 at most."""
+    schema: Mapping[str, Any]
+    """A JSON schema of an object, in which every field is required and no other allowed: OpenAI's
+    strict mode takes no looser one."""
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How replies are drawn."""
@@ -69,6 +80,9 @@ class Sampling:
     """Nucleus: keep the most likely tokens whose chances sum to at least this."""
     seed: int | None = None
     """Makes sampled replies repeatable; None draws a fresh one."""
+    form: Form | None = field(default=None, repr=False)
+    """A wish: what cannot hold to it (a model in this process, some servers, a raw prompt) replies
+    as without it, so the prompt says it in words too, and the reader takes nothing for granted."""
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
