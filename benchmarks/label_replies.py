@@ -90,7 +90,8 @@ def write(given: argparse.Namespace) -> None:
     out, weights, apart, seed = given.out, given.weights, given.apart, given.seed
     constitution = constitution_file.bundled(CONSTITUTION)
     table = read_prompts()
-    require_new(table, [one.asked.last for one in labeled.read_replies(apart, constitution)])
+    lines = labeled.read_lines(apart, constitution)
+    require_new(table, [said.asked.last for one in lines for said in one.said if said is not None])
     rows = []
     for name in given.models:
         rows += _replies(name, list(questions(table, name, given.start, given.stop)), weights, seed)

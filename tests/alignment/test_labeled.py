@@ -38,7 +38,44 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     found = labeled.read(tmp_path / "a", OURS)
     assert list(found.replies) == replies
     assert (found.ties, found.kappa) == (0, None)
-    assert labeled.read_replies(tmp_path / "a", OURS) == [one.said for one in replies]
+    lines = labeled.read_lines(tmp_path / "a", OURS)
+    assert [one.said for one in lines] == [(one.said,) for one in replies]
+
+
+def test_lines_to_judge_have_a_reply_or_several_or_none(tmp_path: Path) -> None:
+    plain = {name: LINE[name] for name in ("value", "prompt")}
+    several = {**plain, "replies": ["a", ""], "scores": [0.1, 1], "sampled": {"temperature": 1}}
+    silent = {**plain, "reply": None, "score": 0.3}
+    one, two, three = labeled.read_lines(wrote(tmp_path, LINE, several, silent), OURS)
+    assert [[said and said.reply for said in line.said] for line in (one, two, three)] == [
+        [LINE["reply"]], ["a", ""], [None],
+    ]  # fmt: skip
+    assert one.scored([0.5]) == {**LINE, "score": 0.5}
+    assert two.scored([None, 0.25]) == {**several, "scores": [None, 0.25]}
+    assert three.scored([None]) == {**plain, "reply": None, "score": None}
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({}, "line 1 has not one of reply and replies"),
+        ({"reply": "a", "replies": ["b"]}, "line 1 has not one of reply and replies"),
+        ({"replies": []}, "line 1 has replies that are no list of texts"),
+        ({"replies": "a"}, "line 1 has replies that are no list of texts"),
+        ({"replies": ["a", None]}, "line 1 has replies that are no list of texts"),
+        ({"replies": ["a", 1]}, "line 1: "),
+        ({"reply": 1}, "line 1: "),
+        ({"reply": None, "value": "thrift"}, "line 1: animals has no value of that id"),
+        ({"reply": None, "prompt": ""}, "line 1: it has not one of prompt and turns"),
+    ],
+)
+def test_poisoned_lines_to_judge_are_refused(
+    tmp_path: Path, more: dict[str, object], says: str
+) -> None:
+    line = {name: LINE[name] for name in ("value", "prompt")} | more
+    with pytest.raises(ConfigError) as caught:
+        labeled.read_lines(wrote(tmp_path, line), OURS)
+    assert says in str(caught.value)
 
 
 def test_the_majority_counts_and_ties_are_left_out(tmp_path: Path) -> None:

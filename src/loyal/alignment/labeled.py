@@ -6,15 +6,16 @@ One JSON object a line (docs/judges.md):
      "kept": true, "labeler": "ana", "generator": "smollm2-135m-instruct"}
 
 `turns` may stand in place of `prompt`. Several people may label one reply, each in a line of their
-own; the majority counts. Needs no torch. ConfigError, with the file and the number of the line, for
-a file of another form; no error ever shows a prompt or a reply.
+own; the majority counts. A line that is only to be judged has `reply`, which is null where nobody
+replied, or `replies`, several of them. Needs no torch. ConfigError, with the file and the number of
+the line, for a file of another form; no error ever shows a prompt or a reply.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from itertools import combinations
@@ -30,9 +31,12 @@ from loyal.community import Constitution, constitution_file
 from loyal.encoding import read_json
 from loyal.errors import ConfigError, UsageError
 
-MOST_BYTES = 64 << 20
+MOST_BYTES = 256 << 20
 _FORM = "docs/judges.md shows the form of a line"
 _HALF = re.compile("[\ud800-\udfff]")
+_SCORES = ("score", "scores")
+_ASIDE = ("kept", "labeler", "sampled", *_SCORES)
+"""What says nothing to a judge."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +92,6 @@ class _Line:
             asked = Conversation.of(self.prompt)
         else:
             asked = Conversation(tuple(Turn(one.role, one.text) for one in self.turns))
-        if not self.reply.strip():
-            raise ConfigError("its reply is empty", hint="drop the line: nothing was said")
         return Said(constitution[self.value], asked, self.reply)
 
 
@@ -102,6 +104,25 @@ class _LabeledLine(_Line):
         for name in ("labeler", "generator"):
             if not getattr(self, name).strip():
                 raise ConfigError(f"its {name} is empty", hint=_FORM)
+        if not self.reply.strip():
+            raise ConfigError("its reply is empty", hint="drop the line: nothing was said")
+
+
+@dataclass(frozen=True, repr=False)
+class Line:
+    """A line to be judged."""
+
+    fields: Mapping[str, Any]
+    """All that stands in it."""
+    said: tuple[Said | None, ...]
+    """Its `reply`, or each of its `replies`; None where nobody replied."""
+
+    def scored(self, scores: Sequence[float | None]) -> dict[str, Any]:
+        """Its fields with one score a reply, 0 to 1 or None: `score`, or `scores` of `replies`."""
+        kept = {name: one for name, one in self.fields.items() if name not in _SCORES}
+        if "replies" in kept:
+            return {**kept, "scores": list(scores)}
+        return {**kept, "score": scores[0]}
 
 
 L = TypeVar("L", bound=_Line)
@@ -125,13 +146,25 @@ def read(path: str | PathLike[str], constitution: Constitution) -> Labels:
     return Labels(tuple(replies), len(found) - len(replies))
 
 
-def read_replies(path: str | PathLike[str], constitution: Constitution) -> list[Said]:
-    """The replies of a file whose labels, where there are any, are left aside."""
-    found = []
-    for where, table in _tables(Path(path)):
-        plain = {name: one for name, one in table.items() if name not in ("kept", "labeler")}
-        found.append(_read_line(_Line, plain, where, constitution)[1])
-    return found
+def read_lines(path: str | PathLike[str], constitution: Constitution) -> list[Line]:
+    """The lines of a file to be judged, in its order. Labels, earlier scores and what a sample was
+    drawn with are left aside; an empty reply is one, and a host may give it."""
+    return [_read_said(table, where, constitution) for where, table in _tables(Path(path))]
+
+
+def _read_said(table: dict[str, Any], where: str, constitution: Constitution) -> Line:
+    plain = {name: one for name, one in table.items() if name not in _ASIDE}
+    if ("reply" in plain) == ("replies" in plain):
+        raise _wrong(where, "has not one of reply and replies", _FORM)
+    replies = [plain.pop("reply")] if "reply" in plain else plain.pop("replies")
+    if not isinstance(replies, list) or not replies or ("replies" in table and None in replies):
+        raise _wrong(where, "has replies that are no list of texts", _FORM)
+    said = []
+    for one in replies:
+        line = {**plain, "reply": "" if one is None else one}
+        found = _read_line(_Line, line, where, constitution)[1]
+        said.append(None if one is None else found)
+    return Line(table, tuple(said))
 
 
 def bundled(constitution: Constitution) -> tuple[Labeled, ...]:

@@ -8,6 +8,7 @@ or behind a server (--endpoint), or several of them together. Left out: the judg
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
@@ -25,7 +26,7 @@ from loyal.alignment.judge import (
     require_separation,
     require_telling,
 )
-from loyal.alignment.judgement import Judge
+from loyal.alignment.judgement import Judge, Judgement
 from loyal.alignment.labeled import Labeled
 from loyal.app.commands.constitution import read_constitution, read_usable_constitution
 from loyal.app.judge_options import (
@@ -39,6 +40,7 @@ from loyal.app.key_files import FILE
 from loyal.app.model_options import MODEL_HELP, MODEL_OPTION, load_model
 from loyal.app.out_files import require_out
 from loyal.app.report import Table
+from loyal.app.scored_files import NOBODY, judged, read_lines, require_scored, write_scored
 from loyal.app.terminal import Decorator, Terminal, command, facts
 from loyal.community import Constitution
 from loyal.errors import JudgeError, UsageError
@@ -198,38 +200,63 @@ def calibrate_command(terminal: Terminal, **options: Any) -> int:
 @command(
     "score",
     CONSTITUTION,
-    click.argument("replies", type=FILE, metavar="REPLIES"),
+    click.argument("replies", type=FILE, metavar="REPLIES", nargs=-1, required=True),
     *WHICH_JUDGE,
     CALIBRATION,
+    click.option(
+        "--out",
+        type=FILE,
+        metavar="FILE",
+        help="Write each line with its score, for 'loyal verifier'; older scores are replaced.",
+    ),
 )
 def score(terminal: Terminal, **options: Any) -> int:
     """Score replies: a probability that each keeps its value, or none, with a reason.
 
-    REPLIES is JSON lines as for 'calibrate', with or without labels.
+    REPLIES is JSON lines as for 'calibrate', with or without labels; several files are judged as
+    one. A reply of null is passed over, and a line may have several replies (replies). The file of
+    --out has each line's own fields and score (scores), also where the calibration's band says
+    nothing: null is a reply that nobody gave, or that the judge itself cannot read.
     """
+    if options["out"] is not None:
+        read = (options["constitution"], *options["replies"], options["probe"])
+        require_out(options["out"], (*read, options["calibration"]), require_scored)
     constitution = read_constitution(options["constitution"])
-    said = labeled.read_replies(options["replies"], constitution)
-    judged = _judge(terminal, constitution, options)
-    judge = calibrated(terminal, constitution, judged, options)
-    found = judge.judge(said)
-    rows = [
-        {"value": one.value.id, "score": told.score, "keeps": told.keeps,
-         "uncertainty": told.uncertainty, "reason": told.reason}
-        for one, told in zip(said, found, strict=True)
-    ]  # fmt: skip
-    sure = [told.keeps for told in found if told.keeps is not None]
+    lines = read_lines(options["replies"], constitution)
+    judge = calibrated(terminal, constitution, _judge(terminal, constitution, options), options)
+    found = judged(judge, lines)
     fields = {
         "judge": judge.name,
         "calibrated": isinstance(judge, Calibrated),
-        "replies": len(said),
-        "kept": sum(sure),
-        "broken": len(sure) - sum(sure),
-        "abstained": len(said) - len(sure),
+        **_counts([told for told, _ in found]),
     }
+    if options["out"] is not None:
+        write_scored(options["out"], lines, [number for _, number in found])
+        terminal.result({**fields, "file": str(options["out"])})
+        return 0
+    values = [line.fields["value"] for line in lines for _ in line.said]
+    rows = [
+        {"value": value, "score": told.score, "keeps": told.keeps,
+         "uncertainty": told.uncertainty, "reason": told.reason}
+        for value, (told, _) in zip(values, found, strict=True)
+    ]  # fmt: skip
     columns = ("value", "score", "uncertainty", "reason")
     table = Table("Scores", columns, tuple(tuple(row[name] for name in columns) for row in rows))
     terminal.result({**fields, "scores": rows}, [facts(fields), table])
     return 0
+
+
+def _counts(found: Sequence[Judgement]) -> dict[str, int]:
+    """How many replies there are, and what was said of them."""
+    silent = sum(told is NOBODY for told in found)
+    sure = [told.keeps for told in found if told.keeps is not None]
+    return {
+        "replies": len(found) - silent,
+        "without_reply": silent,
+        "kept": sum(sure),
+        "broken": len(sure) - sum(sure),
+        "abstained": len(found) - silent - len(sure),
+    }
 
 
 def _labels(constitution: Constitution, options: dict[str, Any]) -> tuple[Labeled, ...]:
