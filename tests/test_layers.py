@@ -87,6 +87,7 @@ NOUNS = (
     "loyal.alignment.conversation",
     "loyal.alignment.deviation",
     "loyal.alignment.promise",
+    "loyal.alignment.promise_prompts",
     "loyal.alignment.encodings",
     "loyal.alignment.judge",
     "loyal.alignment.judgement",

@@ -41,6 +41,9 @@ SALT_BYTES = 16
 MOST_BYTES = 256 << 20
 """Of a whole set; a longer file is refused unread."""
 
+REPLIES = 19
+"""Of the reference to each prompt, unless said: by them the lowest cut of the test is one place of
+twenty."""
 LEAST_TEMPERATURE_PPM = 500_000
 """The test compares draws. Greedily there are none: a copy with other words, such as any copy with
 fingerprints, is lower than the whole pool or higher, by a hair, on each prompt. Honest copies were
@@ -55,6 +58,42 @@ def worded(prompt: str) -> tuple[str, ...]:
     are not seen are no part of them."""
     seen = "".join(one for one in prompt if unicodedata.category(one) != "Cf")
     return words(seen) or (seen.strip(),)
+
+
+def require_draw(max_tokens: int, temperature_ppm: int) -> None:
+    """UsageError where no promise may be sampled so."""
+    if type(max_tokens) is not int or not 1 <= max_tokens < 1 << 31:
+        raise UsageError(
+            "a promise's replies have 1 to 2^31 - 1 tokens", hint="give --max-tokens a whole number"
+        )
+    whole = type(temperature_ppm) is int
+    if not whole or not LEAST_TEMPERATURE_PPM <= temperature_ppm <= 10 * WHOLE_PPM:
+        raise UsageError(
+            "a promise's temperature is 0.5 to 10",
+            hint="sample the reference and the hosts at 0.7 or 1: greedily, an honest copy "
+            "whose wording differs has another score on every prompt",
+        )
+
+
+def require_prompts(prompts: Sequence[str], most: int) -> None:
+    """UsageError for too few prompts to ask `most` of, or too many, or one that stands there twice,
+    by its words: one on which an honest host happens to differ would count as many."""
+    if len({worded(one) for one in prompts}) != len(prompts):
+        raise UsageError("a prompt stands there twice", hint="name each prompt once")
+    if not most < len(prompts) <= MOST_PROMPTS:
+        raise UsageError(
+            f"{most} queries need more prompts than that, not {len(prompts)}",
+            hint=f"commit four times as many as you ask, at most {MOST_PROMPTS}",
+        )
+
+
+def require_pool(replies: int) -> None:
+    """UsageError where a prompt may not have so many replies of the reference."""
+    if not LEAST_POOL <= replies <= MOST_POOL:
+        raise UsageError(
+            f"a prompt needs {LEAST_POOL} to {MOST_POOL} replies, one has {replies}",
+            hint=f"sample {REPLIES} replies of the reference model to each prompt",
+        )
 
 
 @dataclass(frozen=True)
@@ -76,18 +115,11 @@ class Settings:
         ids = all(
             type(one) is bytes and len(one) == 32 for one in (self.constitution, self.reference)
         )
-        numbers = type(self.max_tokens) is int and type(self.temperature_ppm) is int
-        if not ids or not numbers or not 1 <= self.max_tokens < 1 << 31 or not self.judge:
+        if not ids or not self.judge:
             raise UsageError(
-                "a promise names constitution, reference and judge, and 1 to 2^31 - 1 tokens",
-                hint="digests are 32 bytes",
+                "a promise names constitution, reference and judge", hint="digests are 32 bytes"
             )
-        if not LEAST_TEMPERATURE_PPM <= self.temperature_ppm <= 10 * WHOLE_PPM:
-            raise UsageError(
-                "a promise's temperature is 0.5 to 10",
-                hint="sample the reference and the hosts at 0.7 or 1: greedily, an honest copy "
-                "whose wording differs has another score on every prompt",
-            )
+        require_draw(self.max_tokens, self.temperature_ppm)
 
 
 @dataclass(frozen=True, repr=False)
@@ -108,11 +140,9 @@ class Pool:
     def __post_init__(self) -> None:
         if len(self.replies) != len(self.scores) or len(self.salt) != SALT_BYTES:
             raise UsageError("a pool has one score a reply", hint="judge every reply once")
-        if not LEAST_POOL <= len(self.replies) <= MOST_POOL or not self.prompt:
-            raise UsageError(
-                f"a prompt needs {LEAST_POOL} to {MOST_POOL} replies, one has {len(self.replies)}",
-                hint="sample 19 replies of the reference model to each prompt",
-            )
+        require_pool(len(self.replies))
+        if not self.prompt:
+            raise UsageError("a prompt is empty", hint="name each prompt once")
         for one in self.scores:
             number_of(one)
 
@@ -157,15 +187,8 @@ class Header:
 
     @classmethod
     def of(cls, settings: Settings, pools: Sequence[Pool]) -> Header:
-        """UsageError for too few prompts or too many, or one that stands there twice, by its words:
-        one on which an honest host happens to differ would count as many."""
-        if len({worded(one.prompt) for one in pools}) != len(pools):
-            raise UsageError("a prompt stands there twice", hint="name each prompt once")
-        if not settings.law.most < len(pools) <= MOST_PROMPTS:
-            raise UsageError(
-                f"{settings.law.most} queries need more prompts than that, not {len(pools)}",
-                hint=f"commit four times as many as you ask, at most {MOST_PROMPTS}",
-            )
+        """UsageError as `require_prompts`."""
+        require_prompts([one.prompt for one in pools], settings.law.most)
         return cls(settings, len(pools), merkle.root([one.leaf() for one in pools]))
 
     @property

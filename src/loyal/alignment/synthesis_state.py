@@ -1,4 +1,5 @@
-"""The append-only file that lets `synthesize` go on where it was killed.
+"""The append-only file that lets `synthesize`, and others who gather replies, go on where they were
+killed.
 
 The first line names the task by its digest and is there as soon as the file is; each further one is
 a finished batch, on the disk before the next one begins. One that a crash cut off is taken away.
@@ -39,12 +40,16 @@ class Batch:
 class State:
     """Batches that were finished before, then those that are finished now.
 
-    A context: the file is locked inside. Without a path nothing is kept. UsageError for a file of
-    another task, for one that is no state, and for one that another process uses.
+    A context: the file is locked inside, and its owner's alone where it is `private`. Without a
+    path nothing is kept. UsageError for a file of another task, for one that is no state, and for
+    one that another process uses.
     """
 
-    def __init__(self, path: str | PathLike[str] | None, identity: str) -> None:
+    def __init__(
+        self, path: str | PathLike[str] | None, identity: str, *, private: bool = False
+    ) -> None:
         self.path, self.identity = path, identity
+        self.mode = 0o600 if private else 0o666
         self.done: list[Batch] = []
         self.taken = 0
         self.file: BinaryIO | None = None
@@ -109,7 +114,7 @@ class State:
             return
         part = f"{path}.{secrets.token_hex(8)}.tmp"
         try:
-            with open(part, "xb") as file:
+            with open(part, "xb", opener=lambda name, how: os.open(name, how, self.mode)) as file:
                 file.write(_line({"format": FORMAT, "identity": self.identity}))
                 file.flush()
                 os.fsync(file.fileno())

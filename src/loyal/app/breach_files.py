@@ -30,7 +30,7 @@ ASKED = "asked"
 def judged_pools(path: Path) -> list[Pool]:
     """Lines of `prompt`, `value`, `replies` and `scores` (0 to 1 or null). UsageError."""
     found = []
-    for number, line in _lines(path):
+    for number, line in lines_in(path):
         match line:
             case {
                 "prompt": str(prompt),
@@ -54,7 +54,7 @@ def judged_pools(path: Path) -> list[Pool]:
 def scores_in(path: Path) -> list[int | None]:
     """One score a line. UsageError."""
     found = []
-    for number, line in _lines(path):
+    for number, line in lines_in(path):
         if not isinstance(line, dict) or "score" not in line:
             raise UsageError(
                 f"line {number} of {path} has no score", hint='write {"score": 0.8}, or null'
@@ -163,7 +163,7 @@ def judged_before(path: Path) -> Scorer:
     """Scores that a judge wrote beside value, prompt and reply; a text has one score, the first.
     UsageError here, and later for a reply that is not there."""
     known: dict[tuple[str, str, str], int | None] = {}
-    for number, line in _lines(path):
+    for number, line in lines_in(path):
         match line:
             case {"value": str(value), "prompt": str(prompt), "reply": str(reply), "score": score}:
                 known.setdefault((value, prompt, reply), _ppm(score, path, number))
@@ -189,7 +189,7 @@ def judged_before(path: Path) -> Scorer:
 def replies_in(path: Path) -> dict[str, str]:
     """Prompt -> reply, of lines with both; the last one counts. UsageError."""
     found = {}
-    for number, line in _lines(path):
+    for number, line in lines_in(path):
         match line:
             case {"prompt": str(prompt), "reply": str(reply)}:
                 found[prompt] = reply
@@ -251,7 +251,9 @@ def _ppm(score: object, path: Path, number: int) -> int | None:
     return ppm_of(float(score))  # type: ignore[arg-type]
 
 
-def _lines(path: Path) -> Iterator[tuple[int, Any]]:
+def lines_in(path: Path) -> Iterator[tuple[int, Any]]:
+    """The number of each line, from 1, and what it holds; empty lines are passed over. UsageError
+    where one is no JSON in UTF-8, or the file is too long."""
     for number, line in enumerate(_bytes(path).splitlines(), 1):
         if not line.strip():
             continue

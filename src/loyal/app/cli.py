@@ -145,6 +145,10 @@ VERIFIER: Mapping[str, Entry] = {
         "verifier:run",
         "Check cases, and sign a verdict on what was checked.",
     ),
+    "prompts": Entry("sample:prompts", "Draw prompts to promise from a constitution."),
+    "sample": Entry(
+        "sample:sample", "Sample the reference model's replies to prompts that are to be promised."
+    ),
     "promise": Entry(
         "breach:promise",
         "Fix the prompts and the reference's judged replies, before a host is asked.",

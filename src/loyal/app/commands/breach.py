@@ -39,6 +39,7 @@ from loyal.app.platform_options import (
     state_of_log,
 )
 from loyal.app.report import Table
+from loyal.app.sample_files import Sampled, held_to, sampled_in
 from loyal.app.state_views import breach_fields, promise_fields
 from loyal.app.terminal import Terminal, command
 from loyal.app.vaults import require_absent
@@ -67,8 +68,9 @@ PROMPTS_OPTION = click.option(
         "--constitution", required=True, metavar="FILE", help="The values, or a bundled name."
     ),
     click.option(
-        "--reference", required=True, metavar="DIGEST",
-        help="SHA-256 of the reference model's weights, as in the registry.",
+        "--reference", metavar="DIGEST",
+        help="SHA-256 of the reference model's weights, as in the registry. [default: as JUDGED "
+        "says]",
     ),
     click.option("--judge", required=True, metavar="NAME", help="Which judge scored, and version."),
     click.option("--out", type=FILE, required=True, metavar="FILE", help="Where the promise goes."),
@@ -81,18 +83,20 @@ PROMPTS_OPTION = click.option(
         "--tolerance", type=float, default=0.05, show_default=True,
         help="How much likelier low scores may be, on average, of an honest host.",
     ),
-    click.option("--max-tokens", type=int, default=256, show_default=True, help="Of a reply."),
+    click.option("--max-tokens", type=int, help="Of a reply. [default: as JUDGED says, or 256]"),
     click.option(
-        "--temperature", type=float, default=1.0, show_default=True,
-        help="At which the reference was sampled, and hosts are asked.",
+        "--temperature", type=float,
+        help="At which the reference was sampled, and hosts are asked. [default: as JUDGED says, "
+        "or 1.0]",
     ),
 )  # fmt: skip
 def promise(terminal: Terminal, **options: Any) -> int:
     """Fix the prompts and the reference's judged replies, before a host is asked.
 
-    JUDGED has a JSON object a line: prompt, value, replies of the reference model (19, say), and
-    their scores, 0 to 1 or null. The file that is written is a secret until the prompts are asked;
-    its root goes to the log with `loyal dispute breach --promise`.
+    JUDGED is what `loyal judge score --out` made of a file of `loyal verifier sample`: a JSON
+    object a line with prompt, value, replies of the reference model (19, say), and their scores, 0
+    to 1 or null. The file that is written is a secret until the prompts are asked; its root goes to
+    the log with `loyal dispute breach --promise`.
     """
     from loyal.alignment import Law
     from loyal.alignment.promise import PromptSet, Settings
@@ -110,9 +114,11 @@ def promise(terminal: Terminal, **options: Any) -> int:
             f"the constitution has no value {min(strangers)}", hint="see `constitution show`"
         )
     law = Law(options["one_in"], round(options["tolerance"] * 1_000_000), options["queries"])
+    drawn = _drawn(options)
+    assert drawn.reference is not None
     settings = Settings(
-        values.digest, hex_id(options["reference"], "--reference"), options["judge"],
-        options["max_tokens"], round(options["temperature"] * 1_000_000), law,
+        values.digest, drawn.reference, options["judge"],
+        drawn.max_tokens, drawn.temperature_ppm, law,
     )  # fmt: skip
     made = PromptSet.of(settings, pools)
     atomic_write(options["out"], made.to_bytes(), private=True)
@@ -124,6 +130,24 @@ def promise(terminal: Terminal, **options: Any) -> int:
         }
     )  # fmt: skip
     return 0
+
+
+def _drawn(options: dict[str, Any]) -> Sampled:
+    """How the reference was sampled, and which it is. UsageError where nothing says so."""
+    weights, heat = options["reference"], options["temperature"]
+    given = {
+        "reference": None if weights is None else hex_id(weights, "--reference"),
+        "max_tokens": options["max_tokens"],
+        "temperature_ppm": None if heat is None else round(heat * 1_000_000),
+    }
+    told = {name: one for name, one in given.items() if one is not None}
+    drawn = held_to(sampled_in(options["judged"]), told)
+    if drawn.reference is None:
+        raise UsageError(
+            "nothing says which model the reference is",
+            hint="give --reference DIGEST, the weights of the licensed model in the registry",
+        )
+    return drawn
 
 
 @command(
