@@ -101,11 +101,12 @@ class Stage:
     def publish(
         self, role: str, name: str, parent: bytes | None = None,
         shares: tuple[tuple[str, int], ...] = (("owner", 6_000), ("member", 4_000)),
+        weights: bytes | None = None,
     ) -> bytes:  # fmt: skip
-        """A model with owners; gives its id."""
+        """A model with owners; gives its id. Without `weights` its name is taken for them."""
         command = lineage.PublishModel(
             self.id(role),
-            name.encode().ljust(32, b"."),
+            weights or name.encode().ljust(32, b"."),
             parent,
             bytes(32),
             tuple((self.id(owner), share) for owner, share in shares),

@@ -215,8 +215,10 @@ def court(
     width: int = CANDIDATES,
     responses: int = 1,
     shared: bool = False,
+    published: bytes | None = None,
 ) -> Court:
-    """Provers, verifiers and a delivered license, its set drawn by the log's root after its own."""
+    """Provers, verifiers and a delivered license, its set drawn by the log's root after its own;
+    `published` are the weights of the licensed model."""
     shelf = Shelf()
     platform = Platform(shelf, KEYS)
     stage = on(platform)
@@ -224,7 +226,7 @@ def court(
     stage.enroll("verifier", *VERIFIERS)
     stage.enroll("prover", *PROVERS)
     stage.fund("owner", "member", "host")
-    terms = stage.terms(stage.publish("owner", "the model"))
+    terms = stage.terms(stage.publish("owner", "the model", weights=published))
     license = stage.sign(terms)
     undrawn = usage_set(COUNT, width, responses, shared)
     vault = stage.id("platform")
