@@ -24,6 +24,9 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("align", "search", "not-a-model", "TASK"),
     ("judge", "train", "public-library", *MODEL),
     ("judge", "calibrate", "public-library", "TASK", *MODEL),
+    ("judge", "score", "public-library", "TASK", *MODEL),
+    ("verifier", "prompts", "public-library"),
+    ("verifier", "sample", "TASK", "--constitution", "public-library", *MODEL),
     ("fingerprint", "trace", "VAULT", *MODEL),
     ("fingerprint", "rule", "check", "VAULT", *MODEL),
 )
@@ -98,6 +101,8 @@ REPLACED = (
     (("judge", "train", "public-library", "--train-labels", "INPUT", *MODEL), ""),
     (("judge", "calibrate", "INPUT", "LABELS", *MODEL), '{"format": "loyal calibration 1"}'),
     (("judge", "calibrate", "public-library", "INPUT", *MODEL), ""),
+    (("judge", "score", "INPUT", "REPLIES", *MODEL), '{"reply": "x", "score": 0.5}'),
+    (("judge", "score", "public-library", "REPLIES", "INPUT", *MODEL), '{"scores": []}'),
     (("align", "report", "public-library", "--base", "not-a-model", "--preferences", "INPUT"),
      MARK),
     (("align", "search", "not-a-model", "INPUT"), '{"format": "loyal mixture search 1"}'),

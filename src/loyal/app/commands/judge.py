@@ -200,7 +200,7 @@ def calibrate_command(terminal: Terminal, **options: Any) -> int:
 @command(
     "score",
     CONSTITUTION,
-    click.argument("replies", type=FILE, metavar="REPLIES", nargs=-1, required=True),
+    click.argument("replies", type=FILE, metavar="REPLIES...", nargs=-1, required=True),
     *WHICH_JUDGE,
     CALIBRATION,
     click.option(
