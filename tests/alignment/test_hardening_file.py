@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from discretion import constitution
 
-from loyal.alignment import hardening_file, judge
+from loyal.alignment import Conversation, Preference, Provenance, Record, hardening_file, judge
 from loyal.alignment.hardening_file import NAME, Hardening
 from loyal.alignment.judgement import text_digest
 from loyal.alignment.writers import CaseJudge
@@ -25,6 +25,16 @@ def test_it_comes_back(tmp_path: Path) -> None:
     assert hardening_file.read(tmp_path / "no-folder") == ()
     (tmp_path / NAME).write_bytes(hardening_file.content(SOME))
     assert hardening_file.read(tmp_path) == SOME
+
+
+def test_judges_that_chose_pairs_are_told_by_name() -> None:
+    pair = Preference(Conversation.of("May I?"), "Yes.", "No.")
+    cases = CaseJudge(constitution()).name
+    origins = [Provenance("plain", judge=one) for one in ("a", "", cases, "a + b", "a")]
+    records = [Record(pair, None), *(Record(pair, one) for one in origins)]
+    found = hardening_file.choosers(records)
+    assert [one.judge for one in found] == ["a", "a + b"]
+    assert hardening_file.named("b") < found[1].made_of == {"judge:a", "judge:b"}
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from stage import Run
 from talking_server import talking
 
-from loyal.alignment import hardening_file
+from loyal.alignment import hardening_file, preferences
 from loyal.alignment.rubric import QUESTIONS
 
 
@@ -86,6 +87,32 @@ def test_what_the_judge_calls_broken_is_trained_on(
     (first,) = hard.fields["rounds"]
     assert (first["broken"], first["abstained"]) == (first["attacks"], 0)
     assert first["pairs"] > 0
+
+
+def test_a_judge_that_chose_the_pairs_does_not_measure_them(
+    run: Run, ours: Path, model: Path, tmp_path: Path
+) -> None:
+    pairs, out = tmp_path / "pairs", tmp_path / "aligned"
+    few = ("--set", "report.attacks=0", "--set", "report.plain=2", "--set", "report.requests=0",
+           "--set", "report.reply_tokens=2", "--json")  # fmt: skip
+    with talking(opinion) as server:
+        assert run("align", "data", ours, "--out", tmp_path / "made", "--pairs", 4).code == 0
+        made = [
+            replace(one, provenance=replace(one.provenance, judge="rubric(strong, 3 examples)"))
+            for one in preferences.read(tmp_path / "made")
+            if one.provenance is not None
+        ]
+        preferences.write(pairs, made)
+        assert (
+            run("align", "train", model, pairs, "--out", out, "--set", "guards.steps=0").code == 0
+        )
+        report = ("align", "report", ours, "--base", model, "--model", out, *few,
+                  "--endpoint", server.url, "--endpoint-model")  # fmt: skip
+        refused = run(*report, "strong")
+        assert (refused.code, "or chose its pairs" in refused.fields["error"]) == (1, True)
+        asked = len(server.asked)
+        assert run(*report, "other").code == 0
+        assert len(server.asked) > asked == 0
 
 
 def test_without_a_judge_it_says_what_judges(run: Run, ours: Path, model: Path) -> None:

@@ -1,4 +1,4 @@
-"""Which judges hardened a model: a small file in the model's folder, so that others measure it.
+"""Which judges a model learned from: a small file in its folder, so that others measure it.
 
 Law: `read(folder)` after `content(some)` was put there gives `some`. It holds names and digests, no
 text; whoever takes it away hides what it says. Left out: the judges (`judge.require_apart`).
@@ -7,11 +7,14 @@ text; whoever takes it away hides what it says. Left out: the judges (`judge.req
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from loyal.alignment.judge import TOGETHER
+from loyal.alignment.preference import Record
 from loyal.alignment.table_file import TableForm
+from loyal.alignment.writers import LIKENESS
 
 NAME = "loyal-hardening.json"
 """Of the file, in the model's folder."""
@@ -20,14 +23,29 @@ FORM = TableForm("loyal hardening 1", "record of a hardening", "loyal align hard
 
 @dataclass(frozen=True)
 class Hardening:
-    """One hardening of a model, or of one that it was trained from."""
+    """One hardening of a model, or of one that it was trained from; or a judge that chose the pairs
+    of a training, of which the pairs tell the name alone."""
 
     judge: str
     """Its name."""
     made_of: frozenset[str]
-    """Digests of the judge's texts and weights, and names of its models (`judge.made_of`)."""
+    """Digests of the judge's texts and weights, and names of its models (`judge.made_of`); or, as
+    `named` says, its name."""
     constitution: str
-    """Hex digest."""
+    """Hex digest; empty where the pairs do not say."""
+
+
+def named(judge: str) -> frozenset[str]:
+    """A judge's name, or those of an ensemble's judges, as `Hardening.made_of` holds them."""
+    return frozenset(f"judge:{one}" for one in judge.split(TOGETHER))
+
+
+def choosers(records: Iterable[Record]) -> list[Hardening]:
+    """The judges that chose the pairs, each once; likeness to the authors' replies, by which those
+    are told apart that authors wrote, is left out."""
+    origins = (one.provenance for one in records)
+    names = dict.fromkeys(one.judge for one in origins if one is not None and one.judge)
+    return [Hardening(one, named(one), "") for one in names if not one.startswith(LIKENESS)]
 
 
 def content(some: Sequence[Hardening]) -> bytes:

@@ -32,6 +32,8 @@ LEAST_LABELED = 200
 LEAST_EACH = 10
 """Kept and broken ones below which nothing is fitted."""
 PARTS = 5
+TOGETHER = " + "
+"""Between the names of judges that judge together."""
 _EDGE = 1e-6
 """Scores nearer to 0 or 1 than this count as this near."""
 
@@ -117,7 +119,7 @@ class Ensemble:
     @property
     def name(self) -> str:
         """The names of all."""
-        return " + ".join(one.name for one in self.judges)
+        return TOGETHER.join(one.name for one in self.judges)
 
     @property
     def made_of(self) -> frozenset[str]:

@@ -29,6 +29,8 @@ from loyal.models.language_model import LanguageModel, Prompt, Sampling
 
 _BULLET = re.compile(r"^\s*(?:[-*\u2022]|\d+[.)])\s+")
 
+LIKENESS = "cases of "
+"""How the name of the judge begins that knows the authors' replies alone."""
 LEAST_LIKE = 0.2
 """Below this likeness to every reply of the authors, `CaseJudge` abstains."""
 
@@ -219,7 +221,7 @@ class CaseJudge:
     @property
     def name(self) -> str:
         """The constitution, with its version."""
-        return f"cases of {self.constitution.name} {self.constitution.version}"
+        return f"{LIKENESS}{self.constitution.name} {self.constitution.version}"
 
     @property
     def made_of(self) -> frozenset[str]:

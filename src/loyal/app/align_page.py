@@ -52,7 +52,7 @@ class AlignRun:
     """Each with what the page calls it; the base first."""
     footer: str = ""
     flattered: tuple[str, ...] = ()
-    """Those that were hardened with a judge that shares a model or data with the one here."""
+    """Those that learned from a judge that shares a model or data with the one here."""
     calibration: str = "not calibrated"
     """What the judge's chances were held against."""
 
@@ -150,7 +150,7 @@ def corrected(run: AlignRun) -> Table | None:
 def _flattered(run: AlignRun) -> str:
     """Which models the judge has trained, in a sentence."""
     return (
-        f"The judge shares a model or data with one that hardened {', '.join(run.flattered)}: "
+        f"The judge shares a model or data with one that trained {', '.join(run.flattered)}: "
         "these figures say how well that judge was pleased, not how well values are kept."
     )
 

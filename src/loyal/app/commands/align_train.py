@@ -83,8 +83,9 @@ def train(terminal: Terminal, **options: Any) -> int:
         pairs, general = list(mixed.pairs), list(mixed.examples)
         recipe = replace(recipe, align=replace(recipe.align, mixed=True))
     work = (options["model"], options["out"])
-    with _training(terminal, work, "aligning") as (model, run, _):
+    with _training(terminal, work, "aligning") as (model, run, past):
         found = align(model, pairs, recipe, general, run)
+        past += [one for one in hardening_file.choosers(records) if one not in past]
     fields = {
         name: value for name, value in asdict(found).items() if not isinstance(value, dict | tuple)
     }
@@ -190,8 +191,8 @@ def harden(terminal: Terminal, **options: Any) -> int:
     click.option(
         "--same-judge",
         is_flag=True,
-        help="Measure although the judge shares a model or data with one that hardened a model; "
-        "the report says so.",
+        help="Measure although the judge shares a model or data with one that hardened a model, or "
+        "chose its pairs; the report says so.",
     ),
     *JUDGE_OPTIONS,
     CALIBRATION,
@@ -229,7 +230,7 @@ def report_command(terminal: Terminal, **options: Any) -> int:
     if flattered and not options["same_judge"]:
         raise JudgeError(
             f"the judge that is to measure {', '.join(flattered)} shares a model or data with one "
-            "that hardened it",
+            "that hardened it, or chose its pairs",
             hint="give another --endpoint-model, or a --probe of other values; --same-judge "
             "measures all the same",
         )
@@ -307,8 +308,9 @@ def _how_calibrated(judge: Judge, options: dict[str, Any]) -> str:
 
 
 def _shares(judge: Judge, folder: Path) -> bool:
-    """Whether the judge shares a model or data with one that hardened the folder's model."""
-    return any(made_of(judge) & one.made_of for one in hardening_file.read(folder))
+    """Whether the judge shares a model or data with one that the folder's model learned from."""
+    known = made_of(judge) | hardening_file.named(judge.name)
+    return any(known & one.made_of for one in hardening_file.read(folder))
 
 
 def _labels(names: Sequence[str]) -> tuple[str, ...]:
