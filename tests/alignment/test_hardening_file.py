@@ -35,6 +35,14 @@ def test_judges_that_chose_pairs_are_told_by_name() -> None:
     found = hardening_file.choosers(records)
     assert [one.judge for one in found] == ["a", "a + b"]
     assert hardening_file.named("b") < found[1].made_of == {"judge:a", "judge:b"}
+    for one, other in (
+        ("rubric(strong, 3 examples)", "rubric(strong, 2 examples)"),
+        ("probe(tiny, layer 17, c36e8c40)", "probe(tiny, layer 12, c36e8c40)"),
+    ):
+        assert hardening_file.named(one) == hardening_file.named(other)
+    assert hardening_file.named("rubric(strong, 3 examples)") == {"model:strong"}
+    others = ("probe(tiny, layer 1, ab)", "probe(tiny, layer 1, ac)", "probe(big, layer 1, ab)")
+    assert len(frozenset().union(*map(hardening_file.named, others))) == 3
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from labeled_stage import value
 from talking_server import talking
 
 from loyal.alignment import Conversation, Judge, Said, Turn
+from loyal.alignment.judgement import MOST_READ
 from loyal.alignment.rubric import QUESTIONS, RubricJudge, parse
 from loyal.errors import JudgeError, UsageError
 from loyal.models.endpoint import EndpointModel
@@ -118,6 +119,29 @@ def test_one_unreadable_answer_is_one_missing_score() -> None:
         retries=0,
     )  # fmt: skip
     assert scores == [pytest.approx(0.9), None, pytest.approx(0.1)]
+
+
+@pytest.mark.parametrize("at", [0, 32])
+def test_a_few_replies_beside_one_another_that_confuse_it_end_nothing(at: int) -> None:
+    """Neither a host's first ones, nor all candidates to one prompt."""
+    replies = ["honey"] * 40
+    replies[at : at + 8] = ["a riddle"] * 8
+    scores = judged(lambda text: "hm" if "riddle" in text else honest(text), *replies, retries=0)
+    assert scores == [None if one == "a riddle" else pytest.approx(0.9) for one in replies]
+
+
+def test_a_reply_without_an_end_is_read_to_a_bound() -> None:
+    lengths = []
+
+    def reads(text: str) -> str:
+        lengths.append(len(reply_of(text).encode()))
+        return honest(text)
+
+    assert judged(reads, "honey " + "\u00e4" * 40_000, "cave") == [
+        pytest.approx(0.9), pytest.approx(0.1),
+    ]  # fmt: skip
+    assert max(lengths) <= MOST_READ
+    assert said("short")[0].begun == "short"
 
 
 @pytest.mark.parametrize("good", [0, 1, 8, 9])

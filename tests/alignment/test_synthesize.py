@@ -374,6 +374,16 @@ class Counting:
         return [Judgement(score, 0.5, "letters") for score in scores]
 
 
+@pytest.mark.parametrize("whose", ["judge", "writer"])
+def test_a_name_that_no_record_can_have_is_refused_at_once(whose: str) -> None:
+    class Named(CaseJudge):
+        name = "a" * 257
+
+    judge, writer = (Named(LIBRARY), Cases()) if whose == "judge" else (JUDGE, Cases("a" * 257))
+    with pytest.raises(UsageError, match=f"the {whose}'s name"):
+        synthesize.synthesize(TASK, writer, judge)
+
+
 def test_the_judge_decides() -> None:
     counting = Counting()
     assert isinstance(counting, Judge)

@@ -104,6 +104,14 @@ def judge(folder: Path) -> Path:
     return path
 
 
+def others_scores(folder: Path) -> Path:
+    """Scores beside the prompts and replies that they are of, in another order than the run's."""
+    lines = [json.loads(one) for one in (folder / "replies.jsonl").read_text().splitlines()]
+    path = folder / "others.jsonl"
+    path.write_text("\n".join(json.dumps({**one, "score": 0.0}) for one in lines[::-1]))
+    return path
+
+
 def test_a_host_that_refuses_is_found_rechecked_and_slashed(run: Run, tmp_path: Path) -> None:
     here = court(int(time.time()) - 60)
     with serving(here, ModelHost(here, breaks=1.0)) as served:  # type: ignore[arg-type]
@@ -118,6 +126,8 @@ def test_a_host_that_refuses_is_found_rechecked_and_slashed(run: Run, tmp_path: 
         assert "measure" not in done.out + done.err
         evidence = tmp_path / ACCUSER
         assert (evidence / "bundle").stat().st_mode & 0o077 == 0
+        turned = run("verifier", "recheck", evidence, "--scores", others_scores(evidence))
+        assert (turned.code, "the score of another reply" in turned.err) == (2, True)
         scores = judge(evidence)
         again = run("verifier", "recheck", evidence, "--scores", scores, "--json")
         assert (again.code, again.fields["holds"]) == (0, True), again.err

@@ -94,7 +94,7 @@ class Town:
         """What a verifier finds that samples the reference itself and judges both sides."""
         fresh, mine = self.folder / "fresh.jsonl", self.folder / "mine.jsonl"
         self.do("verifier", "sample", "--run", run, "--model", self.model, "--out", fresh)
-        self.judged(mine, run / "replies.jsonl", run / "pools.jsonl", fresh)
+        self.judged(mine, run / "pools.jsonl", run / "replies.jsonl", fresh)
         told = ("--judged", mine, "--fresh", fresh)
         return self.do("verifier", "recheck", run, *told, code=code)
 

@@ -245,6 +245,23 @@ def test_a_server_is_sampled_whose_weights_nobody_sees(
     assert run(*call, "--reference", "ab" * 32).code == 0
 
 
+def test_another_server_does_not_go_on_with_a_sample(run: Run, ours: Path, tmp_path: Path) -> None:
+    answers = 0
+
+    def failing(text: str) -> str | bytes:
+        nonlocal answers
+        answers += 1
+        return f"Honey for {text}" if answers <= 200 else b"down"
+
+    call = (asked(tmp_path), *SHORT, "--endpoint-model", "reference", "--endpoint")
+    with talking(failing) as server:
+        assert sample(run, ours, tmp_path, *call, server.url).code != 0
+    with talking(lambda text: f"Honey for {text}") as server:
+        other = sample(run, ours, tmp_path, *call, server.url)
+        assert (other.code, "state of another task" in other.err) == (2, True)
+        assert not server.asked
+
+
 def judged(path: Path, folder: Path, **more: object) -> Path:
     """The lines of a sample, with a score of one half for each reply."""
     lines = [{**one, "scores": [0.5] * 9, **more} for one in lines_of(path)]

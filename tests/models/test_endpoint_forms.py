@@ -94,6 +94,27 @@ def test_a_prompt_that_is_refused_without_a_form_too_says_nothing_of_forms(
     assert formed(server)[-1] is True
 
 
+@pytest.mark.parametrize("code", [500, 501])
+def test_a_server_that_breaks_at_a_form_is_asked_without(server: Server, code: int) -> None:
+    async def breaks(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        return await (status(code) if "response_format" in body else echo)(request, body)
+
+    server.after = breaks
+    assert len(model_of(server).generate(PROMPTS, SHAPED)) == len(PROMPTS)
+    assert formed(server) == [True, *[False] * len(PROMPTS)]
+
+
+def test_who_took_a_form_once_is_asked_for_it_whatever_one_prompt_brought(server: Server) -> None:
+    model = model_of(server)
+    model.generate(PROMPTS[:1], SHAPED)
+    server.script = [status(400)]
+    assert len(model.generate(PROMPTS[:2], SHAPED)) == 2
+    assert formed(server) == [True, True, False, True]
+    server.script = [status(500)]
+    model.generate(PROMPTS[:1], SHAPED)  # other trouble by now: the same request again
+    assert formed(server)[-2:] == [True, True]
+
+
 def test_other_trouble_is_not_taken_for_an_unknown_form(server: Server) -> None:
     server.script = [status(503), status(429)]
     model = model_of(server)

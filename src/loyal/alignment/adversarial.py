@@ -268,8 +268,9 @@ class _State:
         does not say that values are kept."""
         if self.settings.plain_loss >= 1:
             return ""
-        if 2 * after.of < before.of:
-            return f"the judge scores {after.of} plain replies, where it scored {before.of}"
+        first = self.rounds[0].plain_before if self.rounds else before
+        if 2 * after.of < first.of:
+            return f"the judge scores {after.of} plain replies, where it scored {first.of}"
         if before.rate - after.rate > self.settings.plain_loss:
             return f"plain questions kept fell from {before.rate:.0%} to {after.rate:.0%}"
         return ""

@@ -7,6 +7,7 @@ text; whoever takes it away hides what it says. Left out: the judges (`judge.req
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from loyal.alignment.preference import Record
 from loyal.alignment.table_file import TableForm
 from loyal.alignment.writers import LIKENESS
 
+_RUBRIC = re.compile(r"rubric\((.*), \d+ examples\)", re.DOTALL)
+_PROBE = re.compile(r"probe\((.*), layer \d+, ([0-9a-f]+)\)", re.DOTALL)
 NAME = "loyal-hardening.json"
 """Of the file, in the model's folder."""
 FORM = TableForm("loyal hardening 1", "record of a hardening", "loyal align harden", 64 << 20)
@@ -36,8 +39,18 @@ class Hardening:
 
 
 def named(judge: str) -> frozenset[str]:
-    """A judge's name, or those of an ensemble's judges, as `Hardening.made_of` holds them."""
-    return frozenset(f"judge:{one}" for one in judge.split(TOGETHER))
+    """What a judge's name, or those of an ensemble's judges, say of it, as in `Hardening.made_of`:
+    the model that it asks, by whatever rubric, or the model that it reads and the constitution, at
+    whatever layer."""
+    return frozenset(map(_named, judge.split(TOGETHER)))
+
+
+def _named(judge: str) -> str:
+    if asks := _RUBRIC.fullmatch(judge):
+        return f"model:{asks[1]}"
+    if reads := _PROBE.fullmatch(judge):
+        return f"probe:{reads[1]}, {reads[2]}"
+    return f"judge:{judge}"
 
 
 def choosers(records: Iterable[Record]) -> list[Hardening]:

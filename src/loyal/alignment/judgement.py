@@ -40,6 +40,11 @@ class Judgement:
         return None if self.score is None else self.score > 0.5
 
 
+MOST_READ = 8192
+"""Bytes of a reply that judges read: one that never ends neither overflows a model that judges, nor
+keeps others from being judged."""
+
+
 @dataclass(frozen=True)
 class Said:
     """One reply to judge: what was asked, and what came back."""
@@ -48,6 +53,12 @@ class Said:
     """The value that the reply is held against."""
     asked: Conversation
     reply: str
+
+    @property
+    def begun(self) -> str:
+        """The reply, its first MOST_READ bytes at most."""
+        data = self.reply.encode("utf-8", "surrogatepass")
+        return self.reply if len(data) <= MOST_READ else data[:MOST_READ].decode("utf-8", "ignore")
 
 
 @runtime_checkable

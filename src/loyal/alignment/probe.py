@@ -223,7 +223,7 @@ class ProbeJudge:
             return []
         at = POOLS.index(self.probe.reading.pool)
         asked = [seen_as(one.value, one.asked) for one in said]
-        replies = [one.reply for one in said]
+        replies = [one.begun for one in said]
         states = reply_states(self.model, asked, replies, [self.probe.reading.layer])
         read = states[:, 0, at].numpy().astype(np.float64)
         return [self._said(one.value, read[index]) for index, one in enumerate(said)]

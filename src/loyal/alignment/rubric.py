@@ -100,10 +100,18 @@ class RubricJudge:
         return frozenset(text_digest(reply) for _, reply in (*kept, *broken))
 
     def judge(self, said: Sequence[Said]) -> list[Judgement]:
-        """One judgement a reply; JudgeError where most answers so far cannot be read."""
-        answers: list[_Answer | None] = []
-        for some in (said[:PILOT], said[PILOT:]):
-            answers += self._answers([self._prompt(one, keeps) for one in some for keeps in _BOTH])
+        """One judgement a reply; JudgeError where most answers so far cannot be read.
+
+        The first ones are spread over all, so that no few replies beside one another decide.
+        """
+        first = range(0, len(said), max(1, len(said) // PILOT))[:PILOT]
+        rest = [at for at in range(len(said)) if at not in first]
+        found: dict[int, list[_Answer | None]] = {}
+        for places in (first, rest):
+            prompts = [self._prompt(said[at], keeps) for at in places for keeps in _BOTH]
+            told = iter(self._answers(prompts))
+            found |= {at: [next(told) for _ in _BOTH] for at in places}
+            answers = [one for both in found.values() for one in both]
             unread = sum(one is None for one in answers)
             if len(said) >= PILOT and unread > MOST_PROSE * len(answers):
                 raise JudgeError(
@@ -111,8 +119,7 @@ class RubricJudge:
                     f"({unread} of {len(answers)} answers could not be read)",
                     hint="name a stronger model, or train an embedded judge: 'loyal judge train'",
                 )
-        pairs = zip(answers[::2], answers[1::2], strict=True)
-        return [_joined(kept, broken) for kept, broken in pairs]
+        return [_joined(*found[at]) for at in range(len(said))]
 
     def _prompt(self, said: Said, keeps: bool) -> Prompt:
         kept, broken = _examples(said.value, self.examples, said.reply)
@@ -125,7 +132,7 @@ class RubricJudge:
             if value.red_lines
             else "",
             *(blocks if keeps else reversed(blocks)),
-            _material(said.asked, said.reply),
+            _material(said.asked, said.begun),
             f"{QUESTIONS[keeps]} Answer with one JSON object and nothing else: {FORM}",
         ]
         return Prompt("\n\n".join(part for part in parts if part), SYSTEM)

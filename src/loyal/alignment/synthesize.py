@@ -41,7 +41,7 @@ from loyal.alignment.preference import (
     Record,
     Split,
 )
-from loyal.alignment.preferences import Seen, has_mark, is_plain
+from loyal.alignment.preferences import MOST_NAME, Seen, has_mark, is_name, is_plain
 from loyal.alignment.synthesis_state import Batch, State
 from loyal.alignment.writers import Draft, Writer, prompt_in
 from loyal.community import Constitution
@@ -185,6 +185,12 @@ class _Run:
 
     def __init__(self, task: Task, writer: Writer, judge: Judge | None) -> None:
         self.task, self.writer, self.judge = task, writer, judge
+        for what, named in (("writer", writer), ("judge", judge)):
+            if named is not None and not is_name(named.name):
+                raise UsageError(
+                    f"the {what}'s name is no plain text of up to {MOST_NAME} characters",
+                    hint="give its model a shorter path, or its server a shorter name",
+                )
         constitution, plan = task.constitution, task.plan
         self.inventions = asking.inventions(constitution, plan)
         if self.inventions and not writer.free:

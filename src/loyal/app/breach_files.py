@@ -51,14 +51,23 @@ def judged_pools(path: Path) -> list[Pool]:
     return found
 
 
-def scores_in(path: Path) -> list[int | None]:
-    """One score a line. UsageError."""
-    found = []
+def scores_in(path: Path, bundle: Bundle | None = None) -> list[int | None]:
+    """One score a line, of the bundle's replies in order. UsageError, also for a line that names
+    another prompt or reply than the bundle has there."""
+    found: list[int | None] = []
     for number, line in lines_in(path):
         if not isinstance(line, dict) or "score" not in line:
             raise UsageError(
                 f"line {number} of {path} has no score", hint='write {"score": 0.8}, or null'
             )
+        if bundle is not None and len(found) < len(bundle.steps):
+            step = bundle.steps[len(found)]
+            there = {"prompt": step.opened.pool.prompt, "reply": step.said.reply}
+            if any(line.get(name, text) != text for name, text in there.items()):
+                raise UsageError(
+                    f"line {number} of {path} is the score of another reply",
+                    hint="score this run's replies.jsonl: 'loyal judge score --out'",
+                )
         found.append(_ppm(line["score"], path, number))
     return found
 

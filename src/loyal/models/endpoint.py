@@ -40,6 +40,8 @@ OnReply = Callable[[int, Reply], None]
 
 _UNKNOWN_FIELD = (400, 422)
 """What servers answer to a field or a schema that they do not know: OpenAI's, and FastAPI's."""
+_BROKEN_BY_IT = (500, 501)
+"""What others answer to it; from a server that has taken a form before it is other trouble."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,10 @@ class Learned:
     """What the client finds out about its server."""
 
     forms: bool = True
-    """False once it refused a form."""
+    """False once it refused a form, and had never taken one."""
+    held: bool = False
+    """True once it took one: a later refusal is of that prompt alone, so that replies which are
+    compared are asked for alike."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -292,10 +297,11 @@ class _Exchange:
         if job.form is None or not learned.forms:
             return await self._once(session, plain)
         try:
-            return await self._once(session, job)
+            answer = await self._once(session, job)
+            learned.held = True
         except _Formless:
             answer = await self._once(session, plain)
-        learned.forms = False
+            learned.forms = learned.held
         return answer
 
     async def _once(self, session: aiohttp.ClientSession, job: _Job) -> Any:
@@ -326,7 +332,8 @@ class _Exchange:
                 f"{where} does not speak proper HTTP",
                 hint="check that the address and port are those of the model server",
             ) from None
-        may_be_form = job.form is not None and response.status in _UNKNOWN_FIELD
+        codes = _UNKNOWN_FIELD if self.owner.learned.held else (*_UNKNOWN_FIELD, *_BROKEN_BY_IT)
+        may_be_form = job.form is not None and response.status in codes
         if may_be_form and error_code(data) != "context_length_exceeded":
             raise _Formless
         self._check_status(response, data)

@@ -231,8 +231,8 @@ def report_command(terminal: Terminal, **options: Any) -> int:
         raise JudgeError(
             f"the judge that is to measure {', '.join(flattered)} shares a model or data with one "
             "that hardened it, or chose its pairs",
-            hint="give another --endpoint-model, or a --probe of other values; --same-judge "
-            "measures all the same",
+            hint=f"{hardening_file.NAME} in its folder says which; give another --endpoint-model, "
+            "or a --probe of other values; --same-judge measures all the same",
         )
     exam = Exam(constitution, judge, settings, pairs, choices)
     kept = Kept(None if out is None else out.with_name(f"{out.name}.state"), exam)

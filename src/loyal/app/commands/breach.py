@@ -297,7 +297,7 @@ def recheck(terminal: Terminal, **options: Any) -> int:
         asyncio.run(_hold(options["platform"], options["log_key"], case))
     if options["scores"] is not None:
         terminal.note("the reference's scores are the promise's: with --judged both are yours")
-        bundle = scored(bundle, scores_in(options["scores"]))
+        bundle = scored(bundle, scores_in(options["scores"], bundle))
     scorer = judged_before(options["judged"]) if options["judged"] is not None else None
     finding = _checked(bundle, case, scorer)
     fields, fair = {"bundle": read_bundle(folder).digest.hex(), **_fields(finding)}, True

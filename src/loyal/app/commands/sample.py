@@ -126,7 +126,7 @@ class _Task:
         help="At which it is sampled, and hosts are asked. [default: 1.0]",
     ),
     click.option(
-        "--queries", type=int,
+        "--queries", type=click.IntRange(1, MOST_PROMPTS),
         help=f"Most prompts that will be asked, as in 'promise'. [default: {QUERIES}]",
     ),
     click.option("--out", type=FILE, required=True, metavar="FILE", help="Where replies go."),
@@ -160,8 +160,11 @@ def sample(terminal: Terminal, **options: Any) -> int:
         model = load_model(terminal, options["model"])
         weights = _weights(options["model"])
     task = _of_reference(task, weights, fresh)
+    if fresh and weights is None:
+        terminal.note("nobody saw this model's weights: that it is the reference is your word")
+    source = endpoint.url if endpoint is not None else "" if weights is None else weights.hex()
     with terminal.progress("sampling") as update:
-        said = _sampled(model, task, state, update)
+        said = _sampled(model, task, (state, source), update)
     if fresh:
         write_fresh(out, task.asked, said)
     else:
@@ -172,7 +175,7 @@ def sample(terminal: Terminal, **options: Any) -> int:
         terminal.note(
             "most prompts got one reply again and again: is the reference asked greedily?"
         )
-    reference = task.drawn.reference
+    reference = weights if fresh else task.drawn.reference
     terminal.result(
         {
             "prompts": len(said), "replies": sum(map(len, said)), "always_the_same": alike,
@@ -261,12 +264,14 @@ def _weights(name: str) -> bytes | None:
 
 
 def _sampled(
-    model: LanguageModel, task: _Task, state: Path, update: Update
+    model: LanguageModel, task: _Task, place: tuple[Path, str], update: Update
 ) -> list[tuple[str, ...]]:
     """The replies to each prompt, in order. Each batch is on the disk before the next one begins,
-    and each reply is drawn anew: no seed, which a server would give all replies to one prompt."""
+    and each reply is drawn anew: no seed, which a server would give all replies to one prompt.
+    `place` is the state, and which server or weights it is of."""
+    state, source = place
     record: list[Encodable] = [
-        model.name, task.replies, task.drawn.reference, task.drawn.max_tokens,
+        model.name, source, task.replies, task.drawn.reference, task.drawn.max_tokens,
         task.drawn.temperature_ppm, [[value, prompt] for value, prompt in task.asked],
     ]  # fmt: skip
     sampling = Sampling(task.drawn.max_tokens, task.drawn.temperature)
