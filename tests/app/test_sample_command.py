@@ -212,6 +212,7 @@ def test_a_sample_that_was_killed_goes_on(
     assert not out.exists()
     assert state.stat().st_mode & 0o077 == 0
     kept = [reply for line in lines_of(state)[1:] for _, reply, _ in line["drafts"]]  # type: ignore[attr-defined]
+    begun = state.read_bytes()
     with state.open("ab") as file:
         file.write(b'{"batch": 3, "dra')
     left = 10
@@ -222,6 +223,11 @@ def test_a_sample_that_was_killed_goes_on(
     assert Counter(seen) == {str(one["prompt"]): 9 for one in lines_of(out)}
     assert [one["replies"] for one in lines_of(out)][: len(kept)] == kept
     assert not state.exists()
+    state.write_bytes(begun)  # as if it was killed before it could be taken away
+    whole_one = out.read_bytes()
+    again = sample(run, ours, tmp_path, *call)
+    assert (again.code, "and whole" in again.err) == (2, True)
+    assert (out.read_bytes(), state.read_bytes()) == (whole_one, begun)
 
 
 def test_a_server_is_sampled_whose_weights_nobody_sees(

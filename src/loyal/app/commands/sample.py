@@ -189,9 +189,15 @@ def _state(options: dict[str, Any]) -> Path:
     """Where a killed run is kept. UsageError and StorageError where result or state have no place,
     before anything is read."""
     out: Path = options["out"]
+    state: Path = options["state"] or out.with_name(f"{out.name}.state")
+    if out.is_file() and state.is_file():
+        require_state(state)
+        raise UsageError(
+            f"{out} is there, and whole: {state.name} is what a run left that was killed then",
+            hint=f"use {out.name}, and delete {state.name}, which shows prompts and replies too",
+        )
     require_absent(out)
     require_place(out)
-    state: Path = options["state"] or out.with_name(f"{out.name}.state")
     if os.path.realpath(state) == os.path.realpath(out):
         raise UsageError("two files have one name", hint="give each its own")
     require_place(state)
