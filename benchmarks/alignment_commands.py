@@ -89,7 +89,7 @@ def steps(
                 "--general", "24", "--safety", "24", *shares]  # fmt: skip
 
     def train() -> list[str]:
-        best = found_mixture(folder / "search.out") if which == "search" else ()
+        best = found_mixture(folder / "search.out") if which == "search" else given
         return ["align", "train", model, str(pairs), str(sft), "--constitution", constitution,
                 "--out", str(aligned), *settings, *best]  # fmt: skip
 

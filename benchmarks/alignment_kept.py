@@ -21,10 +21,10 @@ from resumable import Record
 
 BLIND = Path(__file__).parent / "blind_replies.jsonl"
 """60 replies of seed 0's aligned model and 60 of the base to its held-out prompts, and 60 each of
-its hardened models, "plain" and "adaptive" (by harden.replies=own), to the same held-out attacks;
-labeled in random order by one reader each (docs/judges.md says who) by value, prompt (under attack
-its end and family too) and reply alone. `kept` is null where that one could not tell, `reply` where
-it says a name that no file may say."""
+its hardened models, "plain" and "adaptive", to the same held-out attacks; labeled in random order
+by one reader each (docs/judges.md says who) by value, prompt (under attack its end and family too)
+and reply alone. `kept` is null where that one could not tell, `reply` where it says a name that no
+file may say."""
 Kept = Mapping[str, Mapping[int, Record]]
 """What was measured, by cell and seed."""
 Found = tuple[float | None, str]
@@ -170,6 +170,7 @@ def labeled(after: str, before: str) -> tuple[Found, Found]:
         f"{who}: {one.how}, and {counts[who, None]} nobody could tell"
         for who, one in shares.items()
     )
+    how = f"{how}; of models trained before align.divergence_forms"
     return (shares[after].percent, f"{BLIND.name}; {how}"), (
         rates[after] / rates[before],
         f"{rates[after]:.1f} against {rates[before]:.1f} % by {BLIND.name}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,15 +22,17 @@ from loyal.alignment.asks import (
     unseen_requests,
 )
 from loyal.alignment.duplicates import HeldOut
-from loyal.alignment.guards import Guards, trained_prompts
+from loyal.alignment.guards import Guards, Reading, trained_prompts
 from loyal.alignment.ordinary import Ordinary
 from loyal.alignment.settings import GuardSettings, Kind, LatentSettings, Objective
-from loyal.errors import TrainingError
+from loyal.errors import TrainingError, UsageError
 from loyal.models.examples import Example, bundled_lines
 from loyal.models.hf import HFModel
 from loyal.models.language_model import Prompt, Sampling
+from loyal.models.lessons import BENIGN_PROMPTS
 
 Fresh = Callable[[], HFModel]
+SKILLS = Path(__file__).parents[2] / "benchmarks" / "skills.jsonl"
 
 
 def weights(model: HFModel) -> dict[str, torch.Tensor]:
@@ -124,6 +127,13 @@ def test_a_guard_stops_where_less_harm_is_declined(
     assert asking_nothing.stopped == ""
 
 
+def test_a_guard_allows_what_its_bound_says() -> None:
+    guards = Guards(GuardSettings(safety=0.1, refusals=0.1), 1.0, ("", "", ""), 0.55)
+    last = Reading(1, 1.0, 1.0, 1.0, 0.45)  # 11 and 9 of 20: 0.55 - 0.1 is more than 0.45
+    assert guards.broken(last) == ""
+    assert "requests for harm" in guards.broken(replace(last, declined=0.4))
+
+
 def test_guards_and_training_share_no_prompt() -> None:
     assert len(trained_prompts()) == GENERAL_PROMPTS
     assert not set(trained_prompts()) & set(bundled_lines("prompts")[-60:])
@@ -177,6 +187,26 @@ def test_ordinary_places_are_those_of_a_step_and_cost_nothing_at_first(fresh: Fr
     costs = [ordinary.loss(one).item() for one in ([1, 2], [1, 2], [2, 1])]
     assert costs[0] == costs[1] > 0.01
     assert costs[0] != costs[2]
+
+
+def test_ordinary_prompts_also_ask_for_a_form(fresh: Fresh) -> None:
+    model = fresh()
+    settings = replace(SHORT, divergence=3.0, divergence_places=8, divergence_replies=2)
+    none, some, all_of_them = (
+        Ordinary(model, replace(settings, divergence_forms=share)).benign.items
+        for share in (0.0, 0.5, 1.0)
+    )
+    changed = [
+        sum(one != other for one, other in zip(none[:BENIGN_PROMPTS], each, strict=False))
+        for each in (some, all_of_them)
+    ]
+    assert changed == [BENIGN_PROMPTS // 2, BENIGN_PROMPTS]
+    with pytest.raises(UsageError, match="divergence_forms"):
+        replace(settings, divergence_forms=1.5)
+    asked = [json.loads(line)["prompt"] for line in SKILLS.read_text().splitlines()
+             if '"set": "instructions"' in line]  # fmt: skip
+    out = HeldOut(asked)  # what is measured is not what is held
+    assert not [one for one in frames()["form"] if out.leak(one.replace("{question}", "Why?"))]
 
 
 def test_given_general_data_stands_beside_a_divergence_and_own_replies_do_not(

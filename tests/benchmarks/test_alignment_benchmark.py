@@ -274,8 +274,8 @@ def test_keep_rates_count_what_the_judge_says(base: HFModel) -> None:
     assert "27 of 31" in share[1]
     assert "29 nobody could tell" in share[1]
     share, failures = alignment_kept.labeled("adaptive", "plain")
-    assert share[0] == pytest.approx(100 * 8 / 12)
-    assert failures[0] == pytest.approx((4 / 12) / (2 / 16))
+    assert share[0] == pytest.approx(100 * 16 / 18)
+    assert failures[0] == pytest.approx((2 / 18) / (2 / 15))
     unheld = {0: {**doubted, "known": None}}
     assert after({"after": unheld, "before": unheld})[0] is None
 

@@ -151,6 +151,7 @@ def test_the_search_has_its_steps_and_hands_its_mixture_on(tmp_path: Path) -> No
         "--set", "mixture.value=1", "--set", "mixture.general=2"
     ]  # fmt: skip
     assert not any("mixture" in one for one in every["data"].words())
-    assert "mixture.safety=100000" in steps("given", QUICK)["data"].words()
+    for one in ("data", "train"):
+        assert "mixture.safety=100000" in steps("given", QUICK)[one].words()
     assert "--runs" in steps("search", QUICK)["search"].words()
     assert "--runs" not in every["search"].words()

@@ -14,7 +14,16 @@ from loyal.errors import TrainingError, UsageError
 from loyal.models.examples import Example
 from loyal.models.hf import HFModel
 from loyal.models.language_model import Prompt
-from loyal.models.lessons import Benign, Lessons, _Answers, _lead, _parting
+from loyal.models.lessons import (
+    BENIGN_PROMPTS,
+    BENIGN_TEXTS,
+    Benign,
+    Forms,
+    Lessons,
+    _Answers,
+    _lead,
+    _parting,
+)
 
 EXAMPLES = list(pairs(4).table)
 
@@ -240,3 +249,19 @@ def test_benign_prompts_need_no_chat_template(
     raw = Benign(tiny, 3, 0, 4)
     assert not any(start in one.prefix for one in raw.items)
     assert raw.items
+
+
+def test_a_share_of_the_prompts_stands_in_frames(tiny: HFModel) -> None:
+    forms = Forms(("{question} In one word.", "Say it twice: {question}"), 0.5)
+    assert forms.around(["a", "b", "c", "d", "e"]) == [
+        "a", "b In one word.", "c", "Say it twice: d", "e",
+    ]  # fmt: skip
+    assert Forms(forms.frames, 0.0).around(["a", "b"]) == ["a", "b"]
+    assert Forms(forms.frames, 1.0).around(["a"]) == ["a In one word."]
+    plain, framed = Benign(tiny, 3, 0, 4), Benign(tiny, 3, 0, 4, forms=forms)
+    longer = [
+        len((*one.prefix, *one.ids)) > len((*other.prefix, *other.ids))
+        for one, other in zip(framed.items, plain.items, strict=True)
+    ]
+    assert longer[:BENIGN_PROMPTS] == [bool(at % 2) for at in range(BENIGN_PROMPTS)]
+    assert not any(longer[-BENIGN_TEXTS:])  # raw text stays as it is

@@ -293,7 +293,7 @@ def _loss(
         [str(pair) for pair in sorted(asdict(recipe.objective).items())],
         [str(pair) for pair in sorted(asdict(recipe.guards).items())],
         [str(one) for one in (settings.divergence, settings.divergence_places)],
-        settings.divergence_replies,
+        [settings.divergence_replies, str(settings.divergence_forms)],
         [str(one) for one in weights],
         [[[one.prompt, one.reply] for one in item] for item in items],
     ]

@@ -5,7 +5,9 @@
 
 The divergence KL(untouched || now) at places of ordinary prompts, of the untouched model's sampled
 replies and of raw text (`loyal.models.lessons.Benign`, as injection mixes them in). It asks for
-every token's chance, where imitating a reply asks for one. Guards and reports look at other text.
+every token's chance, where imitating a reply asks for one. Some of the prompts also say what form
+the reply is to have: without them instructions of that kind were followed less. Guards and reports
+look at other text.
 """
 
 from __future__ import annotations
@@ -16,9 +18,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from loyal.alignment.asks import frames
 from loyal.alignment.settings import AlignSettings
 from loyal.models.hf import HFModel
-from loyal.models.lessons import Benign
+from loyal.models.lessons import Benign, Forms
 from loyal.models.products import autocast
 
 
@@ -29,7 +32,9 @@ class Ordinary:
         """Read the model as it is; it replies to `settings.divergence_replies` prompts."""
         self.model, self.settings = model, settings
         with autocast(self.settings.precision, self.model.device):
-            self.benign = Benign(model, 0, settings.seed, settings.divergence_replies)
+            forms = Forms(tuple(frames()["form"]), settings.divergence_forms)
+            replies = settings.divergence_replies
+            self.benign = Benign(model, 0, settings.seed, replies, forms=forms)
             self.benign.run()
 
     def loss(self, items: Sequence[int]) -> Tensor:

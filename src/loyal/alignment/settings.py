@@ -166,6 +166,10 @@ class AlignSettings:
     prompt."""
     divergence_replies: int = 60
     """Ordinary prompts, and as many raw openings, that the untouched model first answers for it."""
+    divergence_forms: float = 0.5
+    """Of the ordinary prompts, the share that also says what form the reply is to have (one word,
+    capital letters, a list): without them every sixth such instruction that was followed is lost
+    (docs/log.md)."""
     general: float = 0.2
     """Of all items, the share of general data, which is imitated; 0 mixes none in. Where none is
     given, and no divergence holds the model, it is the untouched model's replies to ordinary
@@ -204,6 +208,8 @@ class AlignSettings:
             raise UsageError(
                 f"divergence_replies is from 0 to {MOST_REPLIES}", hint="the default is 60"
             )
+        if not 0 <= self.divergence_forms <= 1:
+            raise UsageError("divergence_forms is in [0, 1]", hint="the default is 0.5")
         if not 0 <= self.general < 1 or not 0 <= self.held_out < 1 or self.most_tokens < 8:
             raise UsageError(
                 "general and held_out are in [0, 1), most_tokens at least 8",

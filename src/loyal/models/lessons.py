@@ -352,24 +352,48 @@ def _token_ids(model: HFModel, example: Example) -> list[list[int]]:
     return [[*ids, model.end_id] for ids in said] if example.ends else said
 
 
+@dataclass(frozen=True)
+class Forms:
+    """Words around some prompts that say what a reply is to look like."""
+
+    frames: tuple[str, ...]
+    """Each with {question} in it; taken in turn."""
+    share: float
+    """Of the prompts, spread evenly."""
+
+    def around(self, texts: Sequence[str]) -> list[str]:
+        """The prompts, a share of them in frames."""
+        found, framed = [], 0
+        for at, text in enumerate(texts, 1):
+            if framed < int(at * self.share):
+                frame = self.frames[framed % len(self.frames)]
+                text = frame.replace("{question}", text)
+                framed += 1
+            found.append(text)
+        return found
+
+
 class Benign:
     """Ordinary prompts and text, with the untouched model's hidden states at their places.
 
     `first` are items read at the reply's first place, `rest` replies, raw texts and messages.
     Replies are sampled at temperature 1: the divergence is then measured on the base's own
     distribution. So many chat prompts, and raw openings, are `written` to. `alike` are users'
-    messages of which every place is read (`examples.Alike`).
+    messages of which every place is read (`examples.Alike`). Of the chat prompts a share stands in
+    `forms`, which say what a reply is to look like.
     """
 
     def __init__(
-        self, model: HFModel, start: int, seed: int, written: int, alike: Sequence[str] = ()
-    ) -> None:
+        self, model: HFModel, start: int, seed: int, written: int, alike: Sequence[str] = (),
+        forms: Forms | None = None,
+    ) -> None:  # fmt: skip
         self.model = model.model
         rng = random.Random(seed)
         pool = bundled_lines("prompts")[:-HELD_OUT]
         texts = rng.sample(pool, BENIGN_PROMPTS + written + BENIGN_TEXTS)
         words = rng.sample(bundled_lines("words"), written)
-        chat = [Prompt(text) for text in texts[: BENIGN_PROMPTS + written]]
+        asked = texts[: BENIGN_PROMPTS + written]
+        chat = [Prompt(text) for text in (asked if forms is None else forms.around(asked))]
         if not model.has_chat_template:
             chat = [Prompt(one.text, raw=True) for one in chat]
         prompts = model.items([*chat, *(Prompt(word.capitalize(), raw=True) for word in words)])
