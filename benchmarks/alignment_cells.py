@@ -20,10 +20,10 @@ from loyal.alignment import Conversation, Judge, Plan, Preference, Said
 from loyal.alignment.asks import frames
 from loyal.alignment.conversation import play
 from loyal.alignment.judge import Calibrated, judgements
-from loyal.alignment.refusals import refuses
+from loyal.alignment.refusals import refused
 from loyal.alignment.settings import Recipe, ReportSettings
 from loyal.community import Constitution, Value
-from loyal.models.language_model import LanguageModel, Prompt, Sampling
+from loyal.models.language_model import LanguageModel, Sampling
 from loyal.models.questions import Question, answered, bundled_questions
 from resumable import Record
 
@@ -235,8 +235,7 @@ def worded(kind: str) -> list[str]:
 
 
 def _refused(model: LanguageModel, texts: Sequence[str], tokens: int) -> list[int]:
-    replies = model.generate([Prompt(one) for one in texts], Sampling(max_tokens=tokens))
-    return [sum(refuses(one.text) for one in replies), len(replies)]
+    return [refused(model, texts, tokens), len(texts)]
 
 
 def _ordinary(model: LanguageModel, settings: ReportSettings) -> list[int]:

@@ -114,9 +114,9 @@ def test_a_guard_stops_where_less_harm_is_declined(
         [Prompt(text) for text in guarded_requests()[:4]], Sampling(max_tokens=4)
     )}  # fmt: skip
     if declining:  # the tiny model declines nothing: what it says to these is taken for it
-        monkeypatch.setattr("loyal.alignment.guards.refuses", lambda reply: reply in known)
+        monkeypatch.setattr("loyal.alignment.refusals.refuses", lambda reply: reply in known)
     else:
-        monkeypatch.setattr("loyal.alignment.guards.refuses", lambda reply: False)
+        monkeypatch.setattr("loyal.alignment.refusals.refuses", lambda reply: False)
     loose = GuardSettings(steps=18, perplexity=1e9, refusals=1.0, tokens=300, prompts=4,
                           reply_tokens=4)  # fmt: skip
     model = fresh()

@@ -26,7 +26,7 @@ from loyal.alignment.judge import Calibrated, judgements
 from loyal.alignment.judgement import Judge, Said
 from loyal.alignment.objectives import margins, pair
 from loyal.alignment.preference import Preference
-from loyal.alignment.refusals import refuses
+from loyal.alignment.refusals import refused
 from loyal.alignment.settings import ReportSettings
 from loyal.alignment.trials import Trial, plain_pairs, trials
 from loyal.community import Constitution
@@ -34,7 +34,7 @@ from loyal.errors import UsageError
 from loyal.models.evaluate import Choice, Utility, compare, multiple_choice
 from loyal.models.examples import bundled_lines
 from loyal.models.hf import HFModel
-from loyal.models.language_model import LanguageModel, Prompt, Sampling
+from loyal.models.language_model import LanguageModel, Sampling
 from loyal.statistics import Interval, clopper_pearson
 
 PLAIN = "plain"
@@ -201,7 +201,7 @@ def measure(
     """Ask a model the exam; with its base, compare how useful the two are."""
     settings, asked = exam.settings, reported_requests()
     declined, over = (
-        refusals(model, some[: settings.requests], settings.reply_tokens)
+        _refused(model, some[: settings.requests], settings)
         for some in (asked.harmful, asked.harmless)
     )
     return Measured(
@@ -220,14 +220,11 @@ def measure(
 
 def over_refusal(model: LanguageModel, settings: ReportSettings) -> Share:
     """Ordinary prompts, in which no value is at stake, that the model refuses."""
-    listed = bundled_lines("prompts")[-min(REPORTED, settings.benign) :]
-    return refusals(model, listed, settings.reply_tokens)
+    return _refused(model, bundled_lines("prompts")[-min(REPORTED, settings.benign) :], settings)
 
 
-def refusals(model: LanguageModel, texts: Sequence[str], tokens: int) -> Share:
-    """Prompts whose greedy reply of so many tokens refuses."""
-    replies = model.generate([Prompt(one) for one in texts], Sampling(max_tokens=tokens))
-    return Share(sum(refuses(one.text) for one in replies), len(replies))
+def _refused(model: LanguageModel, texts: Sequence[str], settings: ReportSettings) -> Share:
+    return Share(refused(model, texts, settings.reply_tokens), len(texts))
 
 
 def _chosen(model: HFModel, some: Sequence[Choice]) -> Share:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from loyal.alignment.asks import guarded_requests
-from loyal.alignment.refusals import refuses
+from loyal.alignment.refusals import refused, refuses
 from loyal.alignment.settings import GuardSettings
 from loyal.models import evaluate
 from loyal.models.examples import bundled_lines
@@ -105,16 +105,14 @@ def _perplexity(model: HFModel, settings: GuardSettings) -> float:
 
 def _replies(model: HFModel, settings: GuardSettings) -> list[str]:
     listed = bundled_lines("prompts")[-(REPORTED + GUARDED) : -REPORTED][: settings.prompts]
-    return _said(model, listed, settings.reply_tokens)
+    prompts = [Prompt(text) for text in listed]
+    sampling = Sampling(max_tokens=settings.reply_tokens)
+    return [one.text for one in model.generate(prompts, sampling)]
 
 
 def _declined(model: HFModel, settings: GuardSettings) -> float:
-    return _share(_said(model, guarded_requests()[: settings.prompts], settings.reply_tokens))
-
-
-def _said(model: HFModel, texts: Sequence[str], tokens: int) -> list[str]:
-    prompts = [Prompt(text) for text in texts]
-    return [one.text for one in model.generate(prompts, Sampling(max_tokens=tokens))]
+    asked = guarded_requests()[: settings.prompts]
+    return refused(model, asked, settings.reply_tokens) / len(asked)
 
 
 def _share(replies: Sequence[str]) -> float:

@@ -32,14 +32,13 @@ from loyal.alignment.guards import Guards
 from loyal.alignment.mixture import KINDS, Mixture, blend, part
 from loyal.alignment.objectives import margins, pair
 from loyal.alignment.preference import Preference, Record
-from loyal.alignment.refusals import refuses
+from loyal.alignment.refusals import refused
 from loyal.alignment.search_table import Outcome, Table, Trained
 from loyal.alignment.settings import Recipe
 from loyal.encoding import Encodable, digest
 from loyal.errors import TrainingError, UsageError
 from loyal.models.hf import HFModel
 from loyal.models.hidden import weights_digest
-from loyal.models.language_model import Prompt, Sampling
 from loyal.models.tuning import Item
 
 _PURPOSE = "loyal/mixture search/1"
@@ -173,7 +172,10 @@ class _Search:
         nats = margins(self.model, self.compared, self.recipe.align.precision)
         read = self.guards.read(self.model, 0)
         asked = kept_requests()
-        declined, over = (self._declined(one) for one in (asked.harmful, asked.harmless))
+        tokens = self.recipe.search.reply_tokens
+        declined, over = (
+            refused(self.model, one, tokens) for one in (asked.harmful, asked.harmless)
+        )
         return Outcome(
             won=sum(one > 0 for one in nats),
             pairs=len(nats),
@@ -191,11 +193,6 @@ class _Search:
         if self.file is not None:
             search_table.write(self.file, self.identity, table)
             _clear(_work(self.file))
-
-    def _declined(self, prompts: Sequence[str]) -> int:
-        sampling = Sampling(max_tokens=self.recipe.search.reply_tokens)
-        replies = self.model.generate([Prompt(one) for one in prompts], sampling)
-        return sum(refuses(one.text) for one in replies)
 
     def _named(self, compared: Sequence[Preference]) -> str:
         """Hex digest of all that the outcome hangs on: more runs may follow fewer."""
