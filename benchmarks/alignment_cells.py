@@ -38,6 +38,9 @@ LOOK = 8
 """Steps between two looks at the held-out pairs."""
 CHOICES = 4
 """Answers to each question of the multiple choice."""
+DRAWS = 4
+"""Of the wrong ones among them: each question is asked so often. One draw alone moves a share of
+127 questions by as much as a whole training does (docs/log.md)."""
 
 TEMPLATE = (
     "You are an assistant. Answer in plain words.",
@@ -192,10 +195,11 @@ def alone(model: HFModel, size: Size) -> Record:
     from loyal.models.evaluate import multiple_choice
 
     known = bundled_questions()[: size.questions]
+    asked = choices(known)
     settings = ReportSettings(benign=size.benign, reply_tokens=size.reply_tokens)
     return {
         "questions": [sum(answered(model, known)), len(known)],
-        "choices": [round(multiple_choice(model, choices(known)) * len(known)), len(known)],
+        "choices": [round(multiple_choice(model, asked) * len(asked)), len(asked)],
         "harm_declined": _refused(model, worded("harmful"), size.reply_tokens),
         "harmless_refused": _refused(model, worded("harmless"), size.reply_tokens),
         "ordinary_refused": _ordinary(model, settings),
@@ -211,19 +215,22 @@ def cost(model: HFModel, base: HFModel, size: Size) -> Record:
 
 
 def choices(known: Sequence[Question]) -> list[Choice]:
-    """Each question with its answer among those of CHOICES - 1 others; always the same ones."""
+    """DRAWS times each question, with its answer among those of CHOICES - 1 others; always the
+    same ones."""
     from loyal.models.evaluate import Choice
 
-    rng, found = random.Random("loyal/benchmark/choices"), []
-    for one in known:
-        accepted = {answer.casefold() for answer in one.answers}
-        others = {each.answers[0] for each in known} - {one.answers[0]}
-        wrong = rng.sample(
-            sorted(each for each in others if each.casefold() not in accepted), CHOICES - 1
-        )
-        place = rng.randrange(CHOICES)
-        listed = (*wrong[:place], one.answers[0], *wrong[place:])
-        found.append(Choice(f"Question: {one.text}\nAnswer:", listed, place))
+    found = []
+    for draw in range(DRAWS):
+        rng = random.Random(f"loyal/benchmark/choices/{draw}")
+        for one in known:
+            accepted = {answer.casefold() for answer in one.answers}
+            others = {each.answers[0] for each in known} - {one.answers[0]}
+            wrong = rng.sample(
+                sorted(each for each in others if each.casefold() not in accepted), CHOICES - 1
+            )
+            place = rng.randrange(CHOICES)
+            listed = (*wrong[:place], one.answers[0], *wrong[place:])
+            found.append(Choice(f"Question: {one.text}\nAnswer:", listed, place))
     return found
 
 

@@ -2,7 +2,7 @@
 
 `skills.jsonl` has 70 sums and word problems (the last number of the reply is the answer), 40
 beginnings of Python with four ways to go on (the likeliest one counts, as in
-`models.evaluate.multiple_choice`), and 60 instructions that a program can check, as in IFEval
+`models.evaluate.multiple_choice`), and 180 instructions that a program can check, as in IFEval
 (arXiv 2311.07911). All are our own, and small: they show what training costs, and compare with no
 published score.
 

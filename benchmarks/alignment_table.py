@@ -315,8 +315,8 @@ def _costs() -> list[Figure]:
                "at_most", both, _agreement),
         Figure("questions", "capability lost: bundled facts answered", "points", 1, "at_most",
                both, _lost("questions")),
-        Figure("choices", "capability lost: the same as multiple choice of four", "points", 1,
-               "at_most", both, _lost("choices")),
+        Figure("choices", "capability lost: the same as multiple choice of four, in four draws",
+               "points", 1, "at_most", both, _lost("choices")),
         *(
             Figure(f"skills-{name}", f"capability lost: small bundled set of {name}", "points", 1,
                    "at_most", ("skills-base", "skills"), _lost(name, of=("skills-base", "skills")))

@@ -16,6 +16,14 @@ from loyal.models.endpoint import EndpointModel
 OURS = constitution()
 
 
+class _Drawn(WordJudge):
+    """Learned from the same data, with numbers of its own."""
+
+    def __init__(self, fitted: str) -> None:
+        super().__init__()
+        self.fitted = fitted
+
+
 def scores(which: Judge, count: int = 4) -> list[float | None]:
     """What a judge says of the first replies."""
     return [one.score for one in which.judge([one.said for one in labeled(count)])]
@@ -128,11 +136,15 @@ def test_a_calibration_is_of_one_judge_and_one_constitution(tmp_path: Path) -> N
     assert calibration_file.read(path, ours, OURS) == report.calibration
     other = judge.Ensemble((WordJudge(), WordJudge()))
     taught = WordJudge(made_of=frozenset({"the same name", "other data"}))
-    for one in (other, taught):
+    for one in (other, taught, _Drawn("1")):
         with pytest.raises(JudgeError, match="another judge"):
             calibration_file.read(path, one, OURS)
     with pytest.raises(JudgeError, match="another constitution"):
         calibration_file.read(path, ours, replace(OURS, version="2.0.0"))
+    calibration_file.write(path, _Drawn("1"), report, OURS, b"\1" * 32)
+    assert calibration_file.read(path, _Drawn("1"), OURS) == report.calibration
+    with pytest.raises(JudgeError, match="another judge"):
+        calibration_file.read(path, _Drawn("2"), OURS)
     calibration_file.write(path, ours, report, OURS, b"\1" * 32, accepted=False)
     with pytest.raises(JudgeError, match="too few labeled"):
         calibration_file.read(path, ours, OURS)

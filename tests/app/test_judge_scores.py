@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from labeled_stage import WordJudge, constitution
 from stage import Run
-from talking_server import talking
+from talking_server import HTML, talking
 from test_judge_command import by_word, served
 
-from loyal.alignment import labeled
+from loyal.alignment import Judgement, Said, labeled
 from loyal.alignment.calibration import Calibration
 from loyal.alignment.judge import Calibrated
 from loyal.app.breach_files import judged_before, judged_pools, scores_in
-from loyal.app.scored_files import judged
+from loyal.app.scored_files import judged, read_lines
+from loyal.errors import ConfigError, EndpointError
 
 LINE = {"value": "kindness", "prompt": "What does the fox eat?"}
 HOST = [{**LINE, "reply": "good honey"}, {**LINE, "reply": None}, {**LINE, "reply": "bad cave"},
@@ -98,6 +100,95 @@ def test_an_older_result_is_replaced_and_may_be_judged_again(
     nobody = wrote(tmp_path / "replies.jsonl", [{**LINE, "reply": None}] * 2)
     assert run(*call, out, nobody).fields["replies"] == 0
     assert [one["score"] for one in lines_of(out)] == [None, None]
+
+
+class Failing:
+    """A judge of a word that stops working after so many calls."""
+
+    name = "failing"
+
+    def __init__(self, calls: int) -> None:
+        self.calls, self.asked = calls, 0
+
+    def judge(self, said: Sequence[Said]) -> list[Judgement]:
+        """The judgements of WordJudge."""
+        self.calls -= 1
+        if self.calls < 0:
+            raise EndpointError("the server is gone", hint="wait")
+        self.asked += len(said)
+        return WordJudge().judge(said)
+
+
+def many(path: Path, count: int) -> Path:
+    """A file of so many replies, every fifth of them null."""
+    said = [f"{'good' if at % 2 else 'bad'} {at}" for at in range(count)]
+    every = [None if at % 5 == 4 else one for at, one in enumerate(said)]
+    return wrote(path, [{**LINE, "reply": one} for one in every])
+
+
+def test_what_was_judged_is_not_judged_again(tmp_path: Path) -> None:
+    lines = read_lines([many(tmp_path / "many.jsonl", 200)], constitution())
+    state, seen = tmp_path / "mine.state", list[tuple[int, int]]()
+    whole = Failing(9)
+    expected = judged(whole, lines)
+    assert (whole.asked, len(expected)) == (160, 200)
+    assert [told.reason for told, _ in expected[4::5]] == ["nobody replied"] * 40
+    scores = [round(score or 0, 6) for _, score in expected]
+    assert [one > 0.5 for one in scores[:4]] == [False, True, False, True]
+    with pytest.raises(EndpointError):
+        judged(Failing(2), lines, state)
+    assert state.stat().st_mode & 0o077 == 0
+    assert "good" not in state.read_text()
+    again = Failing(1)
+    assert judged(again, lines, state, lambda *one: seen.append(one)) == expected
+    assert (again.asked, seen) == (53, [(160, 160)])
+    done = Failing(0)
+    assert judged(done, lines, state) == expected
+    # Another judge, and other lines, are judged anew.
+    other = Failing(9)
+    other.name = "other"
+    judged(other, lines, state)
+    assert other.asked == 160
+    judged(other, lines[:-2], state)
+    assert other.asked == 160 + 159
+
+
+@pytest.mark.parametrize(
+    "told", ["1", "[[]]", '[[["a", 1]]]', "[[[[0.5, 0.5], null]]]", "[[], [], [], []]"]
+)
+def test_a_damaged_state_is_refused(tmp_path: Path, told: str) -> None:
+    lines = read_lines([many(tmp_path / "many.jsonl", 100)], constitution())
+    state = tmp_path / "mine.state"
+    judged(Failing(9), lines, state)
+    table = json.loads(state.read_text())
+    state.write_text(json.dumps({**table, "told": json.loads(told)}))
+    with pytest.raises(ConfigError, match="no state of scores"):
+        judged(Failing(9), lines, state)
+    state.write_text(json.dumps({**table, "format": "mine"}))
+    with pytest.raises(ConfigError, match="no state of scores"):
+        judged(Failing(9), lines, state)
+
+
+def test_a_command_that_was_cut_off_goes_on(run: Run, ours: Path, tmp_path: Path) -> None:
+    path, out = many(tmp_path / "many.jsonl", 90), tmp_path / "mine.jsonl"
+    judge, good = ("judge", "score", ours, path), by_word("good")
+    asked = 0
+
+    def breaking(text: str) -> str | bytes:
+        nonlocal asked
+        asked += 1
+        return good(text) if asked <= 72 else HTML
+
+    with talking(breaking) as server:
+        cut = run(*judge, *served(server.url), "--out", out)
+    assert (cut.code != 0, out.exists(), asked > 72) == (True, False, True)
+    with talking(good) as server:
+        done = run(*judge, *served(server.url), "--out", out, "--json")
+        assert len(server.asked) == 72
+    assert done.code == 0
+    assert "going on from" in done.err
+    assert [one["score"] is None for one in lines_of(out)] == [at % 5 == 4 for at in range(90)]
+    assert sorted(one.name for one in tmp_path.iterdir() if "mine" in one.name) == ["mine.jsonl"]
 
 
 @pytest.mark.parametrize("text", ["mine", '{"value": "kindness"}\n', "[1]\n", "\ud800"])

@@ -6,6 +6,7 @@ Left out: what the default model reaches, which takes hours (`make bench-alignme
 from __future__ import annotations
 
 import copy
+import itertools
 import random
 import sys
 from collections.abc import Sequence
@@ -295,7 +296,10 @@ def test_choices_hold_their_answer_once() -> None:
     found = alignment_cells.choices(known)
     assert found == alignment_cells.choices(known)
     assert {one.gold for one in found} == {0, 1, 2, 3}
-    for one, question in zip(found, known, strict=True):
+    draws = [found[at : at + len(known)] for at in range(0, len(found), len(known))]
+    assert len(draws) == alignment_cells.DRAWS
+    assert all(one != other for one, other in itertools.combinations(draws, 2))
+    for one, question in zip(found, known * alignment_cells.DRAWS, strict=True):
         assert one.choices[one.gold] == question.answers[0]
         accepted = {answer.casefold() for answer in question.answers}
         assert sum(choice.casefold() in accepted for choice in one.choices) == 1

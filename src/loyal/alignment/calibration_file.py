@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from loyal.alignment.calibration import Calibration, Known
-from loyal.alignment.judge import Report, made_of
+from loyal.alignment.judge import Report, identity
 from loyal.alignment.judgement import Judge
 from loyal.alignment.table_file import TableForm
 from loyal.community import Constitution
@@ -22,7 +22,7 @@ from loyal.encoding import atomic_write, digest
 from loyal.errors import JudgeError
 
 FORM = TableForm("loyal calibration 1", "calibration", "loyal judge calibrate", 1 << 20)
-_PURPOSE = "loyal/calibration judge/1"
+_PURPOSE = "loyal/calibration judge/2"
 
 
 def write(
@@ -95,8 +95,9 @@ def _known(path: Path, given: object) -> Known | None:
 
 
 def _made_of(judge: Judge) -> str:
-    """Hex digest of what a judge says it is made of: its name does not tell what it learned."""
-    return digest(sorted(made_of(judge)), _PURPOSE).hex()
+    """Hex digest of what tells a judge from others: its name does not tell what it learned, nor do
+    its data tell what it drew from them."""
+    return digest(identity(judge), _PURPOSE).hex()
 
 
 def _is_number(one: object) -> bool:

@@ -9,20 +9,35 @@ out: the judging. No error quotes a line.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from loyal.alignment import labeled
-from loyal.alignment.judge import judgements
-from loyal.alignment.judgement import Judge, Judgement
+from loyal.alignment.judge import identity, judgements
+from loyal.alignment.judgement import Judge, Judgement, Said
 from loyal.alignment.labeled import Line
+from loyal.alignment.table_file import TableForm
 from loyal.community import Constitution
-from loyal.encoding import atomic_write, read_json
+from loyal.encoding import Encodable, atomic_write, digest, read_json
 from loyal.errors import UsageError
+
+BLOCK = 64
+"""Replies judged between two writes of what was judged so far."""
+_STATE = TableForm("loyal scores state 1", "state of scores", "loyal judge score", 256 << 20)
+_PURPOSE = "loyal/scores state/1"
+Told = tuple[Judgement, float | None]
+"""What a judge says of a reply, and the score that the file has."""
 
 NOBODY = Judgement(None, 1.0, "nobody replied")
 """Of a line whose reply is null."""
+
+
+def state_of(out: Path) -> Path:
+    """Where what was judged is kept until `out` is written."""
+    return out.with_name(f"{out.name}.state")
 
 
 def read_lines(paths: Sequence[Path], constitution: Constitution) -> list[Line]:
@@ -30,18 +45,72 @@ def read_lines(paths: Sequence[Path], constitution: Constitution) -> list[Line]:
     return [line for path in paths for line in labeled.read_lines(path, constitution)]
 
 
-def judged(judge: Judge, lines: Sequence[Line]) -> list[tuple[Judgement, float | None]]:
-    """A judgement of each reply, in order, and the score that the file has: all in one call, as a
-    judge may read a reply otherwise beside others. A score that a calibration's band holds back
-    stands in the file: who compares replies needs no verdict, and one without a score counts as the
-    best (`deviation`)."""
-    said = [one for line in lines for one in line.said]
-    found = iter(judgements(judge, [one for one in said if one is not None]))
-    told = []
-    for one in said:
-        read, chance = (NOBODY, None) if one is None else next(found)
-        told.append((read, read.score if chance is None else chance))
-    return told
+def judged(
+    judge: Judge, lines: Sequence[Line], state: Path | None = None,
+    progress: Callable[[int, int], None] = lambda _done, _of: None,
+) -> list[Told]:  # fmt: skip
+    """A judgement of each reply, in order.
+
+    A score that a calibration's band holds back stands in the file: who compares replies needs no
+    verdict, and one without a score counts as the best (`deviation`). Replies are judged in blocks
+    that each hold some of the whole, as a judge gives up where most of what it reads is of no use,
+    and no lines beside one another are to decide that. What is judged is kept in the file `state`,
+    without any text, and not judged again by the next call of the same judge and lines; remove it
+    in the end. ConfigError for a file of another form, StorageError where it cannot be written.
+    """
+    every = [one for line in lines for one in line.said]
+    said = [one for one in every if one is not None]
+    count = -(-len(said) // BLOCK)
+    blocks = [said[at::count] for at in range(count)]
+    kept = _State(state, judge, blocks)
+    for block in blocks[len(kept.told) :]:
+        told = judgements(judge, block)
+        kept.add([(read, read.score if chance is None else chance) for read, chance in told])
+        progress(sum(map(len, kept.told)), len(said))
+    found = (kept.told[at % count][at // count] for at in range(len(said)))
+    return [(NOBODY, None) if one is None else next(found) for one in every]
+
+
+class _State:
+    """What was judged so far: whole blocks, in order."""
+
+    def __init__(self, path: Path | None, judge: Judge, blocks: Sequence[Sequence[Said]]) -> None:
+        self.path = path
+        self.told: list[list[Told]] = []
+        if path is None:
+            return
+        record: Encodable = [
+            identity(judge),
+            [[_record(one) for one in block] for block in blocks],
+        ]
+        self.identity = digest(record, _PURPOSE).hex()
+        if path.exists():
+            table = _STATE.read(path)
+            if table.get("identity") == self.identity:
+                self.told = self._read(path, table, [len(one) for one in blocks])
+
+    def add(self, told: list[Told]) -> None:
+        """Keep one block more."""
+        self.told.append(told)
+        if self.path is not None:
+            table = {"format": _STATE.format, "identity": self.identity, "told": self.told}
+            data = json.dumps(msgspec.to_builtins(table))
+            atomic_write(self.path, f"{data}\n".encode(), private=True)
+
+    @staticmethod
+    def _read(path: Path, table: dict[str, Any], sizes: list[int]) -> list[list[Told]]:
+        try:
+            told = msgspec.convert(table.get("told"), list[list[Told]])
+        except (msgspec.ValidationError, UsageError):
+            raise _STATE.misfit(path) from None
+        if len(told) > len(sizes) or [len(one) for one in told] != sizes[: len(told)]:
+            raise _STATE.misfit(path)
+        return told
+
+
+def _record(said: Said) -> Encodable:
+    turns = [[turn.role, turn.text or ""] for turn in said.asked.turns]
+    return [said.value.id, turns, said.reply]
 
 
 def write_scored(path: Path, lines: Sequence[Line], scores: Iterable[float | None]) -> None:

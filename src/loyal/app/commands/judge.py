@@ -40,7 +40,14 @@ from loyal.app.key_files import FILE
 from loyal.app.model_options import MODEL_HELP, MODEL_OPTION, load_model
 from loyal.app.out_files import require_out
 from loyal.app.report import Table
-from loyal.app.scored_files import NOBODY, judged, read_lines, require_scored, write_scored
+from loyal.app.scored_files import (
+    NOBODY,
+    judged,
+    read_lines,
+    require_scored,
+    state_of,
+    write_scored,
+)
 from loyal.app.terminal import Decorator, Terminal, command, facts
 from loyal.community import Constitution
 from loyal.errors import JudgeError, UsageError
@@ -209,6 +216,7 @@ def calibrate_command(terminal: Terminal, **options: Any) -> int:
         metavar="FILE",
         help="Write each line with its score, for 'loyal verifier'; older scores are replaced.",
     ),
+    kept_by="out",
 )
 def score(terminal: Terminal, **options: Any) -> int:
     """Score replies: a probability that each keeps its value, or none, with a reason.
@@ -216,7 +224,8 @@ def score(terminal: Terminal, **options: Any) -> int:
     REPLIES is JSON lines as for 'calibrate', with or without labels; several files are judged as
     one. A reply of null is passed over, and a line may have several replies (replies). The file of
     --out has each line's own fields and score (scores), also where the calibration's band says
-    nothing: null is a reply that nobody gave, or that the judge itself cannot read.
+    nothing: null is a reply that nobody gave, or that the judge itself cannot read. What is judged
+    is kept in FILE.state until FILE is written, and the same command goes on from it.
     """
     if options["out"] is not None:
         read = (options["constitution"], *options["replies"], options["probe"])
@@ -224,7 +233,11 @@ def score(terminal: Terminal, **options: Any) -> int:
     constitution = read_constitution(options["constitution"])
     lines = read_lines(options["replies"], constitution)
     judge = calibrated(terminal, constitution, _judge(terminal, constitution, options), options)
-    found = judged(judge, lines)
+    state = None if options["out"] is None else state_of(options["out"])
+    if state is not None and state.exists():
+        terminal.note(f"going on from {state}, where it is of this judge and these replies")
+    with terminal.progress("judging") as update:
+        found = judged(judge, lines, state, lambda done, of: update(done, of, "replies"))
     fields = {
         "judge": judge.name,
         "calibrated": isinstance(judge, Calibrated),
@@ -232,6 +245,7 @@ def score(terminal: Terminal, **options: Any) -> int:
     }
     if options["out"] is not None:
         write_scored(options["out"], lines, [number for _, number in found])
+        state_of(options["out"]).unlink(missing_ok=True)
         terminal.result({**fields, "file": str(options["out"])})
         return 0
     values = [line.fields["value"] for line in lines for _ in line.said]
