@@ -49,6 +49,8 @@ from rows import put, read, show
 if TYPE_CHECKING:
     from loyal.models.hf import HFModel
 
+SETTINGS = "cells in "
+"""Before the end of the name of the folder of cells, in rows that were run."""
 COPIES = (COPY, LARGE)
 BEFORE = {
     "cost": (f"time-{MAIN}", "base"),
@@ -361,12 +363,20 @@ def kept_of(plan: Plan) -> Kept:
 
 
 def publish(plan: Plan) -> None:
-    """Write the rows; one that was not run never takes the place of a measured one."""
-    measured = {one["id"] for one in read(plan.results) if one["value"] is not None}
+    """Write the rows; one that was not run never takes the place of a measured one.
+
+    A row says which settings it was run with: what stays may be of others than the rest.
+    """
+    measured = {
+        one["id"]
+        for one in read(plan.results)
+        if one["value"] is not None or SETTINGS in one["how"]
+    }
     kept, why = kept_of(plan), reasons(plan)
     recipe = plan.recipe.name if plan.recipe else "default settings"
     texts = ((one, constitution_file.bundled(one).version) for one in CONSTITUTIONS)
-    about = ", ".join((Path(plan.model).name, recipe, *map(" ".join, texts)))
+    tag = f"{SETTINGS}{plan.place.name.rpartition('-')[2]}"
+    about = ", ".join((Path(plan.model).name, recipe, *map(" ".join, texts), tag))
     rows = [(one, one.row(kept, why, about)) for one in figures()]
     put(plan.results, [row for one, row in rows if one.ran(kept) or row.id not in measured])
 

@@ -458,6 +458,11 @@ def test_what_was_measured_is_replaced_by_what_was_measured_alone(
     monkeypatch.setattr(alignment, "measure", lambda plan, one: run_of(None))
     assert alignment.main([*small, *only, *elsewhere]) == 0
     assert by_id()["time-public-library"]["value"] is None  # run, and not reached
+    ran = by_id()["time-public-library"]["how"]
+    (cells,) = (tmp_path / "elsewhere").iterdir()
+    assert f", cells in {cells.name.rpartition('-')[2]} [" in ran
+    assert alignment.main(["collect", *small, "--folder", str(tmp_path / "nowhere")]) == 0
+    assert by_id()["time-public-library"]["how"] == ran  # null, but run
 
     def broken(plan: alignment.Plan, one: Cell) -> Record:
         raise UsageError("it broke", hint="mend it")
