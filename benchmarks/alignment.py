@@ -37,12 +37,13 @@ from alignment_hosts import HOSTS, PROMPTED, ROGUES
 from alignment_measuring import loaded
 from alignment_plan import LABELS, MAIN, MODEL, Plan, tag_of
 from alignment_skills import skills
-from alignment_table import CONSTITUTIONS, Figure, Kept, figures
+from alignment_table import CONSTITUTIONS, INT8, Figure, Kept, figures
 from alignment_watch import COPY, LARGE, Bench
 from loyal.alignment import Judge, judge, labeled
 from loyal.alignment.labeled import Labeled
 from loyal.community import Constitution, constitution_file
 from loyal.errors import ConfigError, JudgeError, UsageError
+from loyal.fingerprints.weight_attacks import change_linears, int8
 from resumable import Cell, Record, resume
 from rows import put, read, show
 
@@ -54,7 +55,9 @@ SETTINGS = "cells in "
 COPIES = (COPY, LARGE)
 BEFORE = {
     "cost": (f"time-{MAIN}", "base"),
+    f"cost-{INT8}": ("base",),
     "skills": (f"time-{MAIN}", "skills-base"),
+    f"skills-{INT8}": ("skills-base",),
     "keep-base": ("measuring",),
     "keep-aligned": ("measuring", f"time-{MAIN}"),
     "win-template": (f"time-{MAIN}",),
@@ -79,15 +82,18 @@ HARDENED = tuple(
 )
 """Those that other settings of hardening change."""
 NAMES = (
-    *(f"time-{one}" for one in CONSTITUTIONS), "slash", "base", "cost", "skills-base",
-    "skills", "win-template", "judge", LARGER, "measuring", "keep-base", "keep-aligned",
-    "keep-base-template", "keep-aligned-template", *HARDENED, "opposed", "promise", *COPIES,
-    *HOSTS, "minutes", "minutes-search",
+    *(f"time-{one}" for one in CONSTITUTIONS), "slash", "base", "cost", f"cost-{INT8}",
+    "skills-base", "skills", f"skills-{INT8}", "win-template", "judge", LARGER, "measuring",
+    "keep-base", "keep-aligned", "keep-base-template", "keep-aligned-template", *HARDENED,
+    "opposed", "promise", *COPIES, *HOSTS, "minutes", "minutes-search",
 )  # fmt: skip
 """All cells, in the order in which they run."""
 WATCHED = ("opposed", "promise", *COPIES, *HOSTS)
 """Those of one seed's promise and of the hosts that are held to it."""
-ONCE = ("slash", "base", "skills-base", LARGER, "measuring", "minutes", "minutes-search")
+ONCE = (
+    "slash", "base", f"cost-{INT8}", "skills-base", f"skills-{INT8}", LARGER, "measuring",
+    "minutes", "minutes-search",
+)  # fmt: skip
 """Those that no seed changes."""
 JUDGED = tuple(one for one in NAMES if one.startswith(("measuring", "keep-", "harden-")))
 """Those that need a judge apart from training."""
@@ -199,9 +205,9 @@ def measure(plan: Plan, one: Cell) -> Record:
     if kind == "base":
         return cells_.alone(loaded(plan.model), plan.size)
     if kind == "cost":
-        return cells_.cost(_made(plan, "aligned", one.seed), loaded(plan.model), plan.size)
+        return cells_.cost(_spent(plan, one, rest), loaded(plan.model), plan.size)
     if kind == "skills":
-        return skills(loaded(plan.model) if rest else _made(plan, "aligned", one.seed))
+        return skills(_spent(plan, one, rest))
     if kind == "win":
         pairs = cells_.plain_pairs(constitution_file.bundled(MAIN), plan.size, one.seed)
         return cells_.templated_wins(_made(plan, "aligned", one.seed), loaded(plan.model), pairs)
@@ -216,6 +222,15 @@ def measure(plan: Plan, one: Cell) -> Record:
     if kind == "minutes":
         return _minutes(plan, rest or "given")
     return _watch(plan, one)
+
+
+def _spent(plan: Plan, one: Cell, which: str) -> HFModel:
+    """The aligned model of a seed, or the untouched one: as it is (base), or its weights in 8
+    bits, which many hosts serve."""
+    if not which:
+        return _made(plan, "aligned", one.seed)
+    model = loaded(plan.model)
+    return change_linears(model, int8) if which == INT8 else model
 
 
 def _timed(plan: Plan, name: str, seed: int) -> Record:

@@ -385,8 +385,9 @@ def test_a_run_without_labels_says_so_and_goes_on_with_them(
     assert found["minutes-given"]["value"] == found["minutes-search"]["value"] == 3
     assert found["deviation-found"]["value"] == 50
     assert found["deviation-accused"]["value"] == 20
-    for name in ("perplexity", "agreement", "over-refusal"):
+    for name in ("perplexity", "agreement", "over-refusal", "agreement-int8"):
         assert found[name]["value"] is not None, name
+    assert found["agreement-int8"]["holds"] is None  # to hold others against
     for name in ("questions", "choices", "safety", "skills-math", "skills-code",
                  "skills-instructions"):  # fmt: skip
         none = found[name]["how"].startswith("nothing to lose: the base has 0 of ")
