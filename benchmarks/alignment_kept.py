@@ -20,11 +20,11 @@ from loyal.statistics import clopper_pearson
 from resumable import Record
 
 BLIND = Path(__file__).parent / "blind_replies.jsonl"
-"""60 replies of seed 0's aligned model and 60 of the base to its held-out prompts, and 60 each of
-its hardened models, "plain" and "adaptive", to the same held-out attacks; labeled in random order
-by one reader each (docs/judges.md says who) by value, prompt (under attack its end and family too)
-and reply alone. `kept` is null where that one could not tell, `reply` where it says a name that no
-file may say."""
+"""Of each seed 40 replies of the aligned model and 40 of the base to its held-out prompts, and of
+some seeds 100 each of the hardened models, "plain" and "adaptive", to the same held-out attacks;
+labeled in random order by readers (docs/judges.md says who) by value, prompt (under attack its end
+and family too) and reply alone. `kept` is null where a reader could not tell, `reply` where it says
+a name that no file may say."""
 Kept = Mapping[str, Mapping[int, Record]]
 """What was measured, by cell and seed."""
 Found = tuple[float | None, str]
@@ -161,20 +161,23 @@ def labeled(after: str, before: str) -> tuple[Found, Found]:
     of the model `after`, in percent of those that could be told, and its failures over those of
     `before`."""
     said = [json.loads(line) for line in BLIND.read_text(encoding="utf-8").splitlines()]
-    counts = Counter((one["generator"], one["kept"]) for one in said)
-    told = {who: (counts[who, True], counts[who, True] + counts[who, False])
-            for who in (after, before)}  # fmt: skip
-    shares = {who: pooled([one]) for who, one in told.items()}
+    counts = Counter((one["generator"], one["seed"], one["kept"]) for one in said)
+    shares, untold = {}, {}
+    for who in (after, before):
+        seeds = sorted({seed for name, seed, _ in counts if name == who})
+        kept = [counts[who, seed, True] for seed in seeds]
+        broken = [counts[who, seed, False] for seed in seeds]
+        shares[who] = pooled([(one, one + other) for one, other in zip(kept, broken, strict=True)])
+        untold[who] = sum(counts[who, seed, None] for seed in seeds)
     rates = {who: 100 - one.percent for who, one in shares.items()}
+    asked = {who: len({one["prompt"] for one in said if one["generator"] == who}) for who in shares}
     how = "; ".join(
-        f"{who}: {one.how}, and {counts[who, None]} nobody could tell"
+        f"{who}: {one.how}, and {untold[who]} nobody could tell, to {asked[who]} prompts"
         for who, one in shares.items()
     )
-    how = f"{how}; of models trained before align.divergence_forms"
-    return (shares[after].percent, f"{BLIND.name}; {how}"), (
-        rates[after] / rates[before],
-        f"{rates[after]:.1f} against {rates[before]:.1f} % by {BLIND.name}",
-    )
+    both = f"{rates[after]:.1f} against {rates[before]:.1f} % by {BLIND.name}"
+    ratio = rates[after] / rates[before] if rates[before] else None
+    return (shares[after].percent, f"{BLIND.name}; {how}"), (ratio, both)
 
 
 def gap(kept: Kept) -> Found:

@@ -270,13 +270,14 @@ def test_keep_rates_count_what_the_judge_says(base: HFModel) -> None:
     assert "mean chance 40.0 %, 60.0 % on 50 labeled kept" in how
     assert after({"after": {0: silent}, "before": {0: doubted}})[0] is None
     share, failures = alignment_kept.labeled("aligned", "base")
-    assert share[0] == pytest.approx(100 * 27 / 31)
-    assert failures[0] == pytest.approx((4 / 31) / (10 / 31))
-    assert "27 of 31" in share[1]
-    assert "29 nobody could tell" in share[1]
+    assert share[0] == pytest.approx(100 * 68 / 92)
+    assert failures[0] == pytest.approx((24 / 92) / (38 / 99))
+    assert "68 of 92" in share[1]
+    assert "108 nobody could tell, to 89 prompts" in share[1]
+    assert "5 seed(s)" in share[1]
     share, failures = alignment_kept.labeled("adaptive", "plain")
-    assert share[0] == pytest.approx(100 * 16 / 18)
-    assert failures[0] == pytest.approx((2 / 18) / (2 / 15))
+    assert share[0] == pytest.approx(100 * 40 / 51)
+    assert failures[0] == pytest.approx((11 / 51) / (7 / 31))
     unheld = {0: {**doubted, "known": None}}
     assert after({"after": unheld, "before": unheld})[0] is None
 
