@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -111,12 +112,12 @@ class Failing:
         self.calls, self.asked = calls, 0
 
     def judge(self, said: Sequence[Said]) -> list[Judgement]:
-        """The judgements of WordJudge."""
+        """The judgements of WordJudge, with a reason that quotes."""
         self.calls -= 1
         if self.calls < 0:
             raise EndpointError("the server is gone", hint="wait")
         self.asked += len(said)
-        return WordJudge().judge(said)
+        return [replace(one, reason="quoted") for one in WordJudge().judge(said)]
 
 
 def many(path: Path, count: int) -> Path:
@@ -138,12 +139,15 @@ def test_what_was_judged_is_not_judged_again(tmp_path: Path) -> None:
     with pytest.raises(EndpointError):
         judged(Failing(2), lines, state)
     assert state.stat().st_mode & 0o077 == 0
-    assert "good" not in state.read_text()
+    assert not [one for one in ("good", "quoted") if one in state.read_text()]
     again = Failing(1)
-    assert judged(again, lines, state, lambda *one: seen.append(one)) == expected
+    told = judged(again, lines, state, lambda *one: seen.append(one))
+    assert [(one.score, one.uncertainty, number) for one, number in told] == [
+        (one.score, one.uncertainty, number) for one, number in expected
+    ]
+    assert {one.reason for one, _ in told} == {"", "nobody replied"}
     assert (again.asked, seen) == (53, [(160, 160)])
-    done = Failing(0)
-    assert judged(done, lines, state) == expected
+    assert judged(Failing(0), lines, state) == told
     # Another judge, and other lines, are judged anew.
     other = Failing(9)
     other.name = "other"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,9 @@ def judged(
     verdict, and one without a score counts as the best (`deviation`). Replies are judged in blocks
     that each hold some of the whole, as a judge gives up where most of what it reads is of no use,
     and no lines beside one another are to decide that. What is judged is kept in the file `state`,
-    without any text, and not judged again by the next call of the same judge and lines; remove it
-    in the end. ConfigError for a file of another form, StorageError where it cannot be written.
+    and not judged again by the next call of the same judge and lines; remove it in the end. With
+    one, judgements have no reason: a judge's words may quote what it read. ConfigError for a file
+    of another form, StorageError where it cannot be written.
     """
     every = [one for line in lines for one in line.said]
     said = [one for one in every if one is not None]
@@ -91,6 +93,8 @@ class _State:
 
     def add(self, told: list[Told]) -> None:
         """Keep one block more."""
+        if self.path is not None:
+            told = [(replace(read, reason=""), score) for read, score in told]
         self.told.append(told)
         if self.path is not None:
             table = {"format": _STATE.format, "identity": self.identity, "told": self.told}
