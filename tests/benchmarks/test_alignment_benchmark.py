@@ -276,8 +276,8 @@ def test_keep_rates_count_what_the_judge_says(base: HFModel) -> None:
     assert "108 nobody could tell, to 89 prompts" in share[1]
     assert "5 seed(s)" in share[1]
     share, failures = alignment_kept.labeled("adaptive", "plain")
-    assert share[0] == pytest.approx(100 * 40 / 51)
-    assert failures[0] == pytest.approx((11 / 51) / (7 / 31))
+    assert share[0] == pytest.approx(100 * 57 / 73)
+    assert failures[0] == pytest.approx((16 / 73) / (9 / 47))
     unheld = {0: {**doubted, "known": None}}
     assert after({"after": unheld, "before": unheld})[0] is None
 
