@@ -36,6 +36,7 @@ from alignment_cells import save
 from alignment_hosts import HOSTS, PROMPTED, ROGUES
 from alignment_measuring import loaded
 from alignment_plan import LABELS, MAIN, MODEL, Plan, tag_of
+from alignment_skills import PATH as SKILLS
 from alignment_skills import skills
 from alignment_table import CONSTITUTIONS, INT8, Figure, Kept, figures
 from alignment_watch import COPY, LARGE, Bench
@@ -116,9 +117,14 @@ def figures_of(plan: Plan) -> list[Figure]:
 
 
 def cell(plan: Plan, name: str, seed: int) -> Cell:
-    """One cell and its file; what a file of labels or a judge decides has a folder of its own."""
+    """One cell and its file; what is asked, a file of labels or a judge decides has a folder of its
+    own."""
     folder = plan.place / f"seed-{seed}"
     learned = files("loyal.alignment").joinpath("data", f"{MAIN}.jsonl").read_bytes()
+    if name.startswith("skills"):
+        folder = folder / f"skills-{tag_of(_bytes(SKILLS))}"
+    if name.startswith(("base", "cost")):
+        folder = folder / f"choices-{cells_.DRAWS}"
     if name in ("judge", LARGER):
         folder = folder / f"labels-{tag_of(_bytes(plan.labels) + learned)}"
     if name in JUDGED:

@@ -24,7 +24,9 @@ BLIND = Path(__file__).parent / "blind_replies.jsonl"
 some seeds 100 each of the hardened models, "plain" and "adaptive", to the same held-out attacks;
 labeled in random order by readers (docs/judges.md says who) by value, prompt (under attack its end
 and family too) and reply alone. `kept` is null where a reader could not tell, `reply` where it says
-a name that no file may say."""
+a name that no file may say. blind_replies.py asked the models."""
+BLIND_CELLS = "098b6584"
+"""The end of the name of the folder of cells that these models are of."""
 Kept = Mapping[str, Mapping[int, Record]]
 """What was measured, by cell and seed."""
 Found = tuple[float | None, str]
@@ -177,7 +179,8 @@ def labeled(after: str, before: str) -> tuple[Found, Found]:
     )
     both = f"{rates[after]:.1f} against {rates[before]:.1f} % by {BLIND.name}"
     ratio = rates[after] / rates[before] if rates[before] else None
-    return (shares[after].percent, f"{BLIND.name}; {how}"), (ratio, both)
+    about = f"{BLIND.name} of cells in {BLIND_CELLS}"
+    return (shares[after].percent, f"{about}; {how}"), (ratio, both)
 
 
 def gap(kept: Kept) -> Found:

@@ -237,6 +237,18 @@ def test_other_settings_of_hardening_have_other_cells_of_it_alone(
     assert changed == set(alignment.HARDENED)
 
 
+def test_what_is_asked_otherwise_has_other_cells_of_it_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = alignment.Plan(folder=tmp_path)
+    names = ("base", "cost", "cost-int8", "skills", "skills-base", "skills-int8", "win-template")
+    before = {name: alignment.cell(plan, name, 0) for name in names}
+    monkeypatch.setattr(alignment_cells, "DRAWS", 1)
+    monkeypatch.setattr(alignment, "SKILLS", tmp_path / "none")
+    changed = {name for name in names if alignment.cell(plan, name, 0) != before[name]}
+    assert changed == {*names} - {"win-template"}
+
+
 def test_keep_rates_count_what_the_judge_says(base: HFModel) -> None:
     small = constitution()
     asked = [
